@@ -1,0 +1,1 @@
+"""Operator converters for the opsets that onnx2torch does not know."""

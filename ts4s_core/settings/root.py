@@ -1,0 +1,148 @@
+"""The whole of the settings, and every check that needs two of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ts4s_core.settings.groups import (
+    MAX_NAME_CHARS,
+    NAME_PATTERN,
+    DataSettings,
+    EvaluateSettings,
+    GenerateSettings,
+    ModelSettings,
+    SparkSettings,
+    StorageSettings,
+    TrainSettings,
+)
+
+ENV_PREFIX = "TS4S_"
+
+
+class Settings(BaseSettings):
+    """Everything a run can be told. Built by :func:`ts4s_core.settings.load.load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    name: str = Field("default", pattern=NAME_PATTERN, max_length=MAX_NAME_CHARS, description="the model's name in the registry")
+    reuse: bool = Field(True, description="skip steps that were already done with the same inputs and settings")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    spark: SparkSettings = Field(default_factory=SparkSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_others: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """``Settings(...)`` takes what it is given; only ``load_settings`` looks at the environment."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Settings:
+        problems = list(_conflicts(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON values, without secrets: fit for a manifest, a log or a Prefect parameter."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        values["storage"].pop("key")
+        values["storage"].pop("secret")
+        return values
+
+
+def local_slots(master: str) -> int | None:
+    """Task slots of a master on this host, or None where only the cluster knows."""
+    if master == "none" or master.startswith("local[*"):
+        return os.cpu_count() or 1
+    if master == "local":
+        return 1
+    found = re.match(r"^local\[(\d+)", master)
+    return int(found.group(1)) if found else None
+
+
+def _conflicts(settings: Settings) -> Iterator[str]:
+    train, data, spark = settings.train, settings.data, settings.spark
+    shards, workers = train.logical_shards, train.workers
+    if shards & (shards - 1):
+        yield f"train.logical_shards is {shards}, which is no power of two: use 1, 2, 4, 8, ..."
+    elif workers and shards % workers:
+        yield (
+            f"train.workers {workers} does not divide train.logical_shards {shards}: "
+            "use a power of two that is not larger, or 0 for the largest that fits"
+        )
+    slots = local_slots(spark.master)
+    wanted = max(workers, 1) * train.threads_per_worker
+    # Plain processes may share cores; Spark would wait for slots that never come.
+    if slots is not None and spark.master != "none" and wanted > slots:
+        yield (
+            f"train.workers {workers} x train.threads_per_worker {train.threads_per_worker} needs {wanted} slots, "
+            f"spark.master {spark.master} has {slots}: lower one of them or use local[{wanted}]"
+        )
+    held_out = data.validation_fraction + data.test_fraction
+    if held_out >= 1:
+        yield (
+            f"data.validation_fraction {data.validation_fraction} and data.test_fraction {data.test_fraction} "
+            f"leave no training rows: their sum must be below 1, got {held_out:g}"
+        )
+    if data.stride > data.window:
+        yield f"data.stride {data.stride} is larger than data.window {data.window}: tokens between windows would be lost"
+    if data.format == "table" and spark.master == "none":
+        yield "data.format table needs Spark, spark.master is none: give a master, or read the table's files as parquet"
+    if data.format not in (None, "docstrings") and not data.source:
+        yield f"data.format {data.format} needs data.source, which is empty: name a file, a folder or a table"
+    if train.averaging_frequency and train.strategy != "averaging":
+        yield (
+            f"train.averaging_frequency {train.averaging_frequency} has no meaning with train.strategy {train.strategy}: "
+            "use strategy averaging, or leave it at 0"
+        )
+    yield from _storage_conflicts(settings)
+    yield from _model_conflicts(settings)
+    for pair in spark.conf:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            yield f"spark.conf {pair!r} is not KEY=VALUE"
+        elif name == "spark.dynamicAllocation.enabled" and value.strip().lower() == "true":
+            yield "spark.conf spark.dynamicAllocation.enabled=true does not go with training's barrier stage: leave it off"
+        elif re.search(r"(?i)secret|password|access\.?key|session\.?token", name):
+            yield f"spark.conf {name} would put a secret into Spark's configuration: use the environment or the AWS chain"
+
+
+def _storage_conflicts(settings: Settings) -> Iterator[str]:
+    storage = settings.storage
+    scheme = storage.uri.split("://", 1)[0] if "://" in storage.uri else "file"
+    if storage.endpoint_url and scheme != "s3":
+        yield f"storage.endpoint_url {storage.endpoint_url} has no meaning with storage.uri {storage.uri}: use an s3:// address"
+    if (storage.key is None) != (storage.secret is None):
+        given, missing = ("key", "secret") if storage.key is not None else ("secret", "key")
+        yield f"storage.{given} is given without storage.{missing}: give both, or neither for the usual AWS chain"
+    if scheme == "s3" and not storage.uri.removeprefix("s3://").strip("/"):
+        yield f"storage.uri {storage.uri} names no bucket: use s3://bucket/prefix"
+
+
+def _model_conflicts(settings: Settings) -> Iterator[str]:
+    model, generate = settings.model, settings.generate
+    if model.task == "language-model" and model.classes:
+        yield f"model.classes {model.classes} has no meaning with model.task language-model: leave it at 0"
+    if model.task != "multi-label" and model.classes == 1:
+        yield f"model.classes 1 leaves nothing to tell apart with model.task {model.task}: use 2 or more, or 0"
+    if model.freeze_encoder and model.lora_rank:
+        yield (
+            f"model.freeze_encoder true and model.lora_rank {model.lora_rank} contradict each other: "
+            "LoRA trains adapters inside the encoder and keeps its weights frozen anyway"
+        )
+    if generate.prompt and generate.prompt_file:
+        yield f"generate.prompt {generate.prompt[:40]!r} and generate.prompt_file {generate.prompt_file} are both given: use one"
