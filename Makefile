@@ -1,0 +1,36 @@
+# Works on a machine with nothing but Python 3.11, make and a package registry.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.PHONY: setup run test lint bench clean
+
+setup: $(STAMP)
+
+# The lock is a whole resolution, so --no-deps loses nothing; it saves resolving and lets onnx2torch
+# in without the torchvision that it asks for (see README, Install).
+$(STAMP): infra/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "error: make setup needs Python 3.11 as $(PYTHON): install it, or give PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r infra/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup
+	$(BIN)/ts4s retrain --name demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python infra/benchmarks/training_speed.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
