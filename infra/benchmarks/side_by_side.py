@@ -1,0 +1,66 @@
+"""What the benchmarks share: running programs in turn, reading their figures, and writing the results down."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).parent
+TS4S = Path(sys.executable).parent / "ts4s"
+RUN_TIME_LIMIT_S = 3_600
+
+
+def run_json(command: Sequence[str], *, environ: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a program and return the JSON object in the last line of its standard output."""
+    done = subprocess.run(
+        list(command),
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIME_LIMIT_S,
+        check=False,
+        env={**os.environ, **(environ or {})},
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2_000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def ts4s(*arguments: str) -> dict[str, Any]:
+    """Run a ts4s command and return its JSON result."""
+    return run_json([str(TS4S), *arguments, "--json"])
+
+
+def manifest(store: Path, ref: str) -> dict[str, Any]:
+    """The manifest of an artifact in a folder store."""
+    values: dict[str, Any] = json.loads((store / ref / "manifest.json").read_text(encoding="utf-8"))
+    return values
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = "unknown"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = next(
+            (line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), model
+        )
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+
+
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure over rounds."""
+    return {name: median(values[name] for values in rounds) for name in rounds[0]}
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result with the command that made it."""
+    result = {"command": " ".join(["python", *sys.argv]), "machine": machine(), **result}
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
