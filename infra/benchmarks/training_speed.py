@@ -80,9 +80,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         result = measure(Path(name), options)
     write_result(options.output or HERE / f"training_speed_{options.size}_{options.shards}.json", result)
-    print(
-        f"{options.size}, K = {options.shards}: {result['ratio']:.2f} x the plain loop, useful share {result['ts4s']['useful_share']:.2f}"
-    )
+    share = result["ts4s"]["useful_share"]
+    print(f"{options.size}, K = {options.shards}: {result['ratio']:.2f} x the plain loop, useful share {share:.2f}")
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -115,10 +114,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         rounds["plain"].append(run_json(plain))
         facts = manifest(store, ts4s("train", *train)["artifact"])["facts"]
         rounds["ts4s"].append({name: facts[name] for name in ("steps", "tokens_per_s", "padding_fraction")})
-        print(
-            f"round {turn + 1}: plain {rounds['plain'][-1]['tokens_per_s']:.0f}, ts4s {rounds['ts4s'][-1]['tokens_per_s']:.0f} tokens/s",
-            file=sys.stderr,
-        )
+        speeds = {name: round(of[-1]["tokens_per_s"]) for name, of in rounds.items()}
+        print(f"round {turn + 1}, tokens/s: {speeds}", file=sys.stderr)
     plain_figures, our_figures = medians(rounds["plain"]), medians(rounds["ts4s"])
     for figures in (plain_figures, our_figures):
         shared = {name: plain_figures[name] for name in ("mean_tokens", "gemm_gflops")}
