@@ -6,6 +6,7 @@ from ts4s_core.settings.groups import (
     GenerateSettings,
     ModelSettings,
     SparkSettings,
+    StorageAddress,
     StorageSettings,
     TrainSettings,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "ModelSettings",
     "Settings",
     "SparkSettings",
+    "StorageAddress",
     "StorageSettings",
     "TrainSettings",
     "load_settings",

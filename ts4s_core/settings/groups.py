@@ -22,7 +22,7 @@ MAX_NAME_CHARS = 64
 class Group(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelSettings(Group):
@@ -123,15 +123,20 @@ class SparkSettings(Group):
         return tuple(pair for pair in value.split(",") if pair) if isinstance(value, str) else value
 
 
-class StorageSettings(Group):
-    """Where artifacts are kept."""
+class StorageAddress(Group):
+    """Where artifacts are kept, without the keys to it: what a Prefect parameter may hold."""
 
     uri: str = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$", description="address of an S3 server other than AWS")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
+    cache_dir: str | None = Field(None, min_length=1, description="folder of the verified local cache; default: the user's cache folder")
+
+
+class StorageSettings(StorageAddress):
+    """Where artifacts are kept."""
+
     key: SecretStr | None = Field(None, description="access key (environment or file only; default: the usual AWS chain)")
     secret: SecretStr | None = Field(None, description="secret key (environment or file only; default: the usual AWS chain)")
-    cache_dir: str | None = Field(None, min_length=1, description="folder of the verified local cache; default: the user's cache folder")
 
 
 class GenerateSettings(Group):

@@ -1,0 +1,192 @@
+"""The commands of ``ts4s``: one entry a command. To add one, add its line here and the function that it names."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ts4s_core.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.display import Display
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a command's function is given."""
+
+    settings: Settings
+    options: Namespace
+    display: Display
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command's function gives back.
+
+    Attributes:
+        values: the result: printed as a table, or with ``--json`` as one JSON object.
+        text: what is printed instead of the table.
+        exit_code: 0, or 1 where the result itself is bad news (``models verify``).
+    """
+
+    values: Mapping[str, Any]
+    text: str | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag of one command that is no setting."""
+
+    flag: str
+    help: str
+    metavar: str = "TEXT"
+    repeat: bool = False
+    switch: bool = False
+    required: bool = False
+
+    @property
+    def dest(self) -> str:
+        """Name of its attribute in the parsed options."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A positional argument of one command."""
+
+    name: str
+    help: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that bear on it."""
+
+    name: str
+    summary: str
+    function: str
+    groups: tuple[str, ...]
+    options: tuple[Option, ...] = ()
+    arguments: tuple[Argument, ...] = ()
+    notes: str = field(default="")
+
+    def load(self) -> Callable[[Invocation], Outcome]:
+        """Import the function: only now, so that help and refused settings import nothing heavy."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[Invocation], Outcome] = getattr(importlib.import_module(module), name)
+        return function
+
+
+_PIPELINE = ("model", "data", "train", "evaluate", "spark", "storage")
+_FROM = Option(
+    "--from", "use this artifact (may be given several times); default: the newest under --name", "KIND/NAME/VERSION", repeat=True
+)
+_REASON = Option("--reason", "why: kept in the registry's history", required=True)
+_MODEL = Argument("model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version")
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "retrain",
+        "Retrain a model from labelled text: export, import, prepare, train, evaluate, promote if better.",
+        "flows.cli_retrain:retrain_command",
+        _PIPELINE,
+        notes="Steps that were already done with the same inputs and settings are not done again. A run of the same model "
+        "that is under way elsewhere is waited for.",
+    ),
+    Command(
+        "export",
+        "Write the base model as an ONNX artifact with its tokenizer and the names of its weights.",
+        "flows.cli_steps:export_command",
+        ("model", "storage"),
+        (Option("--to", "also write a plain ONNX file", "FILE.onnx"),),
+    ),
+    Command(
+        "import",
+        "Turn an ONNX artifact into a trainable model with a new head, and check that it computes the same.",
+        "flows.cli_steps:import_command",
+        ("model", "data", "train", "spark", "storage"),
+        (_FROM,),
+        notes="Class names come from --from dataset/..., else from the newest dataset under --name, else from model.classes.",
+    ),
+    Command(
+        "prepare",
+        "Check, split and tokenise labelled text into a dataset artifact.",
+        "flows.cli_steps:prepare_command",
+        ("model", "data", "spark", "storage"),
+        (_FROM,),
+    ),
+    Command(
+        "train",
+        "Train an imported model on a dataset.",
+        "flows.cli_steps:train_command",
+        ("model", "train", "spark", "storage"),
+        (_FROM,),
+    ),
+    Command(
+        "evaluate",
+        "Measure a trained model on the test side of a dataset.",
+        "flows.cli_steps:evaluate_command",
+        ("evaluate", "spark", "storage"),
+        (_FROM,),
+    ),
+    Command("models list", "List the models in the store.", "flows.cli_models:list_command", ("storage",)),
+    Command(
+        "models show",
+        "Show one model: version, aliases, metrics, hash of its weights, what it was made from.",
+        "flows.cli_models:show_command",
+        ("storage",),
+        arguments=(_MODEL,),
+    ),
+    Command(
+        "models promote",
+        "Make a version the champion.",
+        "flows.cli_models:promote_command",
+        ("storage",),
+        (_REASON,),
+        (Argument("model", "the model's name"), Argument("version", "the version to promote")),
+    ),
+    Command(
+        "models rollback",
+        "Make the champion before this one the champion again.",
+        "flows.cli_models:rollback_command",
+        ("storage",),
+        (_REASON,),
+        (Argument("model", "the model's name"),),
+    ),
+    Command(
+        "models verify",
+        "Read every file in the store and compare it with its manifest; exit 1 if one is damaged.",
+        "flows.cli_models:verify_command",
+        ("storage",),
+        arguments=(Argument("model", "look at this name alone", optional=True),),
+    ),
+    Command(
+        "models gc",
+        "Delete what no model needs any more.",
+        "flows.cli_models:gc_command",
+        ("storage",),
+        (Option("--dry-run", "say what would be deleted, delete nothing", switch=True),),
+    ),
+    Command(
+        "doctor",
+        "Check Java, memory, slots, the store and versions on this machine.",
+        "flows.doctor:doctor_command",
+        ("spark", "train", "storage"),
+    ),
+)
+
+
+def find_command(words: list[str]) -> tuple[Command | None, int]:
+    """The command that the first words name, and how many words that are."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        for command in COMMANDS:
+            if command.name == name and len(words) >= length:
+                return command, length
+    return None, 0
