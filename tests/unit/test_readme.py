@@ -1,0 +1,26 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    """Mend with: python infra/settings_table.py."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "infra" / "settings_table.py"), "--check"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_folder_in_the_file_tree_exists() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## Files")[1].split("```")[1]
+    folders = [line.split("/")[0].strip() for line in tree.splitlines() if "/" in line.split("  ")[0] or line.startswith("  ")]
+    named = [name for name in folders if name]
+    assert {"flows", "tasks", "ts4s_core", "infra", "tests", "training", "spark"} <= set(named)
+    for name in named:
+        assert (ROOT / name).is_dir() or (ROOT / "ts4s_core" / name).is_dir(), name
