@@ -31,7 +31,7 @@ def with_table(readme: str) -> str:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit(f"error: {README.name} has lost the marks around its table of settings: {BEGIN.strip()} and {END.strip()}")
+        raise SystemExit(f"error: {README.name} has lost the marks around its settings: {BEGIN.strip()} and {END.strip()}")
     return before + begin + settings_table() + end + after
 
 
