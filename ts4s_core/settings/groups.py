@@ -48,7 +48,7 @@ class ModelSettings(Group):
     )
     freeze_encoder: bool = Field(False, description="train the head alone")
     lora_rank: int = Field(0, ge=0, le=1_024, description="rank of LoRA adapters on the query and value projections; 0: none")
-    lora_alpha: float = Field(32.0, gt=0, description="scale of the LoRA adapters (the update is scaled by lora_alpha / lora_rank)")
+    lora_alpha: float = Field(32.0, gt=0, description="scale of the LoRA adapters: their update is times lora_alpha / lora_rank")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh each class by the inverse of its share of the training rows"
     )
@@ -79,15 +79,15 @@ class DataSettings(Group):
 class TrainSettings(Group):
     """The training step."""
 
-    workers: int = Field(0, ge=0, le=4_096, description="worker processes; 0: the largest divisor of logical_shards that has slots")
+    workers: int = Field(0, ge=0, le=4_096, description="workers; 0: the largest divisor of logical_shards that has slots")
     threads_per_worker: int = Field(1, ge=1, le=256, description="threads of each worker")
-    logical_shards: int = Field(4, ge=1, le=4_096, description="parts of a global batch, a power of two; part of what fixes the weights")
+    logical_shards: int = Field(4, ge=1, le=4_096, description="parts of a global batch, a power of two; it fixes the weights")
     batch_size: int = Field(32, ge=1, le=1_000_000, description="rows in a global batch")
     epochs: int = Field(2, ge=1, le=100_000, description="passes over the training rows")
     max_steps: int = Field(0, ge=0, description="stop after this many steps; 0: epochs alone decide")
     learning_rate: float = Field(1e-4, gt=0, le=10, description="highest learning rate of the schedule")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay (not on biases and norms)")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises; then it falls to 0")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm to this; 0: no clipping")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of order, dropout and new weights")
     strategy: Strategy = Field("synchronous", description="how workers combine what they learn")
@@ -114,7 +114,9 @@ class SparkSettings(Group):
         pattern=r"^(none|local(\[(\*|[1-9]\d*)(,\d+)?\])?|spark://\S+|k8s://\S+|yarn)$",
         description="local[N], a cluster's URL, or none: plain processes without Spark",
     )
-    conf: Annotated[tuple[str, ...], NoDecode] = Field((), description="Spark configuration KEY=VALUE; may be given several times")
+    conf: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Spark configuration KEY=VALUE; may be given several times"
+    )
 
     @field_validator("conf", mode="before")
     @classmethod
@@ -129,7 +131,9 @@ class StorageAddress(Group):
     uri: str = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$", description="address of an S3 server other than AWS")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
-    cache_dir: str | None = Field(None, min_length=1, description="folder of the verified local cache; default: the user's cache folder")
+    cache_dir: str | None = Field(
+        None, min_length=1, description="folder of the verified local cache; default: the user's cache folder"
+    )
 
 
 class StorageSettings(StorageAddress):

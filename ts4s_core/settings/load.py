@@ -55,7 +55,8 @@ def _build(flags: Mapping[str, Any], environ: Mapping[str, str], file_values: di
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
-            **_others: PydanticBaseSettingsSource,
+            *_others: Any,
+            **_named: Any,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (
                 init_settings,
@@ -133,7 +134,8 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     for name, field in Settings.model_fields.items():
         members = getattr(field.annotation, "model_fields", {})
         known |= {f"{ENV_PREFIX}{name}__{member}".upper() for member in members}
-    return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known | RESERVED_VARIABLES)
+    known |= RESERVED_VARIABLES
+    return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 
 def problems_of(exc: ValidationError) -> list[str]:

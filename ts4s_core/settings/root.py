@@ -44,7 +44,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_others: PydanticBaseSettingsSource
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_others: Any, **_named: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """``Settings(...)`` takes what it is given; only ``load_settings`` looks at the environment."""
         return (init_settings,)
