@@ -1,7 +1,7 @@
 """The table of settings in README.md, generated from the code.
 
-    python infra/settings_table.py            # rewrite the table in README.md
-    python infra/settings_table.py --check    # end with 1 if README.md does not hold the table of today's code
+python infra/settings_table.py            # rewrite the table in README.md
+python infra/settings_table.py --check    # end with 1 if README.md does not hold the table of today's code
 """
 
 from __future__ import annotations

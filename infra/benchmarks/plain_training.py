@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def like_length_batches(lengths: list[int], batch_size: int, rng: random.Random)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rng.shuffle(batches)
     return batches
+
+
+def plan_of(lengths: list[int], options: argparse.Namespace, rng: random.Random) -> list[list[int]]:
+    """The batches of a whole run, as row numbers."""
+    plan: list[list[int]] = []
+    for _ in range(options.epochs):
+        plan += like_length_batches(lengths, options.batch_size, rng)
+        if options.max_steps and len(plan) >= options.max_steps:
+            return plan[: options.max_steps]
+    return plan
 
 
 def padded(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,8 +105,7 @@ def train(model: torch.nn.Module, rows: list[list[int]], labels: list[int], opti
     optimiser = optimiser_of(model, options)
     rng = random.Random(options.seed)
     lengths = [len(row) for row in rows]
-    plan = [batch for _ in range(options.epochs) for batch in like_length_batches(lengths, options.batch_size, rng)]
-    plan = plan[: options.max_steps or len(plan)]
+    plan = plan_of(lengths, options, rng)
     warmup = max(1, int(options.warmup_fraction * len(plan)))
     seconds: list[float] = []
     tokens: list[int] = []
@@ -133,7 +143,8 @@ def gemm_gflops(size: int = 1024, seconds: float = 2.0) -> float:
     return 2 * size**3 * done / (time.perf_counter() - begun) / 1e9
 
 
-def main() -> None:
+def options_of(words: list[str]) -> argparse.Namespace:
+    """The options of a training run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="folder of a dataset artifact")
     parser.add_argument("--model", required=True, help="Hugging Face folder, or a config.json for random weights")
@@ -150,7 +161,11 @@ def main() -> None:
     parser.add_argument("--pad-id", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = options_of(sys.argv[1:])
     torch.set_num_threads(options.threads)
     rows, labels = read_side(options.dataset, "train")
     model = build(options, classes=len(set(labels)))
