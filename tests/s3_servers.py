@@ -1,0 +1,121 @@
+"""Real S3 servers as real processes: moto's (conditional writes) and rclone's (none, but true signatures)."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from ts4s_core.settings import StorageSettings
+
+KEY, SECRET = "TESTACCESSKEY", "test-secret-key-0123456789"
+START_TIMEOUT_S = 60
+FREE_PORT_TRIES = 5
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server and how to make a bucket there."""
+
+    url: str
+    make_bucket: Callable[[str], None]
+
+    def settings(self, cache_dir: Path, bucket: str | None = None) -> StorageSettings:
+        """Settings of a store in a bucket of its own."""
+        if bucket is None:
+            bucket = f"b-{uuid.uuid4().hex[:12]}"
+            self.make_bucket(bucket)
+        return StorageSettings.model_validate(
+            {"uri": f"s3://{bucket}/pre/fix", "endpoint_url": self.url, "key": KEY, "secret": SECRET, "cache_dir": str(cache_dir)}
+        )
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """moto's server: honours If-None-Match."""
+    with _running(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]) as url:
+
+        def make_bucket(name: str) -> None:
+            request = urllib.request.Request(f"{url}/{name}", method="PUT")
+            urllib.request.urlopen(request, timeout=30).close()
+
+        yield S3Server(url, make_bucket)
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone's server over a folder: ignores If-None-Match, checks signatures."""
+    folder = tmp_path_factory.mktemp("rclone")
+    spec = find_spec("rclone_api")
+    assert spec is not None
+    assert spec.origin is not None
+    binary = Path(spec.origin).parent / "bin" / "rclone"
+    if not binary.is_file():
+        pytest.skip("rclone_api holds no rclone binary")
+    options = [
+        "serve",
+        "s3",
+        "--auth-key",
+        f"{KEY},{SECRET}",
+        "--vfs-cache-mode",
+        "off",
+        "--dir-cache-time",
+        "0s",
+        "--config",
+        "/dev/null",
+    ]
+    with _running(lambda port: [str(binary), *options, "--addr", f"127.0.0.1:{port}", str(folder)]) as url:
+        yield S3Server(url, lambda name: (folder / name).mkdir())
+
+
+@contextlib.contextmanager
+def _running(command: Callable[[int], list[str]]) -> Iterator[str]:
+    """Start a server on a free port, and start again on another one if somebody took that port first."""
+    for attempt in range(FREE_PORT_TRIES):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            if _answers(f"http://127.0.0.1:{port}", process):
+                yield f"http://127.0.0.1:{port}"
+                return
+        finally:
+            _stop(process)
+    raise RuntimeError(f"no S3 server started in {attempt + 1} attempts: {command(0)}")
+
+
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return True
+        except OSError:
+            time.sleep(0.1)
+            continue
+        return True
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,1 @@
+"""Versioned, sealed artifacts in a folder or in an object store."""

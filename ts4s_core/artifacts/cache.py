@@ -1,0 +1,111 @@
+"""The verified local copy of remote files, shared by all processes of a host.
+
+A file is downloaded once, under a lock that other processes wait for, and gets its name only after its size and hash
+were compared. A process hashes a file that it finds there once more before it first uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ts4s_core.artifacts.manifest import FileEntry, Manifest
+from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
+from ts4s_core.artifacts.storage import Storage
+from ts4s_core.artifacts.verified import check_file
+from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
+from ts4s_core.settings import StorageSettings
+
+FILES_AT_ONCE = 2
+
+
+def default_cache_dir(settings: StorageSettings) -> Path:
+    """``storage.cache_dir``, else ``ts4s`` in the user's cache folder. The folder need not exist."""
+    if settings.cache_dir:
+        return Path(settings.cache_dir).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ts4s"
+
+
+class Cache:
+    """Local copies of one remote store's files."""
+
+    def __init__(self, storage: Storage, cache_dir: Path) -> None:
+        self._storage = storage
+        address = f"{storage.uri.rstrip('/')}\0{storage.settings.endpoint_url or ''}"
+        self._root = cache_dir / hashlib.sha256(address.encode()).hexdigest()[:16]
+
+    def folder(self, manifest: Manifest) -> Path:
+        """A folder with every file of a version, each verified."""
+        with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="cache") as pool:
+            list(pool.map(lambda entry: self.file(manifest.ref, entry), manifest.files))
+        return self._root / str(manifest.ref)
+
+    def file(self, ref: ArtifactRef, entry: FileEntry) -> Path:
+        """One file, verified.
+
+        Raises:
+            IntegrityError: if the store's own copy is missing, cut or changed.
+            StoreError: if the cache cannot be written.
+        """
+        target = self._root / str(ref) / entry.path
+        if _good(target, entry):
+            return target
+        try:
+            with _locked(target):
+                if not _good(target, entry):
+                    self._fetch(ref, entry, target)
+        except OSError as exc:
+            raise StoreError(f"Cache cannot keep {target}: {exc}. Free space there, or set storage.cache_dir") from exc
+        return target
+
+    def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path) -> None:
+        from ts4s_core.artifacts.transfer import download
+
+        where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"
+        # Named by the hash: what another attempt left is the beginning of these very bytes.
+        part = target.with_name(f"{TEMPORARY}{entry.sha256[:32]}")
+        for attempt in ("resumed", "anew"):
+            resumed = part.exists() and attempt == "resumed"
+            if not resumed:
+                part.unlink(missing_ok=True)
+            try:
+                size = self._storage.size(f"{ref}/{entry.path}")
+                if size != entry.size:
+                    found = "none" if size is None else f"{size} bytes"
+                    raise IntegrityError(
+                        f"{where} is damaged or missing: expected {entry.size} bytes, got {found}. Publish it again"
+                    )
+                with self._storage.failures("read", f"{ref}/{entry.path}"):
+                    download(self._storage.fs, self._storage.full(f"{ref}/{entry.path}"), part, size=entry.size)
+                check_file(part, entry, where=where)
+            except NotFoundError:
+                raise IntegrityError(f"{where} is missing: expected {entry.size} bytes. Publish it again") from None
+            except IntegrityError:
+                part.unlink(missing_ok=True)
+                if resumed:
+                    continue
+                raise
+            os.replace(part, target)
+            return
+
+
+def _good(target: Path, entry: FileEntry) -> bool:
+    try:
+        check_file(target, entry, where=str(target))
+    except IntegrityError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{TEMPORARY}lock-{target.name}").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

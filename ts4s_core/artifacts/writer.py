@@ -1,0 +1,165 @@
+"""Writing one version: data files in any order, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ts4s_core.artifacts.environment import instruction_set, library_versions
+from ts4s_core.artifacts.keys import code_version
+from ts4s_core.artifacts.manifest import FileEntry, Manifest, RowGroup
+from ts4s_core.artifacts.refs import ArtifactRef, check_content, check_path
+from ts4s_core.errors import ConflictError, InputError, StoreError, Ts4sError
+
+if TYPE_CHECKING:
+    from ts4s_core.artifacts.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+
+
+class ArtifactWriter:
+    """The only writer of one new version; a context manager that leaves a sealed version or nothing.
+
+    Attributes:
+        ref: the version that is being written.
+        facts: results of the step, JSON values; they become part of the manifest.
+        keep: set to True to keep the files of a failed attempt (``gc`` removes them after its grace time).
+    """
+
+    def __init__(
+        self, store: ArtifactStore, ref: ArtifactRef, key: str, *, settings: Mapping[str, Any], upstream: Mapping[str, object]
+    ) -> None:
+        self.ref = ref
+        self.facts: dict[str, Any] = {}
+        self.keep = False
+        self._store = store
+        self._key = key
+        self._settings = dict(settings)
+        self._upstream = {role: str(source) for role, source in upstream.items()}
+        self._files: dict[str, FileEntry] = {}
+        self._sealed: Manifest | None = None
+
+    def add_bytes(self, path: str, data: bytes, *, identity: bool = True) -> FileEntry:
+        """Write a small file.
+
+        Raises:
+            InputError: on a path that leaves the version's folder or a kind of file that is not kept at rest.
+        """
+        self._free(path)
+        self._store.storage.write_bytes(self._staged(path), data)
+        return self.register(FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), identity))
+
+    def add_json(self, path: str, value: object, *, identity: bool = True) -> FileEntry:
+        """Write a value as JSON: keys in the order given, UTF-8, no NaN."""
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+        return self.add_bytes(path, text.encode() + b"\n", identity=identity)
+
+    def add_file(
+        self, local_path: Path, path: str, *, identity: bool = True, row_groups: Sequence[RowGroup] | None = None
+    ) -> FileEntry:
+        """Copy a local file in, with bounded memory."""
+        self._free(path)
+        size, sha256 = self._store.storage.put_file(local_path, self._staged(path))
+        return self.register(FileEntry(path, size, sha256, identity, None if row_groups is None else tuple(row_groups)))
+
+    def add_folder(self, folder: Path, prefix: str = "", *, identity: bool = True) -> list[FileEntry]:
+        """Copy every file below a local folder in, under ``prefix`` (as in ``tokenizer``)."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        start = f"{prefix.rstrip('/')}/" if prefix else ""
+        return [self.add_file(path, start + path.relative_to(folder).as_posix(), identity=identity) for path in paths]
+
+    def register(self, entry: FileEntry) -> FileEntry:
+        """Take over a file that :func:`put_part` wrote, perhaps on another host.
+
+        Raises:
+            InputError: if the path is taken or not allowed.
+        """
+        self._free(entry.path)
+        self._files[entry.path] = entry
+        return entry
+
+    def seal(self) -> Manifest:
+        """Write the manifest: from now on the version exists, and is never changed.
+
+        Raises:
+            ConflictError: if somebody else sealed that version.
+        """
+        if self._sealed is not None:
+            raise StoreError(f"Version {self.ref} is sealed already: begin a new one")
+        manifest = Manifest(
+            kind=self.ref.kind,
+            name=self.ref.name,
+            version=self.ref.version,
+            key=self._key,
+            created=created_of(self.ref.version),
+            settings=self._settings,
+            upstream=self._upstream,
+            code=code_version(),
+            libraries=library_versions(),
+            instruction_set=instruction_set(),
+            files=tuple(self._files[path] for path in sorted(self._files)),
+            facts=self.facts,
+        )
+        self._store.storage.publish(str(self.ref), manifest.to_json())
+        self._sealed = manifest
+        return manifest
+
+    def abandon(self) -> None:
+        """Delete what was written, unless the version is sealed."""
+        if self._sealed is None:
+            self._store.storage.delete_tree(self._store.storage.stage(str(self.ref)))
+
+    def __enter__(self) -> ArtifactWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._sealed is not None or (kind is not None and self.keep):
+            return
+        if kind is None:
+            self.abandon()
+            raise StoreError(f"Version {self.ref} was left without seal(): its files were deleted")
+        with contextlib.suppress(Ts4sError):
+            # The first error is the one to tell; gc removes what could not be deleted here.
+            self.abandon()
+            return
+        log.warning("files of the failed version %s could not be deleted; `ts4s models gc` will", self.ref)
+
+    def _staged(self, path: str) -> str:
+        return f"{self._store.storage.stage(str(self.ref))}/{path}"
+
+    def _free(self, path: str) -> None:
+        if self._sealed is not None:
+            raise StoreError(f"File {path!r} comes too late for {self.ref}: that version is sealed")
+        check_content(check_path(path))
+        if path in self._files:
+            raise InputError(f"File {path!r} of {self.ref} was written already: every path is written once")
+
+
+def put_part(
+    store: ArtifactStore, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
+) -> FileEntry:
+    """Write one file of a version that another process began: for executors. A repeated attempt replaces the file.
+
+    Returns:
+        the entry to send back, for :meth:`ArtifactWriter.register`.
+
+    Raises:
+        ConflictError: if the version is sealed, or was abandoned.
+    """
+    check_content(check_path(path))
+    if not store.storage.reserved(str(ref)):
+        raise ConflictError(f"File {path!r} comes too late for {ref}: that version was sealed or given up")
+    size, sha256 = store.storage.put_file(local_file, f"{store.storage.stage(str(ref))}/{path}")
+    return FileEntry(path, size, sha256, True, None if row_groups is None else tuple(row_groups))
+
+
+def created_of(version: str) -> str:
+    """ISO time of a version's name: ``20261121T041500.123456Z-...`` is ``2026-11-21T04:15:00.123456Z``."""
+    day, clock = version[:8], version[9:22]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}Z"
