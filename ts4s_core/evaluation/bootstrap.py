@@ -55,7 +55,9 @@ def value_of(predictions: Predictions, metric: str) -> float:
     return float((predictions.losses if metric == "loss" else predictions.correct).mean())
 
 
-def paired_gain(candidate: Predictions, champion: Predictions, *, metric: str, resamples: int = RESAMPLES, seed: int = SEED) -> Gain:
+def paired_gain(
+    candidate: Predictions, champion: Predictions, *, metric: str, resamples: int = RESAMPLES, seed: int = SEED
+) -> Gain:
     """Gain of the candidate with its 95 % interval (percentiles of the resampled gains).
 
     Args:

@@ -51,7 +51,9 @@ class Decision:
         try:
             decision = cls(**record)
         except TypeError as exc:
-            raise IntegrityError(f"the gate's decision cannot be read: expected promote, why, champion and figures, got {exc}") from exc
+            raise IntegrityError(
+                f"the gate's decision cannot be read: expected promote, why, champion and figures, got {exc}"
+            ) from exc
         if not isinstance(decision.promote, bool) or not isinstance(decision.why, str):
             raise IntegrityError(f"the gate's decision cannot be read: expected promote true or false, got {decision.promote!r}")
         return decision
@@ -70,6 +72,7 @@ class Evidence:
         labels: label names of the candidate.
         champion_labels: label names of the champion; None without one.
         drift: reasons of drift between the champion's training texts and the candidate's.
+        drift_figures: the figures behind them, see :func:`ts4s_core.evaluation.drift.drift`.
         removed: test rows that were left out because either model was trained on them.
         notes: what a reader should know besides, e.g. that the champion's data are gone.
     """
@@ -82,6 +85,7 @@ class Evidence:
     labels: Sequence[str] = ()
     champion_labels: Sequence[str] | None = None
     drift: Sequence[str] = ()
+    drift_figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     removed: int = 0
     notes: Sequence[str] = ()
 
@@ -114,7 +118,9 @@ def stopping_reasons(evidence: Evidence) -> list[str]:
         added = sorted(set(evidence.labels) - set(evidence.champion_labels))
         gone = sorted(set(evidence.champion_labels) - set(evidence.labels))
         changes = [f"{what} {listed(names)}" for what, names in (("new:", added), ("gone:", gone)) if names]
-        reasons.append(f"changed label set ({'; '.join(changes)}): the champion cannot be compared, promote by hand if it is meant")
+        reasons.append(
+            f"changed label set ({'; '.join(changes)}): the champion cannot be compared, promote by hand if it is meant"
+        )
     return [*reasons, *evidence.drift]
 
 

@@ -35,9 +35,13 @@ def measure(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
     from sklearn.metrics import accuracy_score
 
     if not len(predictions):
-        raise DataError("evaluation failed: expected at least one row on the test side, got none. Give more data or a larger test_fraction")
+        raise DataError(
+            "evaluation failed: expected at least one row on the test side, got none. Give more data or a larger test_fraction"
+        )
     if len(labels) != predictions.truth.shape[1]:
-        raise DataError(f"evaluation failed: the model has {predictions.truth.shape[1]} classes, the dataset {len(labels)} labels")
+        raise DataError(
+            f"evaluation failed: the model has {predictions.truth.shape[1]} classes, the dataset {len(labels)} labels"
+        )
     truth, predicted = _for_sklearn(predictions)
     return {
         "rows": len(predictions),
@@ -149,7 +153,9 @@ def baseline(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
 def confusion_csv(predictions: Predictions, labels: Sequence[str]) -> bytes:
     """``label,predicted,rows`` of the non-zero cells; multi-label: ``label,tn,fp,fn,tp``. Grows with the rows, not with C x C."""
     if predictions.multi_label:
-        cells = [[name, *np.asarray(matrix).ravel().tolist()] for name, matrix in zip(labels, confusion(predictions), strict=True)]
+        cells = [
+            [name, *np.asarray(matrix).ravel().tolist()] for name, matrix in zip(labels, confusion(predictions), strict=True)
+        ]
         return _csv(["label", "tn", "fp", "fn", "tp"], cells)
     pairs = np.stack([class_indices(predictions.truth), class_indices(predictions.predicted)], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)

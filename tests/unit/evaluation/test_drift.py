@@ -6,7 +6,9 @@ import pytest
 from ts4s_core.evaluation.drift import DRIFT_BOUND, Sample, drift, drift_reasons, psi
 
 
-def texts(count: int, *, seed: int, words: int = 12, prefix: str = "w", names: tuple[str, ...] = ("a", "b"), skew: float = 0.5) -> Sample:
+def texts(
+    count: int, *, seed: int, words: int = 12, prefix: str = "w", names: tuple[str, ...] = ("a", "b"), skew: float = 0.5
+) -> Sample:
     random = np.random.default_rng(seed)
     lines = [
         " ".join(f"{prefix}{number}" for number in np.minimum(random.zipf(1.3, max(1, random.poisson(words))), 5_000))
