@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from ts4s_core.errors import SettingsError
+from ts4s_core.settings import load_settings, local_slots
+
+LOCAL_8 = {"master": "local[8]"}
+SECRETS = {"TS4S_STORAGE__KEY": "K", "TS4S_STORAGE__SECRET": "S"}
+
+CONFLICTS: list[tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = [
+    ({"train": {"logical_shards": 6}}, {}, ("train.logical_shards", "6", "power of two")),
+    ({"train": {"workers": 3}, "spark": LOCAL_8}, {}, ("train.workers 3", "train.logical_shards 4")),
+    ({"train": {"workers": 8}, "spark": LOCAL_8}, {}, ("train.workers 8", "train.logical_shards 4")),
+    ({"train": {"workers": 4}, "spark": {"master": "local[2]"}}, {}, ("train.workers 4", "4 slots", "local[2] has 2")),
+    (
+        {"train": {"workers": 2, "threads_per_worker": 2}, "spark": {"master": "local[2]"}},
+        {},
+        ("threads_per_worker 2", "local[4]"),
+    ),
+    ({"train": {"threads_per_worker": 2}, "spark": {"master": "local"}}, {}, ("threads_per_worker 2", "local has 1")),
+    (
+        {"data": {"validation_fraction": 0.5, "test_fraction": 0.5}},
+        {},
+        ("data.validation_fraction 0.5", "data.test_fraction 0.5"),
+    ),
+    ({"data": {"window": 64, "stride": 65}}, {}, ("data.stride 65", "data.window 64")),
+    (
+        {"data": {"format": "table", "source": "db.t"}, "spark": {"master": "none"}},
+        {},
+        ("data.format table", "spark.master is none"),
+    ),
+    ({"data": {"format": "tsv"}}, {}, ("data.format tsv", "data.source")),
+    ({"train": {"averaging_frequency": 5}}, {}, ("train.averaging_frequency 5", "train.strategy synchronous")),
+    ({"storage": {"endpoint_url": "http://h:9"}}, {}, ("storage.endpoint_url http://h:9", "storage.uri artifacts")),
+    ({}, {"TS4S_STORAGE__KEY": "K"}, ("storage.key", "storage.secret")),
+    ({}, {"TS4S_STORAGE__SECRET": "S"}, ("storage.secret", "storage.key")),
+    ({"storage": {"uri": "s3:///"}}, {}, ("storage.uri s3:///", "bucket")),
+    ({"model": {"task": "language-model", "classes": 3}}, {}, ("model.classes 3", "language-model")),
+    ({"model": {"classes": 1}}, {}, ("model.classes 1", "classification")),
+    ({"model": {"freeze_encoder": True, "lora_rank": 4}}, {}, ("model.freeze_encoder true", "model.lora_rank 4")),
+    ({"generate": {"prompt": "one", "prompt_file": "two.txt"}}, {}, ("generate.prompt 'one'", "two.txt")),
+    ({"spark": {"conf": ["novalue"]}}, {}, ("spark.conf 'novalue'", "KEY=VALUE")),
+    ({"spark": {"conf": ["spark.dynamicAllocation.enabled=true"]}}, {}, ("dynamicAllocation", "barrier")),
+    ({"spark": {"conf": ["spark.hadoop.fs.s3a.secret.key=hush"]}}, {}, ("fs.s3a.secret.key", "secret")),
+]
+
+
+@pytest.mark.parametrize(("flags", "environ", "words"), CONFLICTS, ids=lambda value: str(value)[:60])
+def test_settings_that_contradict_each_other_are_refused_with_both_values(
+    flags: dict[str, Any], environ: dict[str, str], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(flags, environ=environ)
+    message = str(refused.value)
+    for word in words:
+        assert word in message
+    assert "hush" not in message
+
+
+def test_several_contradictions_are_told_together() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"data": {"window": 64, "stride": 65}, "model": {"classes": 1}}, environ={})
+    assert "data.stride" in str(refused.value)
+    assert "model.classes" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"),
+    [
+        ({"train": {"workers": 4}, "spark": {"master": "local[4]"}}, {}),
+        # Plain processes may share cores.
+        ({"train": {"workers": 4}, "spark": {"master": "none"}}, {}),
+        # Only the cluster knows its slots.
+        ({"train": {"workers": 4}, "spark": {"master": "spark://host:7077"}}, {}),
+        ({"train": {"strategy": "averaging", "averaging_frequency": 5}}, {}),
+        ({"storage": {"uri": "s3://bucket/p", "endpoint_url": "http://127.0.0.1:9000"}}, SECRETS),
+        ({"model": {"classes": 1, "task": "multi-label"}}, {}),
+        ({"model": {"freeze_encoder": True}}, {}),
+        ({"spark": {"conf": ["spark.dynamicAllocation.enabled=false", "spark.app.name=a=b"]}}, {}),
+        ({"data": {"format": "docstrings"}}, {}),
+        ({"data": {"window": 64, "stride": 64}}, {}),
+    ],
+)
+def test_settings_that_fit_are_taken(flags: dict[str, Any], environ: dict[str, str]) -> None:
+    load_settings(flags, environ=environ)
+
+
+@pytest.mark.parametrize("master", ["local[0]", "local[x]", "mesos://h", "", "spark://", "none "])
+def test_masters_that_are_none(master: str) -> None:
+    with pytest.raises(SettingsError, match=r"spark\.master"):
+        load_settings({"spark": {"master": master}}, environ={})
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a..b", "-a", "a" * 65, "a b", "a\n", "é"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(SettingsError, match="name"):
+        load_settings({"name": name}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("master", "slots"),
+    [
+        ("local", 1),
+        ("local[3]", 3),
+        ("local[3,2]", 3),
+        ("local[*]", os.cpu_count()),
+        ("none", os.cpu_count()),
+        ("spark://h:1", None),
+        ("yarn", None),
+    ],
+)
+def test_slots_of_a_master(master: str, slots: int | None) -> None:
+    assert local_slots(master) == slots
