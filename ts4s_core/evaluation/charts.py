@@ -12,7 +12,7 @@ from typing import Any
 
 BLUE, ORANGE, GREY = "#2f6db3", "#c8641a", "#8a94a0"
 MOST_POINTS = 800
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "path",  # no font of the reader's machine changes the layout
     "svg.hashsalt": "ts4s",  # the same figures give the same bytes
     "font.size": 11,

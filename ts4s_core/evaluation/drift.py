@@ -50,7 +50,11 @@ def psi(old: npt.ArrayLike, new: npt.ArrayLike) -> float:
 
 def drift(old: Sample, new: Sample) -> dict[str, dict[str, Any]]:
     """``{"length" | "vocabulary" | "labels": {"psi", "noise", "bound", "beyond"}}`` of two samples, none empty."""
-    pairs = {"length": _lengths(old, new), "vocabulary": _words(old, new), "labels": _labels(old, new)}
+    pairs: dict[str, tuple[list[Any], list[Any]]] = {
+        "length": _lengths(old, new),
+        "vocabulary": _words(old, new),
+        "labels": _labels(old, new),
+    }
     figures: dict[str, dict[str, Any]] = {}
     for name, (before, after) in pairs.items():
         value = psi(before, after)

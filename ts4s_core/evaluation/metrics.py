@@ -141,7 +141,7 @@ def baseline(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
     constant = Predictions(
         predictions.ids, predictions.truth, np.broadcast_to(logits, shape).astype(np.float32), predictions.multi_label
     )
-    answer = [labels[index] for index in np.flatnonzero(constant.predicted[0])]
+    answer = [labels[int(index)] for index in np.flatnonzero(constant.predicted[0])]
     return {
         "answer": answer,
         "accuracy": float(constant.correct.mean()),

@@ -128,6 +128,7 @@ figure svg{display:block;width:100%;max-width:38rem;height:auto}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem}
 blockquote{margin:.2rem 0 0;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.9rem}
 .mistake{border-top:1px solid var(--line);padding:.6rem 0;overflow-wrap:anywhere}
-@media(max-width:32rem){section{padding:.9rem .8rem}header,nav,main{padding-left:.6rem;padding-right:.6rem}th,td{padding:.3rem .45rem}}
+@media(max-width:32rem){section{padding:.9rem .8rem}header,nav,main{padding-left:.6rem;padding-right:.6rem}
+th,td{padding:.3rem .45rem}}
 @media print{body{background:#fff}nav{display:none}section{break-inside:avoid}}
 """

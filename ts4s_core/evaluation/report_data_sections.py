@@ -77,7 +77,8 @@ def _novelty(data: ReportData) -> Markup:
         return joined(title, note("No champion yet, or its dataset is no longer in the store."))
     fresh, looked_at = data.novelty["new"], data.novelty["texts"]
     about = "" if data.novelty["whole"] else ", in a sample by the texts' hash"
-    sentence = f"{fresh:,} of {looked_at:,} training texts ({100 * data.novelty['share']:.1f} %) were not in the champion's dataset{about}."
+    share = 100 * fresh / max(looked_at, 1)
+    sentence = f"{fresh:,} of {looked_at:,} training texts ({share:.1f} %) were not in the champion's dataset{about}."
     return joined(title, Markup(f"<p>{text(sentence)}</p>"))
 
 

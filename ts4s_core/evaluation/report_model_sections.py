@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.evaluation import charts
 from ts4s_core.evaluation.gate import NAMES
-from ts4s_core.evaluation.html import Markup, facts, figure, joined, note, number, paragraph, side_by_side, table, text
+from ts4s_core.evaluation.html import Cell, Markup, facts, figure, joined, note, number, paragraph, side_by_side, table, text
 
 if TYPE_CHECKING:
     from ts4s_core.evaluation.report import ReportData
@@ -101,7 +101,8 @@ def confusion(data: ReportData) -> Markup:
             f"{len(data.labels):,} classes are too many for a matrix here: confusion.csv has every cell that is not zero."
         )
     if matrix and isinstance(matrix[0][0], list):
-        cells = [(name, *(int(n) for row in counts for n in row)) for name, counts in zip(data.labels, matrix, strict=True)]
+        named = zip(data.labels, matrix, strict=True)
+        cells: list[Sequence[Cell]] = [(name, *(int(n) for row in counts for n in row)) for name, counts in named]
         return table(["class", "rightly not", "wrongly yes", "wrongly not", "rightly yes"], cells)
     if len(data.labels) <= MATRIX_LABELS:
         return joined(
@@ -165,6 +166,6 @@ def mistakes(data: ReportData) -> Markup:
             quote = note(f"row {entry.id}: texts are kept out of this report")
         else:
             cut = entry.text if len(entry.text) <= TEXT_CHARS else f"{entry.text[:TEXT_CHARS]} ..."
-            quote = f'<blockquote dir="auto">{text(cut)}</blockquote>'
+            quote = Markup(f'<blockquote dir="auto">{text(cut)}</blockquote>')
         parts.append(f'<div class="mistake">{head}{quote}</div>')
     return Markup("".join(parts))
