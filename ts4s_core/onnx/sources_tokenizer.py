@@ -1,0 +1,77 @@
+"""The tokenizer of a source, as files that name nothing of the machine they were made on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ts4s_core.errors import SourceError
+
+TOKENIZER_JSON = "tokenizer.json"
+#: Where and how the tokenizer was loaded: true of this machine, not of the tokenizer.
+_LOCAL_KEYS = ("name_or_path", "is_local", "local_files_only", "cache_dir", "_commit_hash", "tokenizer_file", "vocab_file", "merges_file")
+_HINTS = (TOKENIZER_JSON, "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer's files."""
+    return any((folder / name).is_file() for name in _HINTS)
+
+
+def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> dict[str, bytes]:
+    """The files of a fast tokenizer, ``tokenizer.json`` among them, by name. No network is used.
+
+    Args:
+        folder: a folder with ``tokenizer.json``, or with an older form that transformers can convert.
+        setting: setting and value that named it, for the message.
+        vocabulary: rows of the model's token table, if known.
+
+    Raises:
+        SourceError: if there is no tokenizer, it is damaged or slow, or it has more tokens than the model.
+    """
+    if not folder.is_dir() or not has_tokenizer(folder):
+        raise SourceError(f"{setting} has no tokenizer: expected a folder with tokenizer.json, as save_pretrained writes it")
+    tokenizer = _loaded(folder, setting=setting)
+    if vocabulary is not None and len(tokenizer) > vocabulary:
+        raise SourceError(
+            f"{setting}: tokenizer and model do not fit together: expected at most {vocabulary} tokens (vocab_size of config.json), "
+            f"got {len(tokenizer)}"
+        )
+    with tempfile.TemporaryDirectory(prefix="ts4s-tokenizer-") as temporary:
+        tokenizer.save_pretrained(temporary)
+        files = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir()) if path.is_file()}
+    if TOKENIZER_JSON not in files:
+        raise SourceError(f"{setting} has no fast tokenizer: expected tokenizer.json. Convert it with transformers first")
+    for name in [name for name in files if name.endswith("_config.json")]:
+        files[name] = _without_local_keys(files[name])
+    return files
+
+
+def tokenizer_hash(files: dict[str, bytes]) -> str:
+    """Hash over the files of a tokenizer."""
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _loaded(folder: Path, *, setting: str) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        if (folder / TOKENIZER_JSON).is_file() and not (folder / "tokenizer_config.json").is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER_JSON))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as exc:  # the tokenizers library raises bare Exception on damaged files
+        raise SourceError(f"{setting}: tokenizer cannot be read: {type(exc).__name__}: {str(exc)[:300]}") from exc
+    if not tokenizer.is_fast:
+        raise SourceError(f"{setting} has a slow tokenizer only: expected tokenizer.json. Convert it with transformers first")
+    return tokenizer
+
+
+def _without_local_keys(data: bytes) -> bytes:
+    record = {name: value for name, value in json.loads(data).items() if name not in _LOCAL_KEYS}
+    return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
