@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ts4s_core.settings.root import ENV_PREFIX
 
 COMMON = ("--config", "--profile", "--json", "--debug")
 _FALSE_OR_TRUE = "true|false"
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf)")
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def parse(command: Command, words: Sequence[str]) -> Parsed:
     _refuse_secrets(words)
     flags = {flag.flag: flag for flag in setting_flags()}
     parser = _parser(command, flags)
-    known, left = parser.parse_known_args(list(words))
+    known, left = parser.parse_known_args(_joined_numbers(words, flags))
     unknown = [word.split("=", 1)[0] for word in left if word.startswith("-")]
     if unknown:
         choices = [*flags, *COMMON, *(option.flag for option in command.options)]
@@ -135,14 +137,26 @@ def parse(command: Command, words: Sequence[str]) -> Parsed:
         if flag.flag in values:
             target = settings.setdefault(flag.group, {}) if flag.group else settings
             target[flag.name] = values.pop(flag.flag)
+    config = values.pop("config", None)
     return Parsed(
         settings=settings,
-        config=Path(values["config"]) if values.pop("config", None) else None,
+        config=None if config is None else Path(config),
         profile=values.pop("profile", None),
         json=values.pop("json", False),
         debug=values.pop("debug", False),
         options=argparse.Namespace(**values),
     )
+
+
+def _joined_numbers(words: Sequence[str], flags: dict[str, SettingFlag]) -> list[str]:
+    """``--x -1e-3`` as ``--x=-1e-3``: argparse takes a negative number with an exponent for a flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in flags and _NEGATIVE.match(word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _parser(command: Command, flags: dict[str, SettingFlag]) -> _Parser:

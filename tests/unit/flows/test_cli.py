@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import cli, cli_commands
+from flows.cli_commands import COMMANDS, Command, Invocation, Option, Outcome
+from flows.cli_help import command_help, overview
+from flows.cli_options import parse, setting_flags
+from ts4s_core.errors import InputError, SettingsError, TrainingError
+from ts4s_core.settings import Settings
+
+HELP_LIMIT_S = 2.0
+
+
+# Commands of the tests, named in the table like any other.
+def echo(invocation: Invocation) -> Outcome:
+    print("a library prints this")
+    invocation.display.progress("echo", {"step": 1, "steps": 2})
+    return Outcome({"name": invocation.settings.name, "workers": invocation.settings.train.workers, "nan": float("nan")})
+
+
+def fail_input(invocation: Invocation) -> Outcome:
+    raise InputError("row 3 of\na.tsv: no tab")
+
+
+def fail_running(invocation: Invocation) -> Outcome:
+    raise TrainingError("worker 1 died")
+
+
+def fail_foreign(invocation: Invocation) -> Outcome:
+    secret = invocation.settings.storage.secret
+    raise RuntimeError(f"request with {secret.get_secret_value() if secret else ''}\nrefused")
+
+
+def interrupt(invocation: Invocation) -> Outcome:
+    raise KeyboardInterrupt
+
+
+def wait_for_signal(invocation: Invocation) -> Outcome:
+    try:
+        sys.stderr.write("ready\n")
+        time.sleep(30)
+    finally:
+        Path(invocation.settings.data.source).write_text("stopped", encoding="utf-8")
+    return Outcome({})
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cli_test_commands", sys.modules[__name__])
+    names = ("echo", "fail_input", "fail_running", "fail_foreign", "interrupt")
+    table = tuple(Command(name, name, f"cli_test_commands:{name}", ("train",)) for name in names)
+    monkeypatch.setattr(cli_commands, "COMMANDS", table)
+    monkeypatch.setattr(cli, "COMMANDS", table)
+    monkeypatch.setattr(cli, "_quieten", lambda debug: None)
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(list(words))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.usefixtures("commands")
+def test_json_is_the_one_line_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = outcome(capsys, "echo", "--json", "--name", "demo", "--train.workers=2", "--spark.master", "local[2]")
+    assert code == 0
+    assert json.loads(out) == {"name": "demo", "workers": 2, "nan": None}
+    assert err == "echo step=1/2\n"
+
+
+@pytest.mark.usefixtures("commands")
+def test_without_json_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, "echo")
+    assert (code, out) == (0, "name     default\nworkers  0\nnan      nan\n")
+
+
+@pytest.mark.usefixtures("commands")
+@pytest.mark.parametrize(
+    ("command", "code", "line"),
+    [
+        ("fail_input", 2, "error: row 3 of a.tsv: no tab\n"),
+        ("fail_running", 1, "error: worker 1 died\n"),
+        ("interrupt", 130, ""),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str], command: str, code: int, line: str) -> None:
+    assert outcome(capsys, command) == (code, "", line)
+
+
+@pytest.mark.usefixtures("commands")
+def test_a_foreign_error_is_one_line_its_traceback_a_file_and_no_secret_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TS4S_STORAGE__KEY", "AK")
+    monkeypatch.setenv("TS4S_STORAGE__SECRET", "hush-hush")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, err = outcome(capsys, "fail_foreign")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: unexpected RuntimeError: request with ******** refused; the traceback is in ")
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in err
+    trace = kept.read_text(encoding="utf-8")
+    assert "Traceback (most recent call last)" in trace
+    assert "hush-hush" not in trace + err
+
+
+@pytest.mark.usefixtures("commands")
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = outcome(capsys, "fail_running", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.endswith("error: worker 1 died\n")
+
+
+REFUSED = [
+    (["retrain", "--trian.workers", "2"], "unknown flag --trian.workers: did you mean --train.workers"),
+    (["retrain", "--workers=2"], "unknown flag --workers: did you mean --train.workers?"),
+    (["retrain", "--train.max-steps", "2"], "did you mean --train.max_steps"),
+    (["retrain", "--zzzzzz"], "unknown flag --zzzzzz: see ts4s retrain --help"),
+    (["retrain", "--train.work", "2"], "unknown flag --train.work"),
+    (["retrain", "--a.b", "--c.d"], "unknown flag --a.b: see ts4s retrain --help; unknown flag --c.d"),
+    (["retrain", "--to", "f.onnx"], "unknown flag --to"),
+    (["retrain", "--train.workers"], "--train.workers needs a value"),
+    (["retrain", "leftover"], "unexpected 'leftover'"),
+    (["retrain", "--train.workers", "two"], "train.workers: input should be a valid integer"),
+    (["retrain", "--train.workers", "-1"], "train.workers: input should be greater than or equal to 0, got '-1'"),
+    (["retrain", "--reuse", "maybe"], "reuse: input should be a valid boolean"),
+    (["retrain", "--spark.conf", "novalue"], "spark.conf 'novalue' is not KEY=VALUE"),
+    (["retrain", "--config", "/nonexistent.toml"], "--config /nonexistent.toml cannot be read"),
+    (["retrain", "--profile", "test"], "--profile test needs --config"),
+    (["nothing"], "no command 'nothing': there is retrain"),
+    (["models", "nothing"], "no command 'models nothing'"),
+    (["--json", "retrain"], "the command comes first, got --json"),
+    (["models", "show"], "required: model"),
+    (["models", "rollback", "demo"], "required: --reason"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_command_lines_are_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = outcome(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["--storage.secret", "hush-hush"], ["--storage.secret=hush-hush"], ["--storage.key=hush-hush"]]
+)
+def test_secrets_are_refused_as_flags_with_the_remedy(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    code, _, err = outcome(capsys, "retrain", *words)
+    assert code == 2
+    assert "hush-hush" not in err
+    assert f"TS4S_STORAGE__{words[0].split('=')[0].rpartition('.')[2].upper()}" in err
+    assert "--config" in err
+
+
+def test_a_misspelt_secret_is_not_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = outcome(capsys, "retrain", "--storage.secrett=hush-hush")
+    assert "hush-hush" not in err
+
+
+def test_flags_become_nested_values() -> None:
+    command = Command("x", "x", "m:f", (), (Option("--from", "", repeat=True), Option("--dry-run", "", switch=True)))
+    parsed = parse(
+        command,
+        (
+            "--name=demo --train.workers 2 --spark.conf a=1 --spark.conf=b=2 --model.freeze_encoder --reuse=false "
+            "--from onnx/a/1 --from dataset/b/2 --dry-run --json --config c.toml --profile=p"
+        ).split(),
+    )
+    assert parsed.settings == {
+        "name": "demo",
+        "train": {"workers": "2"},
+        "spark": {"conf": ["a=1", "b=2"]},
+        "model": {"freeze_encoder": "true"},
+        "reuse": "false",
+    }
+    assert vars(parsed.options) == {"from": ["onnx/a/1", "dataset/b/2"], "dry_run": True}
+    assert (parsed.config, parsed.profile, parsed.json, parsed.debug) == (Path("c.toml"), "p", True, False)
+
+
+def test_negative_numbers_and_values_with_equal_signs_are_values() -> None:
+    parsed = parse(COMMANDS[0], ["--train.learning_rate", "-1e-3", "--data.source=a=b"])
+    assert parsed.settings == {"train": {"learning_rate": "-1e-3"}, "data": {"source": "a=b"}}
+
+
+def test_every_setting_but_the_secrets_is_a_flag_with_help() -> None:
+    flags = {flag.flag for flag in setting_flags()}
+    fields = Settings.model_fields
+    count = sum(len(getattr(field.annotation, "model_fields", {"": 0})) for field in fields.values())
+    assert len(flags) == count - 2
+    assert {"--name", "--train.workers", "--storage.endpoint_url"} <= flags
+    assert not {"--storage.key", "--storage.secret"} & flags
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_fits_the_screen_and_names_every_setting_of_its_groups(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = command_help(command)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(flag.flag in text for flag in setting_flags() if flag.group in ("", *command.groups))
+    assert all(option.flag in text for option in command.options)
+    assert text.startswith(f"usage: ts4s {command.name}")
+
+
+def test_help_says_type_bound_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = " ".join(command_help(COMMANDS[0]).split())
+    assert "--train.batch_size INT rows in a global batch (1 to 1000000; default 32)" in text
+    assert (
+        "--model.task CHOICE what the head predicts (classification | multi-label | language-model; default classification)"
+        in text
+    )
+    assert "(above 0, at most 10; default 0.0001)" in text
+
+
+def test_the_overview_lists_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = overview()
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(command.name in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_of_the_table_has_its_function(command: Command) -> None:
+    assert callable(command.load())
+
+
+def test_secrets_are_no_settings_error_text() -> None:
+    with pytest.raises(SettingsError, match="TS4S_STORAGE__KEY"):
+        parse(COMMANDS[0], ["--storage.key", "x"])
+
+
+def ts4s(*words: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "flows.cli", *words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return done, time.monotonic() - began
+
+
+@pytest.mark.parametrize("words", [["--help"], ["retrain", "--help"], ["models"], ["--version"]])
+def test_help_answers_at_once(tmp_path: Path, words: list[str]) -> None:
+    done, seconds = ts4s(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ts4s" in done.stdout
+    assert seconds < HELP_LIMIT_S
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refused_settings_answer_at_once_and_write_nothing(tmp_path: Path) -> None:
+    done, seconds = ts4s("retrain", "--train.logical_shards", "3", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: train.logical_shards is 3")
+    assert seconds < HELP_LIMIT_S
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
+def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    mark = tmp_path / "mark"
+    script = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('cli_test_commands', {__file__!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['cli_test_commands'] = module\n"
+        "spec.loader.exec_module(module)\n"
+        "from flows import cli, cli_commands\n"
+        "command = cli_commands.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ())\n"
+        "cli_commands.COMMANDS = cli.COMMANDS = (command,)\n"
+        "sys.exit(cli.main(['wait', '--data.source', sys.argv[1]]))\n"
+    )
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, "-c", script, str(mark)], stderr=subprocess.PIPE, text=True, env=environ) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "ready\n"
+        child.send_signal(number)
+        assert child.wait(20) == code
+        assert child.stderr.read() == ""
+    assert mark.read_text(encoding="utf-8") == "stopped"
