@@ -10,7 +10,8 @@ Measured, each independent of any tokenizer:
 - ``vocabulary``: in how many texts each of the champion data's most frequent words occurs, the others together in one bin.
 - ``labels``: shares of the label names.
 
-The bound for each is ``DRIFT_BOUND`` = 0.25. A dataset keeps its rows in the order of the texts' hash, so its first rows are a
+The bound for each is ``evaluate.max_drift``, 0.25 by default.
+ A dataset keeps its rows in the order of the texts' hash, so its first rows are a
 random sample, the same in every run.
 """
 
@@ -48,7 +49,7 @@ def psi(old: npt.ArrayLike, new: npt.ArrayLike) -> float:
     return float(((after - before) * np.log(after / before)).sum())
 
 
-def drift(old: Sample, new: Sample) -> dict[str, dict[str, Any]]:
+def drift(old: Sample, new: Sample, *, bound: float = DRIFT_BOUND) -> dict[str, dict[str, Any]]:
     """``{"length" | "vocabulary" | "labels": {"psi", "noise", "bound", "beyond"}}`` of two samples, none empty."""
     pairs: dict[str, tuple[list[Any], list[Any]]] = {
         "length": _lengths(old, new),
@@ -62,8 +63,8 @@ def drift(old: Sample, new: Sample) -> dict[str, dict[str, Any]]:
         figures[name] = {
             "psi": value,
             "noise": noise,
-            "bound": DRIFT_BOUND,
-            "beyond": bool(value - noise > DRIFT_BOUND),
+            "bound": bound,
+            "beyond": bool(value - noise > bound),
         }
     return figures
 

@@ -36,7 +36,7 @@ class Predictions:
     multi_label: bool = False
 
     def __post_init__(self) -> None:
-        finite = np.isfinite(self.logits).all(axis=1)
+        finite = np.asarray(np.isfinite(self.logits).all(axis=1))
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             raise NonFiniteError(
@@ -84,8 +84,8 @@ class Predictions:
             return np.asarray(np.maximum(self.probabilities, 1 - self.probabilities).min(axis=1))
         return np.asarray(self.probabilities.max(axis=1))
 
-    def only(self, rows: Bools) -> Predictions:
-        """The rows of a mask (N,)."""
+    def only(self, rows: Bools | slice) -> Predictions:
+        """Some rows: a mask (N,) or a slice."""
         return Predictions(self.ids[rows], self.truth[rows], self.logits[rows], self.multi_label)
 
 

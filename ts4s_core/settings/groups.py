@@ -72,6 +72,7 @@ class DataSettings(Group):
     max_rows: int = Field(0, ge=0, description="use at most this many rows, chosen by content; 0: all (docstrings: about 3,000)")
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of bad rows above which the data are refused")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the split")
+    show_text: bool = Field(True, description="quote texts in reports; false keeps all raw text out of them")
     window: int = Field(128, ge=2, le=65_536, description="tokens in a window (language model)")
     stride: int = Field(0, ge=0, le=65_536, description="tokens between window starts (language model); 0: the window")
 
@@ -103,6 +104,12 @@ class EvaluateSettings(Group):
 
     metric: Metric = Field("accuracy", description="metric by which the gate compares")
     min_improvement: float = Field(0.0, ge=0, description="gain over the champion that a promotion needs")
+    max_drift: float = Field(
+        0.25,
+        gt=0,
+        le=100,
+        description="drift from the champion's data (population stability index) beyond which there is no promotion",
+    )
     require_approval: bool = Field(False, description="a person approves a promotion in Prefect's UI")
 
 

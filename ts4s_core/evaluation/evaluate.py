@@ -1,0 +1,244 @@
+"""The evaluation step: score, measure, ask the gate, write the report; one artifact of kind ``report``."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ts4s_core.artifacts.keys import step_key
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.steps import StepResult, run_step
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.writer import ArtifactWriter
+from ts4s_core.data.engine import DataEngine
+from ts4s_core.errors import IntegrityError
+from ts4s_core.evaluation.comparison import Contest, Verdict, gate
+from ts4s_core.evaluation.dataset_rows import dataset_labels
+from ts4s_core.evaluation.gate import Decision
+from ts4s_core.evaluation.lineage import ancestors
+from ts4s_core.evaluation.metrics import confusion_csv, headline, measure, per_class_csv
+from ts4s_core.evaluation.predict import STAGE, predict_rows
+from ts4s_core.evaluation.prediction_file import most_confident_mistakes, write_predictions
+from ts4s_core.evaluation.predictions import Predictions
+from ts4s_core.evaluation.report import ReportData, render
+from ts4s_core.progress import Progress, silent
+from ts4s_core.settings import Settings
+
+KIND = "report"
+#: Stands for the champion's content where the evaluated version is the champion itself.
+ITSELF = "itself"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated, and against whom."""
+
+    trained: ArtifactRef
+    dataset: ArtifactRef
+    champion: ArtifactRef | None
+    step_seconds: Mapping[str, float]
+
+
+def evaluate(
+    settings: Settings,
+    store: ArtifactStore,
+    engine: DataEngine,
+    *,
+    trained: ArtifactRef,
+    dataset: ArtifactRef,
+    champion: ArtifactRef | None = None,
+    step_seconds: Mapping[str, float] | None = None,
+    progress: Progress = silent,
+) -> StepResult:
+    """Evaluate a trained version on the test side of a dataset and let the gate compare it with the champion.
+
+    Files: ``metrics.json``, ``confusion.csv``, ``per_class.csv``, ``predictions.parquet``, ``decision.json``, ``report.html``.
+    Facts: ``metrics`` (accuracy, macro_f1, loss), ``baseline`` (the same of the majority class), ``decision``, ``rows``.
+
+    Args:
+        settings: groups ``evaluate`` and ``train`` (threads), and ``data.show_text``.
+        store: holds everything.
+        engine: scores rows in parallel.
+        trained: the version.
+        dataset: the dataset it was trained on.
+        champion: the version that the registry's alias names now, if any. The version itself: it was promoted before, and the
+            report that led to that is the result.
+        step_seconds: how long the earlier steps of the flow took; for the report alone.
+        progress: told of rows done.
+
+    Raises:
+        DataError: if the model answers other labels than the dataset has, or the test side is empty.
+        IntegrityError: if a file is damaged.
+        NonFiniteError: if the model gives a logit that is no number.
+    """
+    started = time.monotonic()
+    wanted = _settings(settings)
+    itself = champion == trained
+    if itself and settings.reuse:
+        found = _report_of(store, settings.name, trained=trained, dataset=dataset, wanted=wanted)
+        if found is not None:
+            return StepResult(found, True, time.monotonic() - started, store.manifest(found).facts)
+    subject = _Subject(trained, dataset, None if itself else champion, step_seconds or {})
+    against = ITSELF if itself else _content(store, champion)
+    inputs = {"trained": _content(store, trained), "dataset": _content(store, dataset), "champion": against}
+    upstream = {"trained": trained, "dataset": dataset} | ({} if subject.champion is None else {"champion": subject.champion})
+
+    def build(writer: ArtifactWriter) -> None:
+        _evaluate(settings, store, engine, subject=subject, itself=itself, writer=writer, progress=progress, started=started)
+
+    return run_step(
+        store,
+        kind=KIND,
+        name=settings.name,
+        key=step_key(KIND, inputs=inputs, settings=wanted),
+        settings=wanted,
+        upstream=upstream,
+        reuse=settings.reuse,
+        build=build,
+    )
+
+
+def read_decision(store: ArtifactStore, report: ArtifactRef) -> Decision:
+    """What the gate said in a report: for the task that publishes it.
+
+    Raises:
+        IntegrityError: if the report has no decision.
+    """
+    record = store.manifest(report).facts.get("decision")
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{report} has no decision of the gate: expected it in the manifest's facts. Evaluate again")
+    return Decision.from_json(record)
+
+
+def _evaluate(
+    settings: Settings,
+    store: ArtifactStore,
+    engine: DataEngine,
+    *,
+    subject: _Subject,
+    itself: bool,
+    writer: ArtifactWriter,
+    progress: Progress,
+    started: float,
+) -> None:
+    labels = dataset_labels(store, subject.dataset)
+    answers = predict_rows(
+        store,
+        engine,
+        trained=subject.trained,
+        dataset=subject.dataset,
+        threads=settings.train.threads_per_worker,
+        progress=progress,
+    )
+    metrics = measure(answers, labels)
+    contest = Contest(subject.trained, subject.dataset, subject.champion, answers, metrics)
+    verdict = gate(settings, store, engine, contest=contest, progress=progress)
+    if itself:
+        decision = Decision(False, "this version is the champion already", None, verdict.decision.figures)
+        verdict = Verdict(decision, verdict.novelty)
+    show_text = settings.data.show_text
+    writer.add_json("metrics.json", metrics)
+    writer.add_json("decision.json", verdict.decision.to_json())
+    writer.add_bytes("confusion.csv", confusion_csv(answers, labels))
+    writer.add_bytes("per_class.csv", per_class_csv(metrics))
+    with tempfile.TemporaryDirectory(prefix="ts4s-predictions-") as folder:
+        local = Path(folder) / "predictions.parquet"
+        write_predictions(store, subject.dataset, answers, local, show_text=show_text)
+        writer.add_file(local, "predictions.parquet")
+    progress(STAGE, {"part": "report"})
+    seconds = {**subject.step_seconds, STAGE: time.monotonic() - started}
+    page = render(
+        _report_data(settings, store, subject=subject, answers=answers, metrics=metrics, verdict=verdict, seconds=seconds)
+    )
+    # Its times make no other evaluation of it.
+    writer.add_bytes("report.html", page.encode("utf-8", errors="replace"), identity=False)
+    base = metrics["baseline"]
+    writer.facts |= {
+        "metrics": headline(metrics),
+        "baseline": {"answer": base["answer"], **headline(base)},
+        "rows": metrics["rows"],
+        "decision": verdict.decision.to_json(),
+    }
+
+
+def _report_data(
+    settings: Settings,
+    store: ArtifactStore,
+    *,
+    subject: _Subject,
+    answers: Predictions,
+    metrics: Mapping[str, Any],
+    verdict: Verdict,
+    seconds: Mapping[str, float],
+) -> ReportData:
+    labels = dataset_labels(store, subject.dataset)
+    lineage = [
+        (ancestor.role, str(ancestor.ref), ancestor.manifest.created if ancestor.manifest else "no longer in the store")
+        for ancestor in ancestors(store, subject.trained)
+    ]
+    return ReportData(
+        name=settings.name,
+        trained=str(subject.trained),
+        metrics=metrics,
+        labels=labels,
+        decision=verdict.decision,
+        lineage=lineage,
+        card=_json(store, subject.dataset, "card.json"),
+        novelty=verdict.novelty,
+        curves=_curves(store, subject.trained),
+        training=store.manifest(subject.trained).facts,
+        step_seconds=seconds,
+        mistakes=most_confident_mistakes(store, subject.dataset, answers, labels, show_text=settings.data.show_text),
+        settings=settings.plain(),
+        created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
+    )
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """The settings that bear on a report; approval comes after it."""
+    wanted: dict[str, Any] = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
+    return {"evaluate": wanted, "show_text": settings.data.show_text}
+
+
+def _content(store: ArtifactStore, ref: ArtifactRef | None) -> str:
+    return "" if ref is None else store.manifest(ref).content_sha256
+
+
+def _report_of(
+    store: ArtifactStore, name: str, *, trained: ArtifactRef, dataset: ArtifactRef, wanted: Mapping[str, Any]
+) -> ArtifactRef | None:
+    for ref in reversed(store.versions(KIND, name)):
+        manifest = store.manifest(ref)
+        upstream = manifest.upstream
+        if (upstream.get("trained"), upstream.get("dataset")) == (str(trained), str(dataset)) and manifest.settings == wanted:
+            return ref
+    return None
+
+
+def _json(store: ArtifactStore, ref: ArtifactRef, path: str) -> dict[str, Any]:
+    with store.open(ref, path) as file:
+        record: dict[str, Any] = json.loads(file.read())
+    return record
+
+
+def _curves(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:
+    """The metrics stream of a training, its numbers alone; empty cells are left out."""
+    with store.open(trained, "metrics.csv") as file:
+        rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+        return [{name: float(value) for name, value in row.items() if name and _is_number(value)} for row in rows]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True

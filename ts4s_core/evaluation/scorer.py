@@ -1,0 +1,112 @@
+"""A trained model made ready to score the rows of a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import DataError, listed
+from ts4s_core.evaluation.dataset_rows import dataset_labels
+
+if TYPE_CHECKING:
+    from ts4s_core.onnx.model import TrainableModel
+
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model in evaluation mode.
+
+    Attributes:
+        model: forward(input_ids, attention_mask) -> logits (B, classes of the model).
+        columns: for each class of the dataset its place among the model's logits.
+        pad_id: token of the padding.
+        tokenizer: the model's own, where the dataset's tokens are another one's; else None.
+    """
+
+    model: TrainableModel
+    columns: Sequence[int]
+    pad_id: int
+    tokenizer: Any | None
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether texts have to be tokenised anew."""
+        return self.tokenizer is not None
+
+    @classmethod
+    def load(cls, store: ArtifactStore, *, trained: ArtifactRef, dataset: ArtifactRef) -> Scorer:
+        """Build the model of a ``trained`` artifact for the rows of a dataset.
+
+        Raises:
+            DataError: if the two have different labels.
+            IntegrityError: if a file is damaged.
+        """
+        from ts4s_core.onnx.model import build_model
+
+        folder = store.local(trained)
+        record = described(store, trained)
+        model = build_model(folder)
+        model.eval()
+        return cls(
+            model=model,
+            columns=columns_of(record["labels"], dataset_labels(store, dataset)),
+            pad_id=int(record["pad_id"]),
+            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(folder, int(record["max_length"])),
+        )
+
+    def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of some texts by the model's own tokenizer, cut to its length."""
+        assert self.tokenizer is not None
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+
+
+def described(store: ArtifactStore, trained: ArtifactRef) -> dict[str, Any]:
+    """What ``model.json`` of a trained artifact says."""
+    with store.open(trained, "model.json") as file:
+        record: dict[str, Any] = json.loads(file.read())
+    return record
+
+
+def model_labels(store: ArtifactStore, trained: ArtifactRef) -> list[str]:
+    """Label names of a trained version, in the order of its logits."""
+    return list(described(store, trained)["labels"])
+
+
+def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef) -> bool:
+    """Whether the dataset was tokenised as the model wants it: the same tokenizer file, the same length."""
+    wanted = described(store, trained)["max_length"]
+    ours, theirs = store.manifest(trained), store.manifest(dataset)
+    if int(theirs.facts["max_length"]) != int(wanted):
+        return False
+    return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
+
+
+def _tokenizer(folder: Path, max_length: int) -> Any:
+    from ts4s_core.data.tokenisers import load_tokenizer
+
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def columns_of(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:
+    """Where the dataset's classes stand among the model's.
+
+    Raises:
+        DataError: if the two sets of names differ.
+    """
+    missing, extra = sorted(set(dataset_labels) - set(model_labels)), sorted(set(model_labels) - set(dataset_labels))
+    if missing or extra:
+        raise DataError(
+            f"evaluation failed: expected the model's labels, got other ones (only in the dataset: {listed(missing) or 'none'}; "
+            f"only in the model: {listed(extra) or 'none'}). Evaluate on a dataset with the same labels"
+        )
+    return [list(model_labels).index(name) for name in dataset_labels]
