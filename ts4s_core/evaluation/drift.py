@@ -11,8 +11,7 @@ Measured, each independent of any tokenizer:
 - ``labels``: shares of the label names.
 
 The bound for each is ``evaluate.max_drift``, 0.25 by default.
- A dataset keeps its rows in the order of the texts' hash, so its first rows are a
-random sample, the same in every run.
+A dataset keeps its rows in the order of the texts' hash, so its first rows are a random sample, the same in every run.
 """
 
 from __future__ import annotations

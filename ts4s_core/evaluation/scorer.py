@@ -63,8 +63,10 @@ class Scorer:
 
     def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of some texts by the model's own tokenizer, cut to its length."""
-        assert self.tokenizer is not None
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        from ts4s_core.data.tokenisers import tokenise
+
+        assert self.tokenizer is not None, "asked for where the dataset's tokens are another tokenizer's"
+        return [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)]
 
 
 def described(store: ArtifactStore, trained: ArtifactRef) -> dict[str, Any]:
@@ -89,12 +91,9 @@ def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef
 
 
 def _tokenizer(folder: Path, max_length: int) -> Any:
-    from ts4s_core.data.tokenisers import load_tokenizer
+    from ts4s_core.data.tokenisers import limited, load_tokenizer
 
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    tokenizer.enable_truncation(max_length)
-    tokenizer.no_padding()
-    return tokenizer
+    return limited(load_tokenizer(folder / "tokenizer"), max_length)
 
 
 def columns_of(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:
