@@ -174,14 +174,17 @@ def test_a_misspelt_secret_is_not_quoted(capsys: pytest.CaptureFixture[str]) -> 
     assert "hush-hush" not in err
 
 
+_LONG_LINE = (
+    "--name=demo --train.workers 2 --spark.conf a=1 --spark.conf=b=2 --model.freeze_encoder --reuse=false "
+    "--from onnx/a/1 --from dataset/b/2 --dry-run --json --config c.toml --profile=p"
+)
+
+
 def test_flags_become_nested_values() -> None:
     command = Command("x", "x", "m:f", (), (Option("--from", "", repeat=True), Option("--dry-run", "", switch=True)))
     parsed = parse(
         command,
-        (
-            "--name=demo --train.workers 2 --spark.conf a=1 --spark.conf=b=2 --model.freeze_encoder --reuse=false "
-            "--from onnx/a/1 --from dataset/b/2 --dry-run --json --config c.toml --profile=p"
-        ).split(),
+        _LONG_LINE.split(" "),
     )
     assert parsed.settings == {
         "name": "demo",

@@ -1,0 +1,88 @@
+"""``ts4s models ...``: what is in the store, who is champion, is everything sound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.cli_commands import Invocation, Outcome
+from flows.output import columns, shown
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.registry import CHAMPION, KIND, Registry
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import NotFoundError
+
+_HEADS = ("name", "versions", "champion", "newest", "accuracy", "macro_f1", "loss")
+
+
+def list_command(invocation: Invocation) -> Outcome:
+    """Every model with its champion, its newest version and its metrics."""
+    store = ArtifactStore.open(invocation.settings.storage)
+    registry = Registry(store)
+    models = [_summary(store, registry, name) for name in registry.names()]
+    rows = [tuple(shown(model[head] if head in model else model["metrics"].get(head)) for head in _HEADS) for model in models]
+    return Outcome({"models": models}, text=columns(_HEADS, rows) if rows else f"no models in {store.storage.uri}")
+
+
+def show_command(invocation: Invocation) -> Outcome:
+    """One version: aliases, metrics, hash of the weights, what it was made from."""
+    store = ArtifactStore.open(invocation.settings.storage)
+    return Outcome(describe(store, Registry(store).resolve(invocation.options.model)))
+
+
+def promote_command(invocation: Invocation) -> Outcome:
+    """Make a version the champion."""
+    store = ArtifactStore.open(invocation.settings.storage)
+    name, version = invocation.options.model, invocation.options.version
+    ref = ArtifactRef(KIND, name, version)
+    metrics = metrics_of(store, ref)
+    entry = Registry(store).decide(name, to=version, why=invocation.options.reason, metrics=metrics)
+    return Outcome({"name": name, "version": version, "alias": CHAMPION, "from": entry.before, "number": entry.number})
+
+
+def rollback_command(invocation: Invocation) -> Outcome:
+    """Make the champion before this one the champion again."""
+    store = ArtifactStore.open(invocation.settings.storage)
+    name = invocation.options.model
+    entry = Registry(store).rollback(name, why=invocation.options.reason)
+    return Outcome({"name": name, "version": entry.to, "alias": CHAMPION, "from": entry.before, "number": entry.number})
+
+
+def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
+    """What ``models show`` prints of a trained version."""
+    manifest = store.manifest(ref)
+    aliases = [alias for alias, version in Registry(store).aliases(ref.name).items() if version == ref.version]
+    return {
+        "name": ref.name,
+        "version": ref.version,
+        "aliases": aliases,
+        "metrics": metrics_of(store, ref),
+        "weights_sha256": manifest.facts.get("weights_sha256"),
+        "upstream": dict(manifest.upstream),
+        "created": manifest.created,
+    }
+
+
+def metrics_of(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
+    """Metrics of the newest report on a trained version; empty if it was never evaluated."""
+    for report in reversed(store.versions("report", ref.name)):
+        manifest = store.manifest(report)
+        if manifest.upstream.get("trained") == str(ref):
+            return dict(manifest.facts["metrics"])
+    return {}
+
+
+def _summary(store: ArtifactStore, registry: Registry, name: str) -> dict[str, Any]:
+    versions = store.versions(KIND, name)
+    champion = registry.alias(name)
+    best = champion or (versions[-1].version if versions else None)
+    try:
+        metrics = metrics_of(store, ArtifactRef(KIND, name, best)) if best else {}
+    except NotFoundError:  # the champion was deleted; the list still shows that it is meant to be there
+        metrics = {}
+    return {
+        "name": name,
+        "versions": len(versions),
+        "champion": champion,
+        "newest": versions[-1].version if versions else None,
+        "metrics": metrics,
+    }
