@@ -1,0 +1,1 @@
+"""Labelled text: sources, checks, tokens, and the dataset artifact."""

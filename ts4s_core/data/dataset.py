@@ -1,0 +1,160 @@
+"""Reading a dataset artifact: streamed by row group, every piece verified."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ts4s_core.artifacts.manifest import Manifest
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.rows import SIDES
+from ts4s_core.errors import IntegrityError, NotFoundError
+
+OPEN_FILES = 4
+
+
+@dataclass(frozen=True)
+class RowGroupPlace:
+    """Where a row group is: file within the version, number within the file, rows."""
+
+    file: str
+    index: int
+    rows: int
+
+
+class Dataset:
+    """A dataset version. Memory does not grow with its size.
+
+    Attributes:
+        ref: the version.
+        labels: label names in the order of the label numbers.
+        fingerprint: hash of the rows' content.
+        max_length: tokens that texts were cut to.
+        pad_id: token id that batches are filled up with.
+        task: what the labels are for (``classification``, ``multi-label``).
+        row_groups: by side, its row groups in canonical order.
+    """
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
+        self._store = store
+        facts = manifest.facts
+        self.ref = manifest.ref
+        try:
+            self.labels: tuple[str, ...] = tuple(facts["labels"])
+            self.fingerprint = str(facts["fingerprint"])
+            self.max_length = int(facts["max_length"])
+            self.pad_id = int(facts["pad_id"])
+            self.task = str(facts["task"])
+        except KeyError as exc:
+            raise IntegrityError(f"{self.ref} is no dataset: its manifest has no fact {exc}. Prepare it again") from exc
+        self.row_groups: dict[str, tuple[RowGroupPlace, ...]] = {side: tuple(_places(manifest, side)) for side in SIDES}
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+
+    @classmethod
+    def open(cls, store: ArtifactStore, ref: ArtifactRef) -> Dataset:
+        """The dataset of a version; reads its manifest alone.
+
+        Raises:
+            NotFoundError: if there is no such version.
+            IntegrityError: if its manifest is damaged or no dataset's.
+        """
+        return cls(store, store.manifest(ref))
+
+    def rows(self, side: str) -> int:
+        """Number of rows of a side."""
+        return sum(place.rows for place in self._places(side))
+
+    def rows_per_group(self, side: str) -> tuple[int, ...]:
+        """Rows of each row group of a side: what a plan of batches is made from."""
+        return tuple(place.rows for place in self._places(side))
+
+    def read_row_groups(self, side: str, indices: Sequence[int], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The row groups with these numbers, in the order given, one table each.
+
+        Args:
+            side: ``train``, ``validation`` or ``test``.
+            indices: numbers into ``row_groups[side]``.
+            columns: among id, label, input_ids, length, text; None: all.
+
+        Raises:
+            IntegrityError: if a row group is damaged or missing.
+        """
+        places = self._places(side)
+        for index in indices:
+            place = places[index]
+            parquet = self._file(place.file)
+            try:
+                table = parquet.read_row_group(place.index, columns=None if columns is None else list(columns), use_threads=False)
+            except pa.ArrowInvalid as exc:
+                raise IntegrityError(f"{self.ref}/{place.file} row group {place.index} cannot be decoded: {exc}") from exc
+            if table.num_rows != place.rows:
+                raise IntegrityError(
+                    f"{self.ref}/{place.file} row group {place.index}: expected {place.rows} rows, got {table.num_rows}"
+                )
+            yield table
+
+    def read(self, side: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All row groups of a side, in canonical order."""
+        return self.read_row_groups(side, range(len(self._places(side))), columns)
+
+    def tokenizer_folder(self) -> Path:
+        """A local folder with the verified files of the tokenizer."""
+        manifest = self._store.manifest(self.ref)
+        paths = [entry.path for entry in manifest.files if entry.path.startswith("tokenizer/")]
+        local = [self._store.local_file(self.ref, path) for path in paths]
+        if not local:
+            raise NotFoundError(f"{self.ref} has no tokenizer/ folder: prepare it again")
+        depth = len(Path(paths[0]).parts) - 2
+        return local[0].parents[depth]
+
+    def card(self) -> dict[str, Any]:
+        """The dataset's card."""
+        with self._store.open_file(self.ref, "card.json") as file:
+            card: dict[str, Any] = json.load(file)
+        return card
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        for parquet in self._files.values():
+            parquet.close(force=True)
+        self._files.clear()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _places(self, side: str) -> tuple[RowGroupPlace, ...]:
+        if side not in self.row_groups:
+            raise NotFoundError(f"{self.ref} has no side {side!r}: it has {', '.join(SIDES)}")
+        return self.row_groups[side]
+
+    def _file(self, path: str) -> pq.ParquetFile:
+        if path in self._files:
+            self._files.move_to_end(path)
+            return self._files[path]
+        while len(self._files) >= OPEN_FILES:
+            self._files.popitem(last=False)[1].close(force=True)
+        try:
+            parquet = pq.ParquetFile(self._store.open_file(self.ref, path))
+        except pa.ArrowInvalid as exc:
+            raise IntegrityError(f"{self.ref}/{path} is no Parquet file: {exc}") from exc
+        self._files[path] = parquet
+        return parquet
+
+
+def _places(manifest: Manifest, side: str) -> Iterator[RowGroupPlace]:
+    for entry in sorted(manifest.files, key=lambda entry: entry.path):
+        if entry.path.startswith(f"{side}/") and entry.row_groups is not None:
+            # The last piece is the footer.
+            for index, group in enumerate(entry.row_groups[:-1]):
+                yield RowGroupPlace(entry.path, index, group.rows)

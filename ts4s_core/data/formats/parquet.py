@@ -1,0 +1,79 @@
+"""Parquet: row groups as splits, rows counted from 1 in place of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, row_of
+from ts4s_core.errors import DataError, listed
+
+BATCH_ROWS = 1_024
+
+
+def row_groups_in(file: BinaryIO, name: str, columns: Columns) -> int:
+    """The number of row groups of a file that has the columns.
+
+    Raises:
+        DataError: if it is no Parquet file, or lacks a column.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid as exc:
+        raise DataError(f"Data file {name} is no Parquet file: {exc}") from exc
+    schema = parquet.schema_arrow
+    for column, setting in ((columns.label, "label_column"), (columns.text, "text_column")):
+        if schema.names.count(column) != 1:
+            problem = "has no column" if column not in schema.names else "has more than one column"
+            raise DataError(
+                f"Data file {name} {problem} {column!r}: it has {listed(map(repr, schema.names))}. Set data.{setting}"
+            )
+    text = schema.field(columns.text).type
+    if not _is_text(text):
+        raise DataError(f"Data file {name} has column {columns.text!r} of type {text}: expected text. Set data.text_column")
+    return int(parquet.num_row_groups)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null))
+
+
+def read_parquet(file: BinaryIO, group: int, columns: Columns, tally: Tally) -> Iterator[Row]:
+    """The good rows of one row group; bad ones are tallied."""
+    parquet = pq.ParquetFile(file)
+    names = [columns.label, columns.text]
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+        labels, texts = (_cells(batch.column(batch.schema.names.index(name))) for name in names)
+        for label, text in zip(labels, texts, strict=True):
+            tally.lines += 1
+            row = checked_row(label, text, columns)
+            if isinstance(row, str):
+                tally.refuse(tally.lines, row)
+            else:
+                yield row
+
+
+def checked_row(label: object, text: object, columns: Columns) -> Row | str:
+    """The row of two cells that come from a typed column, or the reason why there is none."""
+    row = row_of(label, text, columns)
+    if isinstance(row, str):
+        return row
+    if not all(map(encodable, (row.text, *row.labels))):
+        return NOT_UTF8
+    size = len(text.encode("utf-8")) if isinstance(text, str) else 0
+    return TOO_LONG if size + sum(len(part.encode("utf-8")) for part in row.labels) > MAX_ROW_BYTES else row
+
+
+def _cells(column: pa.Array) -> list[object]:
+    """Python values; text that is no UTF-8 (Arrow does not look) comes with half characters in it."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in column.view(binary).to_pylist()]
+    return list(column.to_pylist())

@@ -1,0 +1,246 @@
+"""Read all of the data once and settle everything that can be wrong with them, before the first write."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ts4s_core.artifacts.keys import canonical_json
+from ts4s_core.data.engine import DataEngine
+from ts4s_core.data.rows import MAX_BAD_LISTED, SIDES, BadRow, SidePlan, Tally, row_digest
+from ts4s_core.data.sources import DataSource, Split, open_source
+from ts4s_core.errors import DataError, listed
+from ts4s_core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_CLASSES = 100_000
+DIGEST_MODULUS = 2**256
+_Candidate = tuple[bytes, int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows ``data.max_rows`` keeps: those whose digest comes before ``last``, and some copies of ``last`` itself."""
+
+    last: bytes
+    copies: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the data are.
+
+    Attributes:
+        source: where they come from.
+        side_plan: which side a text falls to.
+        labels: every label, alphabetically: the classes.
+        rows: number of good rows.
+        sides: rows of each side.
+        label_rows: rows of each label, by side.
+        lines: lines that were read (rows, where a format has no lines).
+        blank_lines: wholly blank ones.
+        bad_rows: number of bad rows.
+        bad: the bad rows, by file and line (at most ``MAX_BAD_LISTED``).
+        content: sum of the rows' digests.
+        selection: what ``data.max_rows`` keeps; None: everything.
+    """
+
+    source: DataSource
+    side_plan: SidePlan
+    labels: tuple[str, ...]
+    rows: int
+    sides: dict[str, int]
+    label_rows: dict[str, dict[str, int]]
+    lines: int
+    blank_lines: int
+    bad_rows: int
+    bad: tuple[BadRow, ...]
+    content: int
+    selection: Selection | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the multiset of rows (labels and text), whatever their order, files, side or time."""
+        return fingerprint_of(self.rows, self.content)
+
+
+def fingerprint_of(rows: int, content: int) -> str:
+    """The fingerprint of rows whose digests add up to ``content``."""
+    return hashlib.sha256(canonical_json({"rows": rows, "digests": f"{content % DIGEST_MODULUS:064x}"})).hexdigest()
+
+
+@dataclass
+class _Counts:
+    """Rows by side and label, and the sum of the rows' digests."""
+
+    rows: int = 0
+    content: int = 0
+    by_label: Counter[tuple[str, int]] = field(default_factory=Counter)
+    by_side: Counter[int] = field(default_factory=Counter)
+
+    def add(self, digest: bytes, side: int, labels: tuple[str, ...]) -> None:
+        self.rows += 1
+        self.content += int.from_bytes(digest, "big")
+        self.by_side[side] += 1
+        for label in labels:
+            self.by_label[label, side] += 1
+        if len(self.by_label) > MAX_CLASSES * len(SIDES):
+            raise _too_many_labels()
+
+    def merge(self, other: _Counts) -> None:
+        self.rows += other.rows
+        self.content += other.content
+        self.by_side.update(other.by_side)
+        self.by_label.update(other.by_label)
+
+
+@dataclass
+class _SplitScan:
+    tally: Tally
+    counts: _Counts
+    smallest: list[_Candidate]
+
+
+@dataclass(frozen=True)
+class _ScanSplit:
+    """Scan one split; runs anywhere."""
+
+    source: DataSource
+    side_plan: SidePlan
+    max_rows: int
+
+    def __call__(self, split: Split) -> _SplitScan:
+        tally, counts = Tally(), _Counts()
+        smallest: list[_Candidate] = []
+        rows = 0
+        for row in self.source.read(split, tally):
+            rows += 1
+            digest, side = row_digest(row.labels, row.text), self.side_plan.side_of(row.text)
+            if not self.max_rows:
+                counts.add(digest, side, row.labels)
+                continue
+            smallest.append((digest, side, row.labels))
+            if len(smallest) >= 2 * self.max_rows + 10_000:
+                smallest = sorted(smallest)[: self.max_rows]
+        counts.rows = rows
+        return _SplitScan(tally, counts, sorted(smallest)[: self.max_rows])
+
+
+def scan(settings: Settings, engine: DataEngine) -> Scan:
+    """Read and check the data completely. Writes nothing.
+
+    Raises:
+        SourceError: if the source cannot be found or read.
+        DataError: naming everything about the rows that training could not use.
+    """
+    data, multi_label = settings.data, settings.model.task == "multi-label"
+    if settings.model.task == "language-model":
+        raise DataError("Labelled data are not for model.task language-model: use the language-model command")
+    source = open_source(data, settings.storage, engine, multi_label=multi_label)
+    side_plan = SidePlan(data.seed, data.validation_fraction, data.test_fraction)
+    # Docstrings were chosen, balanced over the libraries, when the source was opened.
+    max_rows = 0 if source.format == "docstrings" else data.max_rows
+    results = engine.map(_ScanSplit(source.without_splits(), side_plan, max_rows), source.splits, stage="scan")
+    read_rows = sum(result.counts.rows for result in results)
+    bad = tuple(_bad_rows(source.splits, results))
+    bad_rows = sum(result.tally.bad_rows for result in results)
+    _check_bad(bad, bad_rows, read_rows, settings)
+    if not read_rows:
+        raise DataError(f"{_named(source)} has no rows: expected at least one row in each of {', '.join(SIDES)}. Give more data")
+    counts, selection = _chosen(results, max_rows)
+    labels = tuple(sorted({label for label, _ in counts.by_label}))
+    _check_rows(labels, counts, source, settings)
+    return Scan(
+        source=source,
+        side_plan=side_plan,
+        labels=labels,
+        rows=counts.rows,
+        sides={name: counts.by_side[side] for side, name in enumerate(SIDES)},
+        label_rows={name: {label: counts.by_label[label, side] for label in labels} for side, name in enumerate(SIDES)},
+        lines=sum(result.tally.lines for result in results),
+        blank_lines=sum(result.tally.blank for result in results),
+        bad_rows=bad_rows,
+        bad=bad[:MAX_BAD_LISTED],
+        content=counts.content % DIGEST_MODULUS,
+        selection=selection,
+    )
+
+
+def _bad_rows(splits: Sequence[Split], results: Sequence[_SplitScan]) -> Iterator[BadRow]:
+    """Bad rows with the line of the whole file: a split's lines come after those of the file's earlier splits."""
+    name, before = "", 0
+    for split, result in zip(splits, results, strict=True):
+        if split.name != name:
+            name, before = split.name, 0
+        for line, reason in result.tally.bad:
+            yield BadRow(name, before + line, reason)
+        before += result.tally.lines
+
+
+def _chosen(results: Sequence[_SplitScan], max_rows: int) -> tuple[_Counts, Selection | None]:
+    counts = _Counts()
+    if not max_rows:
+        for result in results:
+            counts.merge(result.counts)
+        if len({label for label, _ in counts.by_label}) > MAX_CLASSES:
+            raise _too_many_labels()
+        return counts, None
+    smallest = sorted(candidate for result in results for candidate in result.smallest)[:max_rows]
+    for digest, side, labels in smallest:
+        counts.add(digest, side, labels)
+    last = smallest[-1][0]
+    return counts, Selection(last, sum(digest == last for digest, _, _ in smallest))
+
+
+def _check_bad(bad: Sequence[BadRow], bad_rows: int, good_rows: int, settings: Settings) -> None:
+    everything = bad_rows + good_rows
+    if not bad_rows:
+        return
+    most = settings.data.max_bad_fraction
+    if bad_rows > most * everything:
+        raise DataError(
+            f"{bad_rows} of {everything} rows are bad, more than data.max_bad_fraction {most:g} allows: "
+            f"{listed(bad, 5)}. Mend them, or raise data.max_bad_fraction"
+        )
+    log.warning("%d of %d rows are bad and left out: %s", bad_rows, everything, listed(bad, 3))
+
+
+def _check_rows(labels: Sequence[str], counts: _Counts, source: DataSource, settings: Settings) -> None:
+    problems, classes = [], settings.model.classes
+    if len(labels) < 2:
+        problems.append(
+            f"All {counts.rows} rows of {_named(source)} have one label, {labels[0]!r:.100}: expected two labels or more. "
+            "Add rows of another label"
+        )
+    elif classes and classes != len(labels):
+        problems.append(
+            f"model.classes is {classes}, but {_named(source)} has {len(labels)} labels ({listed(labels)}): "
+            f"set model.classes {len(labels)}, or 0 to take the number from the data"
+        )
+    data = settings.data
+    for side, name in enumerate(SIDES):
+        if counts.by_side[side]:
+            continue
+        share = 1 - data.test_fraction - data.validation_fraction
+        fraction = {"test": data.test_fraction, "validation": data.validation_fraction}.get(name, share)
+        problems.append(
+            f"The {name} side is empty: expected at least 1 of {counts.rows} rows to fall to its share of {fraction:g}, got 0. "
+            f"Give more rows{'' if name == 'train' else f', a larger data.{name}_fraction'} or another data.seed"
+        )
+    if problems:
+        raise DataError("; ".join(problems))
+
+
+def _named(source: DataSource) -> str:
+    return f"data.source {source.files.source}" if source.files.source else "the docstrings"
+
+
+def _too_many_labels() -> DataError:
+    return DataError(
+        f"The data have more than {MAX_CLASSES} different labels: expected at most that many classes. "
+        "Is the text in the label column? See data.label_column and data.text_column"
+    )

@@ -1,0 +1,56 @@
+"""The Parquet files of a dataset: columns, order, sizes. Their bytes follow from the rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 256
+ROWS_PER_FILE = 65_536
+# Texts spread over the buckets by hash: with this many on average, no bucket comes near ROWS_PER_FILE.
+ROWS_PER_BUCKET = 49_152
+ID_BYTES = 16
+
+
+def side_schema(*, multi_label: bool) -> pa.Schema:
+    """Columns of a side: id (16 bytes of the text's sha256), label (index, or indices), input_ids, length, text."""
+    label = pa.list_(pa.int32()) if multi_label else pa.int32()
+    return pa.schema(
+        [
+            pa.field("id", pa.binary(ID_BYTES), nullable=False),
+            pa.field("label", label, nullable=False),
+            pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+        ]
+    )
+
+
+def buckets_for(rows: int) -> int:
+    """Number of id ranges (a power of two) that a side of so many rows is cut into; each becomes a file."""
+    buckets = 1
+    while rows > buckets * ROWS_PER_BUCKET:
+        buckets *= 2
+    return buckets
+
+
+def bucket_of(row_id: bytes, buckets: int) -> int:
+    """The id range of a row, so that the files in order are the rows in order."""
+    return int.from_bytes(row_id[:4], "big") * buckets >> 32
+
+
+def write_rows(table: pa.Table, path: Path) -> None:
+    """Write one file. Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill."""
+    with pq.ParquetWriter(
+        path,
+        table.schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=False,
+        write_statistics=False,
+        data_page_version="1.0",
+        version="2.6",
+    ) as writer:
+        writer.write_table(table.combine_chunks(), row_group_size=ROWS_PER_GROUP)
