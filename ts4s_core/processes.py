@@ -1,0 +1,169 @@
+"""Processes that end with their parent, and the end of whole process trees.
+
+A process learns of its parent's death in two ways, because neither is enough alone:
+
+- a thread that polls ``getppid``: works on every POSIX system, but not while native code holds the interpreter lock;
+- Linux's parent death signal: cannot be held up, but is sent when the *thread* that started the process ends.
+  A process that asks for it must be started by a thread that outlives it.
+
+``python -m ts4s_core.processes PARENT_PID -- COMMAND ...`` runs a foreign program (a server that knows nothing of this)
+so that it ends when the process PARENT_PID does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
+
+import psutil
+
+POLL_S = 0.5
+TERMINATE_GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int | None = None, *, on_death: Callable[[], None] | None = None) -> None:
+    """End this process when its parent dies.
+
+    Args:
+        parent_pid: the process to live with, which must be this process's parent; default: the parent at the time of the call.
+            Give it where the parent could already be dead by now.
+        on_death: called in a thread instead of ending at once; it must end the process itself. Without it the process is
+            killed, by the kernel too on Linux, so it must have been started by a thread that outlives it.
+    """
+    parent = os.getppid() if parent_pid is None else parent_pid
+    end = _kill_self if on_death is None else on_death
+    if on_death is None:
+        _set_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        end()
+        return
+    threading.Thread(target=_watch_parent, args=(parent, end), name="die-with-parent", daemon=True).start()
+
+
+def _watch_parent(parent_pid: int, end: Callable[[], None]) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(POLL_S)
+    end()
+
+
+def _kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _set_death_signal(number: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def kill_tree(pid: int, *, timeout_s: float = TERMINATE_GRACE_S) -> list[int]:
+    """Kill a process, all its descendants, and, where it leads a session, everything in that session.
+
+    The session matters: a descendant whose own parent died belongs to init, and only the session still names it.
+    A dead leader is allowed as long as nobody has waited for it (its number is still its own then).
+    The calling process is spared, so that it can end what it started.
+
+    Args:
+        pid: the root of the tree.
+        timeout_s: how long to wait for the killed processes to be gone.
+
+    Returns:
+        The processes that are still there after ``timeout_s`` (uninterruptible ones).
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        living = _tree_of(pid)
+        if not living or time.monotonic() > deadline:
+            return [process.pid for process in living]
+        for process in living:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.02)
+
+
+def _tree_of(pid: int) -> list[psutil.Process]:
+    """Living members of a tree and of the session that its root leads; never this process itself."""
+    found: dict[int, psutil.Process] = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        found = {process.pid: process for process in [root, *root.children(recursive=True)]}
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == pid:
+                found[process.pid] = process
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if is_living(process)]
+
+
+def is_living(process: psutil.Process) -> bool:
+    """Whether a process still runs (a zombie does not)."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def has_died(pid: int) -> bool:
+    """Whether a child has ended, without waiting for it: its number, and that of its session, stays its own."""
+    try:
+        return not is_living(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
+
+
+def supervised(command: Iterable[str]) -> list[str]:
+    """The command line that runs ``command`` under :func:`supervise`, tied to the calling process."""
+    return [sys.executable, "-m", "ts4s_core.processes", str(os.getpid()), "--", *command]
+
+
+def supervise(parent_pid: int, command: Sequence[str]) -> int:
+    """Run a foreign program until it ends, this process is told to end, or the process ``parent_pid`` dies.
+
+    SIGTERM and SIGINT are passed on as SIGTERM; what is left of its tree after a grace of 5 s is killed.
+
+    Returns:
+        The program's exit code as a shell gives it (128 + signal).
+    """
+    ending = threading.Event()
+
+    def _end(_number: int, _frame: FrameType | None) -> None:
+        ending.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
+    # A session of its own: its tree can be found whole even after parts of it were orphaned.
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: _set_death_signal(signal.SIGKILL))
+    while not has_died(child.pid):
+        if os.getppid() != parent_pid or ending.is_set():
+            child.terminate()
+            deadline = time.monotonic() + TERMINATE_GRACE_S
+            while not has_died(child.pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            break
+        ending.wait(POLL_S / 5)
+    kill_tree(child.pid)
+    code = child.wait()
+    return 128 - code if code < 0 else code
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if len(arguments) < 3 or not arguments[0].isdigit() or arguments[1] != "--":
+        sys.stderr.write("usage: python -m ts4s_core.processes PARENT_PID -- COMMAND ...\n")
+        return 2
+    try:
+        return supervise(int(arguments[0]), arguments[2:])
+    except OSError as exc:
+        sys.stderr.write(f"error: {arguments[2]} cannot be started: {exc}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))
