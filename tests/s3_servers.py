@@ -64,18 +64,7 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
     binary = Path(spec.origin).parent / "bin" / "rclone"
     if not binary.is_file():
         pytest.skip("rclone_api holds no rclone binary")
-    options = [
-        "serve",
-        "s3",
-        "--auth-key",
-        f"{KEY},{SECRET}",
-        "--vfs-cache-mode",
-        "off",
-        "--dir-cache-time",
-        "0s",
-        "--config",
-        "/dev/null",
-    ]
+    options = ["serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "0s", "--config", "/dev/null"]
     with _running(lambda port: [str(binary), *options, "--addr", f"127.0.0.1:{port}", str(folder)]) as url:
         yield S3Server(url, lambda name: (folder / name).mkdir())
 
@@ -83,7 +72,7 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 @contextlib.contextmanager
 def _running(command: Callable[[int], list[str]]) -> Iterator[str]:
     """Start a server on a free port, and start again on another one if somebody took that port first."""
-    for attempt in range(FREE_PORT_TRIES):
+    for _ in range(FREE_PORT_TRIES):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -94,7 +83,7 @@ def _running(command: Callable[[int], list[str]]) -> Iterator[str]:
                 return
         finally:
             _stop(process)
-    raise RuntimeError(f"no S3 server started in {attempt + 1} attempts: {command(0)}")
+    raise RuntimeError(f"no S3 server started in {FREE_PORT_TRIES} attempts: {command(0)}")
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:

@@ -15,9 +15,12 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import fsspec
 
 from ts4s_core.artifacts.folder import FolderFiles
-from ts4s_core.artifacts.refs import TEMPORARY
+from ts4s_core.artifacts.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import InputError, NotFoundError, StoreError, Ts4sError
 from ts4s_core.settings import StorageSettings
+
+#: Held while an object is created on a store without conditional writes; no model can have this name.
+STORE_LEASE = "_store"
 
 
 class Stored(NamedTuple):
@@ -58,9 +61,6 @@ class Files(Protocol):
 
     def reserved(self, folder: str) -> bool:
         """Whether a version is being built."""
-
-    def publish(self, folder: str, manifest: bytes) -> None:
-        """Make a version appear."""
 
 
 class Storage:
@@ -128,7 +128,13 @@ class Storage:
             ConflictError: if it exists.
         """
         with self.failures("create", path):
-            self._files.create(path, data)
+            if self._files.conditional_writes:
+                self._files.create(path, data)
+                return
+            from ts4s_core.artifacts.lease import Lease
+
+            with Lease.hold(self, STORE_LEASE):
+                self._files.create(path, data)
 
     def open_read(self, path: str) -> BinaryIO:
         """A reader of the object's bytes, not verified."""
@@ -201,8 +207,12 @@ class Storage:
         Raises:
             ConflictError: if that version exists.
         """
+        files = self._files
+        if not isinstance(files, FolderFiles):
+            self.create(f"{folder}/{MANIFEST}", manifest)
+            return
         with self.failures("publish", folder):
-            self._files.publish(folder, manifest)
+            files.publish(folder, manifest)
 
     def full(self, path: str) -> str:
         """The path as the fsspec filesystem wants it."""

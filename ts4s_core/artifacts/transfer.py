@@ -1,4 +1,4 @@
-"""Downloads with bounded memory: ranges fetched in parallel, written in order, taken up again where they stopped."""
+"""Copies with bounded memory, in parallel pieces; a download is taken up again where it stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ts4s_core.artifacts.verified import hash_file
+
 RANGE_BYTES = 8 * 2**20
+PART_BYTES = 16 * 2**20
 PARALLEL = 4
 
 
@@ -44,3 +47,20 @@ def download(fs: Any, source: str, target: Path, *, size: int | None = None) -> 
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def upload(fs: Any, source: Path, target: str) -> tuple[int, str]:
+    """Copy a local file into an object of S3, in parallel parts, and hash it meanwhile.
+
+    Args:
+        fs: an s3fs filesystem.
+        source: the local file.
+        target: the object's full path.
+
+    Returns:
+        size and sha256 of the file.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
+        hashed = pool.submit(hash_file, source)
+        fs.put_file(str(source), target, chunksize=PART_BYTES, max_concurrency=PARALLEL)
+        return hashed.result()

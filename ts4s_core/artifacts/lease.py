@@ -1,0 +1,209 @@
+"""Leases: one holder at a time, on any store, without conditional writes.
+
+Every contender keeps one object of its own, ``leases/<name>/<token>.json``, and nobody else writes it. Who goes first is
+Lamport's bakery: write "choosing", look at all numbers, take a higher one, then wait for everybody who is still choosing or
+holds a lower (number, token). It needs only that a finished write is seen by the next read and listing, which folders and
+S3 give. A claim holds host, pid, the process's start time and the time of its last renewal: on the same host a dead owner's
+claim is removed at once, elsewhere when it was not renewed for 60 s (hosts' clocks must agree within a few seconds).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ts4s_core.artifacts.storage import Storage
+from ts4s_core.errors import LeaseHeldError, NotFoundError, Ts4sError
+
+if TYPE_CHECKING:
+    from ts4s_core.artifacts.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+LEASES = "leases"
+EXPIRES_S = 60.0
+RENEW_S = 10.0
+POLL_S = 0.2
+SETTLE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One contender's object. ``number`` is 0 while it is choosing one."""
+
+    token: str
+    host: str
+    pid: int
+    started: float
+    since: float
+    renewed: float
+    number: int = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner is to be respected."""
+        if self.host == this_host():
+            return process_start(self.pid) == self.started
+        return time.time() - self.renewed < EXPIRES_S
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since))
+        return f"process {self.pid} on {self.host.partition('/')[0]} since {since}"
+
+
+class Lease:
+    """A held lease. Use :meth:`hold`."""
+
+    def __init__(self, storage: Storage, name: str, claim: Claim) -> None:
+        self._storage = storage
+        self._name = name
+        self._claim = claim
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+
+    @classmethod
+    @contextlib.contextmanager
+    def hold(cls, store: ArtifactStore | Storage, name: str, *, wait: bool = True) -> Iterator[Lease]:
+        """Hold the lease of a name, and give it back at the end.
+
+        Args:
+            store: where the lease is kept.
+            name: what is held, a model's name as a rule.
+            wait: wait for another holder, or fail at once.
+
+        Raises:
+            LeaseHeldError: with ``wait=False``, naming the holder.
+        """
+        storage = store if isinstance(store, Storage) else store.storage
+        now = time.time()
+        claim = Claim(f"{time.time_ns():020d}-{uuid.uuid4().hex}", this_host(), os.getpid(), process_start(os.getpid()), now, now)
+        lease = cls(storage, name, claim)
+        renewer = threading.Thread(target=lease._renew, name=f"lease-{name}", daemon=True)
+        try:
+            lease._choose()
+            renewer.start()
+            lease._queue(wait)
+            yield lease
+        finally:
+            lease._ended.set()
+            if renewer.is_alive():
+                renewer.join()
+            storage.delete(lease._path)
+
+    def check(self) -> None:
+        """Make sure that the lease is still ours; call it before what only one may do.
+
+        Raises:
+            LeaseHeldError: if this process was silent so long that it counts as dead.
+        """
+        if self._lost.is_set() or not self._storage.exists(self._path):
+            raise LeaseHeldError(
+                f"Lease of {self._name} was lost: it was not renewed for {EXPIRES_S:.0f} s. Run the command again"
+            )
+
+    @property
+    def _path(self) -> str:
+        return f"{LEASES}/{self._name}/{self._claim.token}.json"
+
+    def _write(self) -> None:
+        self._storage.write_bytes(self._path, json.dumps(asdict(self._claim)).encode())
+
+    def _choose(self) -> None:
+        self._write()
+        number = 1 + max(claim.number for claim in claims(self._storage, self._name))
+        self._claim = replace(self._claim, number=number, renewed=time.time())
+        self._write()
+
+    def _queue(self, wait: bool) -> None:
+        mine, told, settled = (self._claim.number, self._claim.token), False, time.monotonic() + SETTLE_S
+        while True:
+            ahead = [claim for claim in self._living_others() if claim.number == 0 or (claim.number, claim.token) < mine]
+            if not ahead:
+                return
+            holders = [claim for claim in ahead if claim.number]
+            if not wait and (holders or time.monotonic() > settled):
+                raise LeaseHeldError(f"Lease of {self._name} is held by {_first(ahead)}: try again when that run has ended")
+            if holders and not told:
+                log.info("waiting for the lease of %s, held by %s", self._name, _first(holders))
+                told = True
+            time.sleep(POLL_S if holders else POLL_S / 10)
+
+    def _living_others(self) -> list[Claim]:
+        living = []
+        for claim in claims(self._storage, self._name):
+            if claim.token == self._claim.token:
+                continue
+            if claim.alive:
+                living.append(claim)
+            else:
+                log.info("removing the lease of %s from %s, which is gone", self._name, claim)
+                self._storage.delete(f"{LEASES}/{self._name}/{claim.token}.json")
+        return living
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW_S):
+            try:
+                if not self._storage.exists(self._path):
+                    self._lost.set()
+                    return
+                self._claim = replace(self._claim, renewed=time.time())
+                self._write()
+            except Ts4sError as exc:
+                if time.time() - self._claim.renewed > EXPIRES_S:
+                    self._lost.set()
+                    return
+                log.warning("lease of %s could not be renewed, trying again: %s", self._name, exc)
+
+
+def _first(contenders: list[Claim]) -> Claim:
+    return min(contenders, key=lambda claim: (claim.number, claim.token))
+
+
+def claims(storage: Storage, name: str) -> list[Claim]:
+    """Every claim on a name, dead ones included."""
+    found = []
+    for entry in storage.list(f"{LEASES}/{name}"):
+        try:
+            found.append(Claim(**json.loads(storage.read_bytes(entry.path))))
+        except NotFoundError:
+            continue  # given back since the listing
+        except (ValueError, TypeError):
+            log.warning("ignoring %s, which is no lease", entry.path)
+    return found
+
+
+def live_claims(storage: Storage) -> dict[str, list[Claim]]:
+    """Living claims by name, of the whole store."""
+    by_name = {name: [claim for claim in claims(storage, name) if claim.alive] for name in storage.folders(LEASES)}
+    return {name: living for name, living in by_name.items() if living}
+
+
+@functools.cache
+def this_host() -> str:
+    """Name and boot of this host: a process id means nothing after a reboot."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = "unknown"
+    return f"{socket.gethostname()}/{boot}"
+
+
+def process_start(pid: int) -> float:
+    """When a process was started, or 0 if it is gone (a zombie included)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return 0.0

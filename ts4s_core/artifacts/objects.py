@@ -1,0 +1,197 @@
+"""Writing to an object store through fsspec; s3fs for S3.
+
+An object appears whole or not at all, and there is no rename: a version's files are put at their place, and the manifest,
+created last, makes them a version.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from ts4s_core.artifacts.refs import MANIFEST
+from ts4s_core.artifacts.transfer import upload
+from ts4s_core.artifacts.verified import hash_file
+from ts4s_core.errors import ConflictError, SettingsError, StoreError
+from ts4s_core.settings import StorageSettings
+
+log = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+ATTEMPTS_PER_CALL = 4
+WRITER = "ts4s-writer"
+
+
+def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
+    """A filesystem of this process's own (s3fs must not cross a fork), the root path in it, and its write side.
+
+    Raises:
+        SettingsError: if no installed library serves the scheme.
+    """
+    scheme, _, rest = settings.uri.partition("://")
+    options = s3_options(settings) if scheme == "s3" else {}
+    try:
+        # No instance and no listing cache: control objects must be seen as they are.
+        fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **options)
+    except (ValueError, ImportError) as exc:
+        raise SettingsError(f"storage.uri {settings.uri} cannot be served: {exc}. Use a folder or s3://bucket/prefix") from exc
+    root = f"/{rest.strip('/')}" if scheme == "memory" else rest.strip("/")
+    files = S3Files(fs, root, aws=settings.endpoint_url is None) if scheme == "s3" else ObjectFiles(fs, root)
+    return fs, root, files
+
+
+def s3_options(settings: StorageSettings) -> dict[str, Any]:
+    """What s3fs is told: addressing, checksums, retries, keys (without them, the usual AWS chain)."""
+    config: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+        # Back-off with jitter on 5xx, SlowDown and lost connections; s3fs repeats that in turn.
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS_PER_CALL},
+    }
+    client: dict[str, Any] = {}
+    if settings.endpoint_url:
+        # Servers other than AWS seldom answer to bucket host names, nor know the newer checksums.
+        config["s3"] = {"addressing_style": "path"}
+        config["request_checksum_calculation"] = "when_required"
+        config["response_checksum_validation"] = "when_required"
+    if settings.region:
+        client["region_name"] = settings.region
+    return {
+        "key": settings.key.get_secret_value() if settings.key else None,
+        "secret": settings.secret.get_secret_value() if settings.secret else None,
+        "endpoint_url": settings.endpoint_url,
+        "config_kwargs": config,
+        "client_kwargs": client,
+    }
+
+
+class ObjectFiles:
+    """The write side of any object store that fsspec knows; creation is guarded by a lease (see ``Storage.create``)."""
+
+    def __init__(self, fs: Any, root: str) -> None:
+        self._fs = fs
+        self._root = root
+
+    @property
+    def conditional_writes(self) -> bool:
+        """Nothing is promised of an unknown store."""
+        return False
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object, over an older one if there is one."""
+        self._fs.pipe_file(f"{self._root}/{path}", data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist; only under the store's lease."""
+        if self._fs.exists(f"{self._root}/{path}"):
+            raise already_there(path)
+        self.write(path, data)
+
+    def put(self, path: str, local: Path) -> tuple[int, str]:
+        """Upload a file; returns its size and sha256."""
+        size, sha256 = hash_file(local)
+        self._fs.put_file(str(local), f"{self._root}/{path}")
+        return size, sha256
+
+    def delete(self, path: str) -> None:
+        """Remove an object; none there is no error."""
+        if self._fs.exists(f"{self._root}/{path}"):
+            self._fs.rm_file(f"{self._root}/{path}")
+
+    def delete_tree(self, folder: str) -> None:
+        """Remove every object below a folder."""
+        for path in self._fs.find(f"{self._root}/{folder}"):
+            self._fs.rm_file(path)
+
+    def stage(self, folder: str) -> str:
+        """A version is built in place."""
+        return folder
+
+    def reserve(self, folder: str) -> bool:
+        """Free if nothing lies there: names carry microseconds and the key."""
+        return not self._fs.exists(f"{self._root}/{folder}")
+
+    def reserved(self, folder: str) -> bool:
+        """Open until the manifest is there."""
+        return not self._fs.exists(f"{self._root}/{folder}/{MANIFEST}")
+
+
+class S3Files(ObjectFiles):
+    """The write side of S3 and of servers that speak its language."""
+
+    def __init__(self, fs: Any, root: str, *, aws: bool) -> None:
+        super().__init__(fs, root)
+        self._aws = aws
+
+    @functools.cached_property
+    def conditional_writes(self) -> bool:  # type: ignore[override]
+        """Whether the server honours conditions on a PUT: AWS does; of others it is asked, and nothing is left there."""
+        if self._aws:
+            return True
+        honoured = self._refuses_by_condition()
+        if not honoured:
+            log.warning(
+                "this S3 server has no conditional writes: ts4s lets one writer at a time create manifests and registry entries, "
+                "by a lease object below leases/_store/"
+            )
+        return honoured
+
+    def _refuses_by_condition(self) -> bool:
+        """Send a PUT that no server can carry out: its MD5 is wrong, and its If-Match names a version of an object that is not.
+
+        A server that knows conditions refuses it for the condition (404 or 412), any other for the MD5. A server that looks
+        at the MD5 first counts as one without conditions, which is slower, never wrong.
+        """
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+        bucket, _, prefix = self._root.partition("/")
+        key = "/".join(part for part in (prefix, f".ts4s-no-such-object-{uuid.uuid4().hex}") if part)
+        try:
+            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"x", IfMatch='"0"', ContentMD5="A" * 22 + "==")
+        except (OSError, ClientError) as exc:
+            cause = exc.__cause__ if isinstance(exc.__cause__, ClientError) else exc
+            code = cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
+            if code in ("PreconditionFailed", "NoSuchKey", "412", "404"):
+                return True
+            if code in ("BadDigest", "InvalidDigest", "NotImplemented", "InvalidRequest", "InvalidArgument", "400", "501"):
+                return False
+            raise
+        raise StoreError(
+            f"S3 server of bucket {bucket} took {key}, whose MD5 was wrong: artifacts are not safe there. Use another one"
+        )
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist; atomic where the server has conditional writes."""
+        if not self.conditional_writes:
+            super().create(path, data)
+            return
+        full, writer = f"{self._root}/{path}", uuid.uuid4().hex
+        try:
+            self._fs.pipe_file(full, data, mode="create", Metadata={WRITER: writer})
+        except FileExistsError as exc:
+            # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
+            if self._writer_of(full) != writer:
+                raise already_there(path) from exc
+
+    def put(self, path: str, local: Path) -> tuple[int, str]:
+        """Upload a file in parallel parts, with bounded memory."""
+        return upload(self._fs, local, f"{self._root}/{path}")
+
+    def delete(self, path: str) -> None:
+        """Remove an object; S3 takes none there for success."""
+        self._fs.rm_file(f"{self._root}/{path}")
+
+    def _writer_of(self, full: str) -> str:
+        bucket, _, key = full.partition("/")
+        head = self._fs.call_s3("head_object", Bucket=bucket, Key=key)
+        return str(head.get("Metadata", {}).get(WRITER, ""))
+
+
+def already_there(path: str) -> ConflictError:
+    """The error of a create that came too late."""
+    return ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first")
