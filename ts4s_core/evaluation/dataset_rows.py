@@ -34,7 +34,7 @@ class Rows:
 
 def row_groups(store: ArtifactStore, dataset: ArtifactRef, side: str) -> list[int]:
     """Rows of each row group of a side."""
-    return list(Dataset.open(store, dataset).row_groups(side))
+    return list(Dataset.open(store, dataset).rows_per_group(side))
 
 
 def dataset_labels(store: ArtifactStore, dataset: ArtifactRef) -> list[str]:
@@ -45,14 +45,14 @@ def dataset_labels(store: ArtifactStore, dataset: ArtifactRef) -> list[str]:
 def sides_labels(store: ArtifactStore, dataset: ArtifactRef) -> tuple[list[str], bool]:
     """Label names, and whether a row has any number of them."""
     opened = Dataset.open(store, dataset)
-    return list(opened.labels), bool(opened.multi_label)
+    return list(opened.labels), opened.task == "multi-label"
 
 
 def rows_of(store: ArtifactStore, dataset: ArtifactRef, side: str, indices: Sequence[int], *, texts: bool) -> Rows:
     """Some row groups of a side, with tokens or with texts."""
-    opened = Dataset.open(store, dataset)
     wanted = "text" if texts else "input_ids"
-    table = opened.read_row_groups(side, indices, ["id", "label", wanted])
+    with Dataset.open(store, dataset) as opened:
+        table = table_of(opened, side, indices, columns=["id", "label", wanted])
     values = table.column(wanted).to_pylist()
     return Rows(
         ids=ids_of(table),
@@ -60,6 +60,11 @@ def rows_of(store: ArtifactStore, dataset: ArtifactRef, side: str, indices: Sequ
         tokens=[] if texts else values,
         texts=values if texts else [],
     )
+
+
+def table_of(dataset: Dataset, side: str, indices: Sequence[int], *, columns: Sequence[str]) -> pa.Table:
+    """Some columns of some row groups, at least one, as one table."""
+    return pa.concat_tables(dataset.read_row_groups(side, indices, columns))
 
 
 def ids_of(table: pa.Table) -> npt.NDArray[np.bytes_]:

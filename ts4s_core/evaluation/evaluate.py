@@ -224,14 +224,14 @@ def _report_of(
 
 
 def _json(store: ArtifactStore, ref: ArtifactRef, path: str) -> dict[str, Any]:
-    with store.open(ref, path) as file:
+    with store.open_file(ref, path) as file:
         record: dict[str, Any] = json.loads(file.read())
     return record
 
 
 def _curves(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:
     """The metrics stream of a training, its numbers alone; empty cells are left out."""
-    with store.open(trained, "metrics.csv") as file:
+    with store.open_file(trained, "metrics.csv") as file:
         rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         return [{name: float(value) for name, value in row.items() if name and _is_number(value)} for row in rows]
 

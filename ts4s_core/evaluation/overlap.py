@@ -19,7 +19,8 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import DataEngine
-from ts4s_core.evaluation.dataset_rows import dataset_labels, ids_of, row_groups, truth_of
+from ts4s_core.data.rows import SIDES
+from ts4s_core.evaluation.dataset_rows import ids_of, row_groups, table_of, truth_of
 from ts4s_core.evaluation.drift import Sample
 from ts4s_core.evaluation.predictions import ID_DTYPE, Bools
 from ts4s_core.settings import StorageSettings
@@ -28,7 +29,6 @@ SAMPLE_ROW_GROUPS = 20
 ROW_GROUPS_PER_CHUNK = 64
 #: Texts of the training side that are looked up in the champion's dataset; exact below.
 NOVELTY_ROW_GROUPS = 256
-SIDES = ("train", "validation", "test")
 Ids = npt.NDArray[np.bytes_]
 
 
@@ -66,8 +66,8 @@ def seen_in_training(
 
 def _shared(job: OverlapJob, indices: Sequence[int]) -> str:
     store = ArtifactStore.open(job.storage)
-    table = Dataset.open(store, ArtifactRef.parse(job.trained_on)).read_row_groups("train", indices, ["id"])
-    ids = ids_of(table)
+    with Dataset.open(store, ArtifactRef.parse(job.trained_on)) as dataset:
+        ids = _ids(dataset, "train", indices)
     return base64.b64encode(ids[np.isin(ids, _tested_ids(job.storage, job.tested, job.side))].tobytes()).decode("ascii")
 
 
@@ -75,18 +75,20 @@ def _shared(job: OverlapJob, indices: Sequence[int]) -> str:
 def _tested_ids(storage: StorageSettings, dataset: str, side: str) -> Ids:
     """Ids of a whole side: 16 bytes a row, read once for each worker process."""
     store, ref = ArtifactStore.open(storage), ArtifactRef.parse(dataset)
-    return _ids(Dataset.open(store, ref), side, range(len(row_groups(store, ref, side))))
+    with Dataset.open(store, ref) as opened:
+        return _ids(opened, side, range(len(opened.rows_per_group(side))))
 
 
-def _ids(dataset: Dataset, side: str, indices: Iterable[int]) -> Ids:
-    return ids_of(dataset.read_row_groups(side, list(indices), ["id"]))
+def _ids(dataset: Dataset, side: str, indices: Sequence[int]) -> Ids:
+    return ids_of(table_of(dataset, side, indices, columns=["id"]))
 
 
 def sample(store: ArtifactStore, dataset: ArtifactRef, *, row_groups_most: int = SAMPLE_ROW_GROUPS) -> Sample:
     """The first rows of the training side: texts with the names of their labels."""
-    labels = dataset_labels(store, dataset)
-    indices = list(range(len(row_groups(store, dataset, "train"))))[:row_groups_most]
-    table = Dataset.open(store, dataset).read_row_groups("train", indices, ["label", "text"])
+    with Dataset.open(store, dataset) as opened:
+        labels = opened.labels
+        indices = range(min(len(opened.rows_per_group("train")), row_groups_most))
+        table = table_of(opened, "train", indices, columns=["label", "text"])
     truth = truth_of(table, classes=len(labels))
     return Sample(table.column("text").to_pylist(), [[labels[place] for place in np.flatnonzero(row)] for row in truth])
 
@@ -99,15 +101,15 @@ def novelty(
     Returns:
         ``{"texts": looked at, "new": of these, "whole": whether that was the whole side}``.
     """
-    counts = row_groups(store, new, "train")
-    whole = len(counts) <= row_groups_most
-    texts = np.unique(_ids(Dataset.open(store, new), "train", range(min(len(counts), row_groups_most))))
+    with Dataset.open(store, new) as fresh:
+        count = len(fresh.rows_per_group("train"))
+        texts = np.unique(_ids(fresh, "train", range(min(count, row_groups_most))))
     known = np.zeros(len(texts), dtype=np.bool_)
-    opened = Dataset.open(store, old)
-    for side in SIDES:
-        for index in range(len(row_groups(store, old, side))):
-            ids = _ids(opened, side, [index])
-            known |= np.isin(texts, ids)
-            if ids[-1] > texts[-1]:
-                break
-    return {"texts": len(texts), "new": int((~known).sum()), "whole": whole}
+    with Dataset.open(store, old) as opened:
+        for side in SIDES:
+            for index in range(len(opened.rows_per_group(side))):
+                ids = _ids(opened, side, [index])
+                known |= np.isin(texts, ids)
+                if ids[-1] > texts[-1]:
+                    break
+    return {"texts": len(texts), "new": int((~known).sum()), "whole": count <= row_groups_most}

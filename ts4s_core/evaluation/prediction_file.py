@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.evaluation.dataset_rows import row_groups
+from ts4s_core.evaluation.dataset_rows import row_groups, table_of
 from ts4s_core.evaluation.predictions import Bools, Predictions, class_indices
 from ts4s_core.evaluation.report import Mistake
 
@@ -36,7 +36,7 @@ def write_predictions(store: ArtifactStore, dataset: ArtifactRef, answers: Predi
         for first in range(0, len(counts), ROW_GROUPS_AT_ONCE):
             indices = list(range(first, min(first + ROW_GROUPS_AT_ONCE, len(counts))))
             rows = slice(start, start + sum(counts[first : first + ROW_GROUPS_AT_ONCE]))
-            texts = opened.read_row_groups(SIDE, indices, ["text"]).column("text") if show_text else None
+            texts = table_of(opened, SIDE, indices, columns=["text"]).column("text") if show_text else None
             writer.write_table(_table(answers, rows, texts))
             start = rows.stop
 
@@ -105,5 +105,5 @@ def _texts(store: ArtifactStore, dataset: ArtifactRef, rows: list[int]) -> dict[
     for row in rows:
         group = int(np.searchsorted(ends, row, side="right"))
         within = row - (int(ends[group - 1]) if group else 0)
-        texts[row] = opened.read_row_groups(SIDE, [group], ["text"]).column("text")[within].as_py()
+        texts[row] = table_of(opened, SIDE, [group], columns=["text"]).column("text")[within].as_py()
     return texts

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.evaluation import charts
-from ts4s_core.evaluation.html import Markup, facts, figure, joined, note, side_by_side, table, text
+from ts4s_core.evaluation.html import Markup, facts, figure, joined, note, number, side_by_side, table, text
 
 if TYPE_CHECKING:
     from ts4s_core.evaluation.report import ReportData
@@ -33,7 +33,7 @@ def card(data: ReportData) -> Markup:
 def _counts(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every single number of the card, those of its small tables included."""
     for name, value in found.items():
-        if name in ("labels", "length_histogram"):
+        if name in ("labels", "lengths"):
             continue
         if isinstance(value, int | float):
             yield name.replace("_", " "), value
@@ -63,12 +63,15 @@ def _bar(share: float) -> Markup:
 
 
 def _lengths(found: Mapping[str, Any]) -> Markup:
-    histogram = found.get("length_histogram") or {}
-    edges, counts = histogram.get("edges"), histogram.get("counts")
-    if not edges or not counts:
-        return note("No length histogram is recorded.")
+    lengths = (found.get("lengths") or {}).get("all")
+    if not lengths:
+        return note("No lengths are recorded.")
+    bins = lengths["histogram"]
+    edges = [bins[0]["from"] - 1, *(entry["to"] for entry in bins)]
+    counts = [entry["rows"] for entry in bins]
     chart = charts.bars(edges, counts, x="tokens", y="rows", alt="Histogram of the texts' lengths in tokens")
-    return figure(chart, "Length of the texts in tokens, after truncation.")
+    figures = ", ".join(f"{name} {number(lengths[name])}" for name in ("mean", "median", "p95", "max"))
+    return figure(chart, f"Length of the texts in tokens, after truncation: {figures}.")
 
 
 def _novelty(data: ReportData) -> Markup:

@@ -71,7 +71,7 @@ class Scorer:
 
 def described(store: ArtifactStore, trained: ArtifactRef) -> dict[str, Any]:
     """What ``model.json`` of a trained artifact says."""
-    with store.open(trained, "model.json") as file:
+    with store.open_file(trained, "model.json") as file:
         record: dict[str, Any] = json.loads(file.read())
     return record
 

@@ -17,6 +17,13 @@ from ts4s_core.evaluation.report import Mistake, ReportData, render
 
 CHAMPION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"
 EVIL = "<script>alert(1)</script> & \"x\" '東京' \x00\u202e $\\frac{1}{2}$"
+LENGTHS = {
+    "mean": 8.5,
+    "median": 8,
+    "p95": 15,
+    "max": 16,
+    "histogram": [{"from": 1, "to": 8, "rows": 30}, {"from": 9, "to": 16, "rows": 60}],
+}
 SECTIONS = [
     "summary",
     "champion",
@@ -70,9 +77,9 @@ def full() -> ReportData:
         decision=decide(evidence, champion=CHAMPION, min_improvement=0.02),
         lineage=[("trained", CHAMPION, "2026-11-21"), (EVIL, EVIL, EVIL)],
         card={
-            "rows": {"train": 700, "test": 90},
-            "labels": {EVIL: 300, "b": 200, "c": 290},
-            "length_histogram": {"edges": [0, 8, 16], "counts": [30, 60]},
+            "sides": {"train": 700, "test": 90},
+            "labels": {EVIL: {"train": 250, "test": 50}, "b": {"train": 200, "test": 0}, "c": {"train": 250, "test": 40}},
+            "lengths": {"all": LENGTHS},
             "duplicates": 4,
             "fingerprint": EVIL,
         },
@@ -158,6 +165,7 @@ def test_figures_are_shown() -> None:
         "+0.0500",
         "+0.0100 to +0.0900",
         "rows left out (trained on)",
+        "mean 8.5, median 8, p95 15, max 16.",
         "70 of 700 training texts (10.0 %) were not in the champion's dataset.",
         "1,512",
         "(98.7 %)",
