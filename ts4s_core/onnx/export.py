@@ -48,12 +48,6 @@ class ExportedGraph:
     names: NameMap
     task: Task
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all initializers."""
-        values = self.model.graph.initializers.values()
-        return sum(value.const_value.nbytes for value in values if value.const_value is not None)
-
 
 def export_graph(module: nn.Module, *, task: Task, max_positions: int) -> ExportedGraph:
     """Trace a module into a graph; the module is left as it was.
@@ -123,16 +117,17 @@ def check_graph(path: Path, module: nn.Module, *, task: Task) -> float:
         raise ParityError(f"ONNX Runtime cannot run the exported graph: {exc}") from exc
     if not worst <= TOLERANCE:
         raise ParityError(
-            f"The exported graph computes something else than the model: expected a difference of at most {TOLERANCE:g}, got {worst:.3g}"
+            f"The exported graph computes something else than the model: expected a difference of at most {TOLERANCE:g}, "
+            f"got {worst:.3g}. Are all of its weights finite?"
         )
     return worst
 
 
-def write_plain(graph: ExportedGraph, target: Path) -> list[Path]:
-    """Write a graph as one plain file, all at once or not at all; weights of 2 GB and more stand beside it.
+def write_plain(stored: Path, target: Path) -> list[Path]:
+    """Write a stored graph as one plain file, all at once or not at all; weights of 2 GB and more stand beside it.
 
     Args:
-        graph: the graph.
+        stored: ``model.onnx`` of an artifact, its weights beside it.
         target: a path that ends in ``.onnx``; an existing file is replaced.
 
     Returns:
@@ -144,14 +139,20 @@ def write_plain(graph: ExportedGraph, target: Path) -> list[Path]:
     import onnx_ir
 
     check_target(target)
-    inline = graph.weight_bytes < MAX_INLINE_BYTES
     data_name = f"{target.name}.data"
-    with tempfile.TemporaryDirectory(prefix=".ts4s-export-", dir=target.parent) as temporary:
-        written = Path(temporary) / target.name
-        onnx_ir.save(graph.model, written, external_data=None if inline else data_name)
-        files = [target] if inline else [target.with_name(data_name), target]
-        for file in files:
-            os.replace(Path(temporary) / file.name, file)
+    model = onnx_ir.load(stored)
+    values = model.graph.initializers.values()
+    inline = sum(value.const_value.nbytes for value in values if value.const_value is not None) < MAX_INLINE_BYTES
+    if inline:
+        onnx_ir.external_data.load_to_model(model)
+    files = [target] if inline else [target.with_name(data_name), target]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".ts4s-export-", dir=target.parent) as temporary:
+            onnx_ir.save(model, Path(temporary) / target.name, external_data=None if inline else data_name)
+            for file in files:
+                os.replace(Path(temporary) / file.name, file)
+    except OSError as exc:
+        raise SourceError(f"--to {target} cannot be written: {exc.strerror or exc}. Choose another folder") from exc
     return files
 
 

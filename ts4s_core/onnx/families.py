@@ -66,15 +66,17 @@ def build_module(config: Any, task: Task) -> nn.Module:
     Raises:
         UnsupportedModelError: if the family is not taken.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
+    import transformers
 
     prepare_config(config)
+    encoders: Any = transformers.AutoModel
+    language_models: Any = transformers.AutoModelForCausalLM
     if task == "causal-lm":
-        module: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        module: nn.Module = language_models.from_config(config, dtype=torch.float32)
     elif ENCODERS.get(config.model_type):
-        module = AutoModel.from_config(config, dtype=torch.float32, add_pooling_layer=False)
+        module = encoders.from_config(config, dtype=torch.float32, add_pooling_layer=False)
     else:
-        module = AutoModel.from_config(config, dtype=torch.float32)
+        module = encoders.from_config(config, dtype=torch.float32)
     return module.eval()
 
 

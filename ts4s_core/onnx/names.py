@@ -151,7 +151,11 @@ def _by_value(graph: onnx_ir.Graph) -> dict[tuple[tuple[int, ...], bytes], list[
 
 
 def _forms(
-    graph: onnx_ir.Graph, held: dict[tuple[tuple[int, ...], bytes], list[onnx_ir.Value]], *, name: str, value: np.ndarray[Any, Any]
+    graph: onnx_ir.Graph,
+    held: dict[tuple[tuple[int, ...], bytes], list[onnx_ir.Value]],
+    *,
+    name: str,
+    value: np.ndarray[Any, Any],
 ) -> dict[bool, str]:
     """``{transposed: initializer}`` of one parameter, after merging and naming its initializers."""
     import onnx_ir

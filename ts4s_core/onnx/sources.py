@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.onnx.families import Task
 
+#: Where and with what a configuration was written: not part of the model.
+_LOCAL_KEYS = ("_name_or_path", "name_or_path", "transformers_version")
+
 Kind = Literal["hub", "folder", "package", "onnx", "registry", "config"]
 
 
@@ -33,7 +36,7 @@ class ModelSource:
         slug: name of the artifact that is made of it.
         identity: hash of the content that matters: configuration, weights (or their seed), tokenizer.
         task: what the graph is for.
-        config: the Hugging Face configuration as JSON values; empty for an ONNX file without one.
+        config: the Hugging Face configuration as JSON values, defaults included; empty for an ONNX file without one.
         tokenizer: files of the tokenizer by name; empty for a registry source, which has its own in the artifact.
         path: the folder or the ONNX file; None for a configuration and for the registry.
         ref: the trained artifact of a registry source.
@@ -129,7 +132,8 @@ def config_object(config: dict[str, Any], *, source: str) -> Any:
     family = config.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise SourceError(
-            f"model.source {source}: config.json has model_type {family!r}: expected a model family that transformers knows, as in \"bert\""
+            f"model.source {source}: config.json has model_type {family!r}: "
+            'expected a model family that transformers knows, as in "bert"'
         )
     try:
         return CONFIG_MAPPING[family].from_dict(dict(config))
@@ -201,10 +205,10 @@ def _registry_source(given: str, store: ArtifactStore, *, task: Task) -> ModelSo
 def _checked_config(path: Path, *, task: Task, source: str) -> dict[str, Any]:
     from ts4s_core.onnx.families import family_task
 
-    config = sources_folder.read_json_object(path, source=source)
-    family = config_object(config, source=source).model_type
-    family_task(family, wanted=task, source=source)
-    return config
+    config = config_object(sources_folder.read_json_object(path, source=source), source=source)
+    family_task(config.model_type, wanted=task, source=source)
+    values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))  # defaults too: the pad token is one
+    return {name: value for name, value in sorted(values.items()) if name not in _LOCAL_KEYS}
 
 
 def _empty_module(config: dict[str, Any], *, task: Task, source: str) -> nn.Module:
@@ -226,7 +230,9 @@ def _tokenizer(settings: ModelSettings, folder: Path, config: dict[str, Any]) ->
     vocabulary = size if isinstance(size, int) else None
     if given is None:
         if not has_tokenizer(folder):
-            raise SourceError(f"model.source {settings.source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer")
+            raise SourceError(
+                f"model.source {settings.source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer"
+            )
         return tokenizer_files(folder, setting=f"model.source {settings.source}", vocabulary=vocabulary)
     local = Path(os.path.expanduser(given))
     if given.startswith("package:"):

@@ -26,7 +26,7 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
         UnsupportedModelError: on an opset that is not taken.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise SourceError(f"model.source {source} does not exist: expected an ONNX file")
@@ -40,7 +40,8 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedModelError(
-            f"model.source {source} has opset {opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with one of these"
+            f"model.source {source} has opset {opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}. "
+            "Export it again with one of these"
         )
     try:
         onnx.checker.check_model(str(path))
@@ -50,7 +51,7 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
 
 
 def _external_files(model: onnx.ModelProto, folder: Path, *, source: str) -> list[Path]:
-    locations = sorted({location for location in _locations(model.graph)})
+    locations = sorted(set(_locations(model.graph)))
     root = folder.resolve()
     outside = [name for name in locations if Path(name).is_absolute() or root not in (folder / name).resolve().parents]
     if outside:

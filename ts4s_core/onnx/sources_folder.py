@@ -52,7 +52,9 @@ def package_folder(name: str, *, source: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise SourceError(f"model.source {source} is not installed in this environment. Install the package, or use another source")
+        raise SourceError(
+            f"model.source {source} is not installed in this environment. Install the package, or use another source"
+        )
     roots = [Path(location) for location in spec.submodule_search_locations]
     found = [folder for root in roots for folder in _model_folders(root, _SEARCH_DEPTH)]
     if len(found) != 1:
@@ -89,7 +91,9 @@ def check_folder(folder: Path, *, source: str) -> None:
     if not folder.is_dir():
         raise SourceError(f"model.source {source} is a file: expected a Hugging Face folder, or a file that ends in .onnx")
     if not (folder / CONFIG_FILE).is_file():
-        raise SourceError(f"model.source {source} has no config.json: expected a Hugging Face folder, as save_pretrained writes it")
+        raise SourceError(
+            f"model.source {source} has no config.json: expected a Hugging Face folder, as save_pretrained writes it"
+        )
 
 
 def weight_files(folder: Path, *, source: str) -> list[Path]:
@@ -103,11 +107,15 @@ def weight_files(folder: Path, *, source: str) -> list[Path]:
     if (folder / INDEX_FILE).is_file():
         shards = read_json_object(folder / INDEX_FILE, source=source).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) and Path(name).name == name for name in shards.values()):
-            raise SourceError(f"model.source {source}: {INDEX_FILE} is damaged: expected a weight_map of file names in that folder")
+            raise SourceError(
+                f"model.source {source}: {INDEX_FILE} is damaged: expected a weight_map of file names in that folder"
+            )
         names = sorted(set(shards.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
-            raise SourceError(f"model.source {source} is incomplete: {INDEX_FILE} names {listed(missing) or 'no file'}, which is not there")
+            raise SourceError(
+                f"model.source {source} is incomplete: {INDEX_FILE} names {listed(missing) or 'no file'}, which is not there"
+            )
         return [folder / name for name in names]
     pickles = [name for name in PICKLES if (folder / name).is_file()]
     if pickles:

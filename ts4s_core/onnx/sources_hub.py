@@ -67,7 +67,7 @@ def fetch(hub_id: str, *, setting: str, with_model: bool) -> Path:
 
 @contextlib.contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()

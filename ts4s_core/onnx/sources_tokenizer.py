@@ -12,7 +12,16 @@ from ts4s_core.errors import SourceError
 
 TOKENIZER_JSON = "tokenizer.json"
 #: Where and how the tokenizer was loaded: true of this machine, not of the tokenizer.
-_LOCAL_KEYS = ("name_or_path", "is_local", "local_files_only", "cache_dir", "_commit_hash", "tokenizer_file", "vocab_file", "merges_file")
+_LOCAL_KEYS = (
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "cache_dir",
+    "_commit_hash",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+)
 _HINTS = (TOKENIZER_JSON, "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
@@ -37,8 +46,8 @@ def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> di
     tokenizer = _loaded(folder, setting=setting)
     if vocabulary is not None and len(tokenizer) > vocabulary:
         raise SourceError(
-            f"{setting}: tokenizer and model do not fit together: expected at most {vocabulary} tokens (vocab_size of config.json), "
-            f"got {len(tokenizer)}"
+            f"{setting}: tokenizer and model do not fit together: expected at most {vocabulary} tokens "
+            f"(vocab_size of config.json), got {len(tokenizer)}"
         )
     with tempfile.TemporaryDirectory(prefix="ts4s-tokenizer-") as temporary:
         tokenizer.save_pretrained(temporary)
@@ -63,7 +72,8 @@ def _loaded(folder: Path, *, setting: str) -> Any:
 
     try:
         if (folder / TOKENIZER_JSON).is_file() and not (folder / "tokenizer_config.json").is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER_JSON))
+            loader: Any = PreTrainedTokenizerFast
+            return loader(tokenizer_file=str(folder / TOKENIZER_JSON))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception on damaged files
         raise SourceError(f"{setting}: tokenizer cannot be read: {type(exc).__name__}: {str(exc)[:300]}") from exc
