@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,15 +140,3 @@ class _Shuffle:
             self._files[group].append(path)
         self._held.clear()
         self._held_bytes = 0
-
-
-def in_batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of at most ``size`` items, in order."""
-    batch: list[Any] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -18,7 +18,7 @@ from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.writer import ArtifactWriter, put_part
 from ts4s_core.data.card import GroupCounts, card_of, count_group, merge_counts
-from ts4s_core.data.engine import GROUP_COLUMN, DataEngine, in_batches
+from ts4s_core.data.engine import GROUP_COLUMN, DataEngine
 from ts4s_core.data.rows import SIDES, SidePlan, Tally, row_digest, text_id
 from ts4s_core.data.scan import Scan, Selection, fingerprint_of
 from ts4s_core.data.schema import ROWS_PER_FILE, bucket_of, buckets_for, side_schema, write_rows
@@ -37,6 +37,8 @@ from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings, StorageSettings
 
 BATCH_ROWS = 1_024
+BATCH_CHARS = 8 * 2**20
+_LabelsAndText = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class Layout:
     buckets: tuple[int, ...]
 
     @classmethod
-    def of(cls, sides: Mapping[str, int]) -> Layout:
-        """The layout for sides of so many rows."""
-        return cls(tuple(buckets_for(sides[name]) for name in SIDES))
+    def of(cls, scan: Scan) -> Layout:
+        """The layout for the sides of a scan."""
+        return cls(tuple(buckets_for(scan.sides[name], scan.text_bytes[name]) for name in SIDES))
 
     @property
     def groups(self) -> int:
@@ -93,7 +95,7 @@ class _ReadRows:
         index = {label: number for number, label in enumerate(self.labels)}
         multi_label = self.source.columns.multi_label
         schema = _shuffle_schema(multi_label)
-        for rows in in_batches(self._selected(split), BATCH_ROWS):
+        for rows in _batches(self._selected(split)):
             tokens = tokenise(tokenizer, [text for _, text in rows], fallback_id=self.tokenising.fallback_id)
             try:
                 labels = [[index[label] for label in names] for names, _ in rows]
@@ -114,11 +116,24 @@ class _ReadRows:
             }
             yield pa.RecordBatch.from_pydict(columns, schema=schema)
 
-    def _selected(self, split: Split) -> Iterator[tuple[tuple[str, ...], str]]:
+    def _selected(self, split: Split) -> Iterator[_LabelsAndText]:
         last = self.selection.last if self.selection else None
         for row in self.source.read(split, Tally()):
             if last is None or row_digest(row.labels, row.text) <= last:
                 yield row.labels, row.text
+
+
+def _batches(rows: Iterator[_LabelsAndText]) -> Iterator[list[_LabelsAndText]]:
+    batch: list[_LabelsAndText] = []
+    chars = 0
+    for row in rows:
+        batch.append(row)
+        chars += len(row[1])
+        if len(batch) == BATCH_ROWS or chars > BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 def _shuffle_schema(multi_label: bool) -> pa.Schema:
@@ -241,7 +256,7 @@ def prepare_dataset(
 def _build(
     writer: ArtifactWriter, settings: Settings, store: ArtifactStore, engine: DataEngine, *, scan: Scan, tokenizer_folder: Path
 ) -> None:
-    layout, multi_label = Layout.of(scan.sides), scan.source.columns.multi_label
+    layout, multi_label = Layout.of(scan), scan.source.columns.multi_label
     pad_id, max_length = pad_id_of(tokenizer_folder), settings.model.max_length
     text = (tokenizer_folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     source = scan.source.without_splits()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_CLASSES = 100_000
 DIGEST_MODULUS = 2**256
-_Candidate = tuple[bytes, int, tuple[str, ...]]
+_Candidate = tuple[bytes, int, tuple[str, ...], int]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Scan:
         labels: every label, alphabetically: the classes.
         rows: number of good rows.
         sides: rows of each side.
+        text_bytes: bytes of the texts of each side.
         label_rows: rows of each label, by side.
         lines: lines that were read (rows, where a format has no lines).
         blank_lines: wholly blank ones.
@@ -54,6 +55,7 @@ class Scan:
     labels: tuple[str, ...]
     rows: int
     sides: dict[str, int]
+    text_bytes: dict[str, int]
     label_rows: dict[str, dict[str, int]]
     lines: int
     blank_lines: int
@@ -81,11 +83,14 @@ class _Counts:
     content: int = 0
     by_label: Counter[tuple[str, int]] = field(default_factory=Counter)
     by_side: Counter[int] = field(default_factory=Counter)
+    text_bytes: Counter[int] = field(default_factory=Counter)
 
-    def add(self, digest: bytes, side: int, labels: tuple[str, ...]) -> None:
+    def add(self, candidate: _Candidate) -> None:
+        digest, side, labels, size = candidate
         self.rows += 1
         self.content += int.from_bytes(digest, "big")
         self.by_side[side] += 1
+        self.text_bytes[side] += size
         for label in labels:
             self.by_label[label, side] += 1
         if len(self.by_label) > MAX_CLASSES * len(SIDES):
@@ -95,6 +100,7 @@ class _Counts:
         self.rows += other.rows
         self.content += other.content
         self.by_side.update(other.by_side)
+        self.text_bytes.update(other.text_bytes)
         self.by_label.update(other.by_label)
 
 
@@ -120,10 +126,11 @@ class _ScanSplit:
         for row in self.source.read(split, tally):
             rows += 1
             digest, side = row_digest(row.labels, row.text), self.side_plan.side_of(row.text)
+            candidate = (digest, side, row.labels, len(row.text.encode("utf-8")))
             if not self.max_rows:
-                counts.add(digest, side, row.labels)
+                counts.add(candidate)
                 continue
-            smallest.append((digest, side, row.labels))
+            smallest.append(candidate)
             if len(smallest) >= 2 * self.max_rows + 10_000:
                 smallest = sorted(smallest)[: self.max_rows]
         counts.rows = rows
@@ -160,6 +167,7 @@ def scan(settings: Settings, engine: DataEngine) -> Scan:
         labels=labels,
         rows=counts.rows,
         sides={name: counts.by_side[side] for side, name in enumerate(SIDES)},
+        text_bytes={name: counts.text_bytes[side] for side, name in enumerate(SIDES)},
         label_rows={name: {label: counts.by_label[label, side] for label in labels} for side, name in enumerate(SIDES)},
         lines=sum(result.tally.lines for result in results),
         blank_lines=sum(result.tally.blank for result in results),
@@ -190,10 +198,10 @@ def _chosen(results: Sequence[_SplitScan], max_rows: int) -> tuple[_Counts, Sele
             raise _too_many_labels()
         return counts, None
     smallest = sorted(candidate for result in results for candidate in result.smallest)[:max_rows]
-    for digest, side, labels in smallest:
-        counts.add(digest, side, labels)
+    for candidate in smallest:
+        counts.add(candidate)
     last = smallest[-1][0]
-    return counts, Selection(last, sum(digest == last for digest, _, _ in smallest))
+    return counts, Selection(last, sum(candidate[0] == last for candidate in smallest))
 
 
 def _check_bad(bad: Sequence[BadRow], bad_rows: int, good_rows: int, settings: Settings) -> None:

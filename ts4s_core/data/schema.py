@@ -11,6 +11,8 @@ ROWS_PER_GROUP = 256
 ROWS_PER_FILE = 65_536
 # Texts spread over the buckets by hash: with this many on average, no bucket comes near ROWS_PER_FILE.
 ROWS_PER_BUCKET = 49_152
+# A bucket is held in memory as a whole.
+TEXT_BYTES_PER_BUCKET = 256 * 2**20
 ID_BYTES = 16
 
 
@@ -28,10 +30,10 @@ def side_schema(*, multi_label: bool) -> pa.Schema:
     )
 
 
-def buckets_for(rows: int) -> int:
-    """Number of id ranges (a power of two) that a side of so many rows is cut into; each becomes a file."""
+def buckets_for(rows: int, text_bytes: int) -> int:
+    """Number of id ranges (a power of two) that a side of so many rows and bytes is cut into; each becomes a file."""
     buckets = 1
-    while rows > buckets * ROWS_PER_BUCKET:
+    while rows > buckets * ROWS_PER_BUCKET or text_bytes > buckets * TEXT_BYTES_PER_BUCKET:
         buckets *= 2
     return buckets
 

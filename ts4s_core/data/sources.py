@@ -10,7 +10,7 @@ from ts4s_core.data.engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
 from ts4s_core.data.formats import csv_rows, docstrings, json_rows, parquet, tsv
 from ts4s_core.data.formats.lines import lines_between
-from ts4s_core.data.rows import Columns, Row, Tally, row_of
+from ts4s_core.data.rows import Columns, Row, Tally
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
@@ -163,7 +163,7 @@ def _read_cells(
 ) -> Iterator[Row]:
     for label, text in cells:
         tally.lines += 1
-        row = row_of(label, text, columns)
+        row = parquet.checked_row(label, text, columns)
         if isinstance(row, str):
             tally.refuse(tally.lines, row)
         else:
