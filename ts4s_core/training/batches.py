@@ -1,0 +1,77 @@
+"""Rows as they are read, and as the model takes them.
+
+Legend: B rows, T tokens (the part's longest row), C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Some rows, held flat.
+
+    Attributes:
+        tokens: all rows' token ids, one after the other (int32).
+        offsets: where each row begins, one more at the end (int64).
+        labels: (rows,) int64 class numbers, or (rows, C) float32 for multi-label.
+        ids: each row's 16 bytes.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    ids: Sequence[bytes]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.offsets)
+
+    def named(self, rows: NDArray[np.int64]) -> list[str]:
+        """The rows' sample ids in hex."""
+        return [self.ids[row].hex() for row in rows]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One part, padded to its longest row.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 1 for a token.
+        labels: (B,) int64, or (B, C) float32.
+        tokens: real tokens.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    tokens: int
+
+    @property
+    def padded_tokens(self) -> int:
+        """B x T."""
+        return self.input_ids.numel()
+
+
+def collate(block: RowBlock, rows: NDArray[np.int64], *, pad_id: int) -> Batch:
+    """Pad some rows of a block to their longest."""
+    starts, lengths = block.offsets[rows], block.lengths[rows]
+    longest = int(lengths.max())
+    inside = np.arange(longest)[None, :] < lengths[:, None]
+    input_ids = np.full((len(rows), longest), pad_id, np.int64)
+    places = starts[:, None] + np.arange(longest)[None, :]
+    input_ids[inside] = block.tokens[places[inside]]
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(inside.astype(np.int64)),
+        torch.from_numpy(np.ascontiguousarray(block.labels[rows])),
+        int(lengths.sum()),
+    )

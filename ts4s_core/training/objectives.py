@@ -1,0 +1,78 @@
+"""What is minimised: sums of item losses and the count of items, never a mean.
+
+Legend: B rows, T tokens, C classes, V vocabulary.
+
+A part's gradient is that of its *sum*; the one division by the global count comes after the reduction, so that parts of
+uneven size weigh right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from ts4s_core.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class PartLoss:
+    """A part's loss: ``total`` for backward (FP32 scalar), the same in float64, and the items it counts."""
+
+    total: torch.Tensor
+    value: float
+    items: float
+
+
+class Objective(Protocol):
+    """Turns logits and a batch into a sum of losses."""
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
+        """The part's loss."""
+        ...
+
+
+class Classification:
+    """Cross-entropy; with class weights the weighted sum, and the weights' sum as the count. Logits are (B, C)."""
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        self._weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
+        """See :class:`Objective`."""
+        losses = F.cross_entropy(logits, batch.labels, weight=self._weights, reduction="none")
+        items = float(len(batch.labels)) if self._weights is None else float(self._weights[batch.labels].double().sum())
+        return _part_loss(losses, items)
+
+
+class MultiLabel:
+    """Binary cross-entropy for each class, averaged over classes. Logits and labels are (B, C)."""
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
+        """See :class:`Objective`."""
+        losses = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
+        return _part_loss(losses.mean(dim=1), float(len(losses)))
+
+
+class NextToken:
+    """Cross-entropy of each token after the first, given those before; padding does not count. Logits are (B, T, V)."""
+
+    def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
+        """See :class:`Objective`."""
+        targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
+        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+        return _part_loss(losses, float((targets != -100).sum()))
+
+
+def objective_for(task: str, class_weights: Sequence[float] | None = None) -> Objective:
+    """The objective of ``model.task``."""
+    if task == "language-model":
+        return NextToken()
+    return MultiLabel() if task == "multi-label" else Classification(class_weights)
+
+
+def _part_loss(losses: torch.Tensor, items: float) -> PartLoss:
+    return PartLoss(losses.sum(), float(losses.detach().double().sum()), items)
