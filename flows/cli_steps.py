@@ -1,0 +1,123 @@
+"""``ts4s export``, ``import``, ``prepare``, ``train``, ``evaluate``: one step each, without Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.cli_commands import Invocation, Outcome
+from tasks.run import Run, check_classes, check_store, open_run
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.errors import InputError, NotFoundError, SettingsError
+
+COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "trained": "train"}
+
+
+def export_command(invocation: Invocation) -> Outcome:
+    """Export the base model."""
+    target = invocation.options.to
+    with _run(invocation) as run:
+        result = run.export(None if target is None else Path(target).expanduser())
+    extra = {} if target is None else {"file": target}
+    return _outcome(result, **extra)
+
+
+def import_command(invocation: Invocation) -> Outcome:
+    """Import an exported model with a new head."""
+    with _run(invocation) as run:
+        given = inputs(invocation.options, ("onnx", "dataset"))
+        base = base_of(run, given)
+        classes, labels = _classes(run, given)
+        return _outcome(run.import_model(base, classes=classes, labels=labels))
+
+
+def prepare_command(invocation: Invocation) -> Outcome:
+    """Prepare a dataset with the tokenizer of an exported model."""
+    with _run(invocation) as run:
+        return _outcome(run.prepare(base_of(run, inputs(invocation.options, ("onnx",)))))
+
+
+def train_command(invocation: Invocation) -> Outcome:
+    """Train an imported model on a dataset."""
+    with _run(invocation) as run:
+        given = inputs(invocation.options, ("dataset", "model"))
+        return _outcome(run.train(newest(run, "dataset", given), newest(run, "model", given)))
+
+
+def evaluate_command(invocation: Invocation) -> Outcome:
+    """Evaluate a trained model."""
+    with _run(invocation) as run:
+        given = inputs(invocation.options, ("trained", "dataset"))
+        trained = newest(run, "trained", given)
+        dataset = given.get("dataset") or ArtifactRef.parse(run.store.manifest(trained).upstream["dataset"])
+        return _outcome(run.evaluate(trained, dataset, seconds={}))
+
+
+def inputs(options: Any, kinds: tuple[str, ...]) -> dict[str, ArtifactRef]:
+    """What ``--from`` named, by kind.
+
+    Raises:
+        SettingsError: if a kind is none that this step reads, or is named twice.
+    """
+    found: dict[str, ArtifactRef] = {}
+    for text in getattr(options, "from") or []:
+        ref = ArtifactRef.parse(text)
+        if ref.kind not in kinds:
+            raise SettingsError(f"--from {ref} is of kind {ref.kind}: expected {' or '.join(kinds)}")
+        if ref.kind in found:
+            raise SettingsError(f"--from names two artifacts of kind {ref.kind}: {found[ref.kind]} and {ref}. Give one")
+        found[ref.kind] = ref
+    return found
+
+
+def newest(run: Run, kind: str, given: Mapping[str, ArtifactRef], *, name: str | None = None) -> ArtifactRef:
+    """The artifact that was named, if it exists, else the newest under the name.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    if kind in given:
+        return run.store.manifest(given[kind]).ref
+    name = run.settings.name if name is None else name
+    found = run.store.newest(kind, name)
+    if found is None:
+        raise NotFoundError(
+            f"No {kind} artifact named {name} in {run.store.storage.uri}: "
+            f"run ts4s {COMMAND_OF[kind]} first, or name one with --from {kind}/NAME/VERSION"
+        )
+    return found
+
+
+def base_of(run: Run, given: Mapping[str, ArtifactRef]) -> ArtifactRef:
+    """The exported base model: the one named, else the newest of model.source."""
+    if "onnx" in given:
+        return newest(run, "onnx", given)
+    source = run.source()
+    return source.ref or newest(run, "onnx", given, name=source.slug)
+
+
+def _classes(run: Run, given: Mapping[str, ArtifactRef]) -> tuple[int, tuple[str, ...] | None]:
+    """How many classes, and what they are called: from the dataset if there is one, else from model.classes."""
+    dataset = given.get("dataset") or run.store.newest("dataset", run.settings.name)
+    if dataset is not None:
+        labels = tuple(run.store.manifest(dataset).facts["labels"])
+        check_classes(run.settings, labels)
+        return len(labels), labels
+    if not run.settings.model.classes:
+        raise InputError(
+            f"import needs the number of classes: no dataset named {run.settings.name} in {run.store.storage.uri} and "
+            "model.classes is 0. Run ts4s prepare first, name one with --from dataset/NAME/VERSION, or set model.classes"
+        )
+    return run.settings.model.classes, None
+
+
+def _run(invocation: Invocation) -> Any:
+    check_store(invocation.settings)
+    return open_run(invocation.settings, progress=invocation.display.progress, stage=invocation.display.stage)
+
+
+def _outcome(result: StepResult, **extra: Any) -> Outcome:
+    values = {"artifact": str(result.ref), "seconds": round(result.seconds, 3), "reused": result.reused, **extra}
+    return Outcome({**values, **{name: value for name, value in result.facts.items() if name not in values}})

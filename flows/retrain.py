@@ -1,0 +1,121 @@
+"""The main flow: from labelled text and a base model to a trained, evaluated and, if it is better, promoted model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime
+from prefect.flow_runs import pause_flow_run
+
+from tasks.evaluate import evaluate as evaluate_model
+from tasks.export_onnx import export_onnx
+from tasks.import_model import import_model
+from tasks.prepare_dataset import prepare_dataset
+from tasks.publication import decided
+from tasks.publish import publish
+from tasks.run import Run, joined_run
+from tasks.train_on_spark import train_on_spark
+from ts4s_core.artifacts.lease import Lease
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.errors import LeaseHeldError
+from ts4s_core.settings import (
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    Settings,
+    SparkSettings,
+    StorageAddress,
+    TrainSettings,
+    load_settings,
+)
+
+APPROVAL_TIMEOUT_S = 24 * 3600
+STEPS = ("export", "import", "prepare", "train", "evaluate")
+TRAIN_FACTS = ("steps", "tokens_per_s", "padding_fraction", "seconds", "restarts")
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(
+    name: str = "default",
+    reuse: bool = True,
+    model: ModelSettings = ModelSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    data: DataSettings = DataSettings(),  # noqa: B008
+    train: TrainSettings = TrainSettings(),  # noqa: B008
+    evaluate: EvaluateSettings = EvaluateSettings(),  # noqa: B008
+    spark: SparkSettings = SparkSettings(),  # noqa: B008
+    storage: StorageAddress = StorageAddress(),  # noqa: B008
+) -> dict[str, Any]:
+    """Retrain a model: check, export, import and prepare, train, evaluate, publish.
+
+    Returns:
+        the result as the command line prints it: status ``done``, ``unchanged`` or ``skipped``, and what was made.
+    """
+    groups = {"model": model, "data": data, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
+    settings = load_settings(
+        {"name": name, "reuse": reuse} | {group: given.model_dump(exclude_unset=True) for group, given in groups.items()}
+    )
+    with joined_run(settings) as run:
+        run.check()
+        try:
+            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
+                return _retrain(run)
+        except LeaseHeldError as exc:
+            get_run_logger().info("%s", exc)
+            return skipped(settings)
+
+
+def _retrain(run: Run) -> dict[str, Any]:
+    began = time.monotonic()
+    made: dict[str, dict[str, Any]] = {}
+    made["export"] = export_onnx()
+    base = made["export"]["ref"]
+    # Preparing waits for Spark in another process, so importing goes on meanwhile in this one.
+    preparing = prepare_dataset.submit(base)
+    try:
+        made["import"] = import_model(base)
+        made["prepare"] = preparing.result()
+    except BaseException:
+        run.program.kill()  # ends the waiting thread too
+        raise
+    dataset = made["prepare"]["ref"]
+    made["train"] = train_on_spark(dataset, made["import"]["ref"])
+    trained = made["train"]["ref"]
+    made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
+    published = publish(trained, made["evaluate"]["ref"], _approved(run, trained, made["evaluate"]))
+    return result_of(run, made, published=published, seconds=time.monotonic() - began)
+
+
+def _approved(run: Run, trained: str, evaluated: dict[str, Any]) -> bool:
+    """Ask a person in Prefect's UI, if the settings say so and the gate would promote: resuming the run approves."""
+    wanted = run.settings.evaluate.require_approval and evaluated["facts"]["decision"]["promote"]
+    if not wanted or decided(run.store, ArtifactRef.parse(trained)) is not None:
+        return True
+    get_run_logger().info("waiting for approval: resume this run to promote %s", evaluated["facts"]["decision"]["why"])
+    pause_flow_run(timeout=APPROVAL_TIMEOUT_S, key="approval")
+    return True
+
+
+def result_of(run: Run, made: dict[str, dict[str, Any]], *, published: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The result of a run, from what its steps made or found."""
+    trained, facts = made["train"]["ref"], made["train"]["facts"]
+    unchanged = all(result["reused"] for result in made.values()) and not published["new"]
+    kinds = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
+    return {
+        "status": "unchanged" if unchanged else "done",
+        "model": run.settings.name,
+        "version": trained.rpartition("/")[2],
+        "promoted": published["promoted"],
+        "why": published["why"],
+        "weights_sha256": facts["weights_sha256"],
+        "metrics": made["evaluate"]["facts"]["metrics"],
+        "train": {fact: facts.get(fact) for fact in TRAIN_FACTS},
+        "seconds": {step: round(made[step]["seconds"], 3) for step in STEPS} | {"total": round(seconds, 3)},
+        "artifacts": {kinds[step]: made[step]["ref"] for step in STEPS},
+    }
+
+
+def skipped(settings: Settings) -> dict[str, Any]:
+    """The result of a run that found its model held by another."""
+    nothing: dict[str, Any] = dict.fromkeys(("version", "promoted", "why", "weights_sha256"))
+    return {"status": "skipped", "model": settings.name, **nothing, "metrics": {}, "train": {}, "seconds": {}, "artifacts": {}}

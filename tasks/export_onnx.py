@@ -1,0 +1,18 @@
+"""Task: the base model as an ONNX artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.retries import step
+from tasks.run import current_run
+from tasks.show import show_version
+
+
+@step("export")
+def export_onnx() -> dict[str, Any]:
+    """Export the base model; returns the step's result as JSON."""
+    run = current_run()
+    result = run.export()
+    show_version(run, result)
+    return result.to_json()

@@ -1,0 +1,25 @@
+"""Task: the dataset artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.retries import step
+from tasks.run import current_run
+from tasks.show import show_table, show_version
+from ts4s_core.artifacts.refs import ArtifactRef
+
+
+@step("prepare")
+def prepare_dataset(base: str) -> dict[str, Any]:
+    """Split and tokenise the data, on Spark.
+
+    Args:
+        base: reference of the artifact whose tokenizer is used.
+    """
+    run = current_run()
+    result = run.prepare(ArtifactRef.parse(base))
+    show_version(run, result)
+    rows = [{"side": side, "rows": count} for side, count in result.facts["rows"].items()]
+    show_table("rows", run.settings.name, rows, description="rows of each side")
+    return result.to_json()

@@ -1,0 +1,257 @@
+"""What the steps of one run share: settings, store, the Spark program, and where progress goes.
+
+The steps themselves are methods here, without Prefect, so that the command line can run one alone; each task of this
+package calls one of them. The run is found through a context variable, because nothing but references may pass through
+Prefect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import DataError, InputError, SettingsError, listed
+from ts4s_core.progress import Progress, Value, silent
+from ts4s_core.settings import Settings
+from ts4s_core.spark.client import SparkProgram
+
+if TYPE_CHECKING:
+    from ts4s_core.onnx.sources import ModelSource
+
+_CURRENT: ContextVar[Run | None] = ContextVar("ts4s_run", default=None)
+
+
+class Note(Protocol):
+    """What a step's end is shown with."""
+
+    text: str
+
+
+Stage = Callable[[str], AbstractContextManager[Note]]
+
+
+@dataclass
+class PlainNote:
+    """A note that nobody reads."""
+
+    text: str = "done"
+
+
+@contextlib.contextmanager
+def silent_stage(_name: str) -> Iterator[Note]:
+    """Show nothing of a step's beginning and end."""
+    yield PlainNote()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Input that was found fit before the first write.
+
+    Attributes:
+        source: the base model.
+        labels: label names, alphabetically.
+        rows: rows of each side.
+    """
+
+    source: ModelSource
+    labels: tuple[str, ...]
+    rows: Mapping[str, int]
+
+
+class Run:
+    """One run of a flow, or of a single step."""
+
+    def __init__(self, settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage) -> None:
+        self.settings = settings
+        self.store = ArtifactStore.open(settings.storage)
+        self.program = SparkProgram(settings)
+        self.stage = stage
+        self._progress = progress
+        self._listeners: list[Progress] = []
+        self._checked: Checked | None = None
+
+    @property
+    def registry(self) -> Registry:
+        """The registry of the store."""
+        return Registry(self.store)
+
+    def progress(self, stage: str, fields: Mapping[str, Value]) -> None:
+        """Pass an event on to everybody who listens."""
+        for listener in (self._progress, *self._listeners):
+            listener(stage, fields)
+
+    @contextlib.contextmanager
+    def listening(self, listener: Progress) -> Iterator[None]:
+        """Let a task hear the events too."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def check(self) -> Checked:
+        """Find the base model and read the data completely; writes nothing. The second call returns what the first found.
+
+        Raises:
+            InputError: naming everything that is wrong with model and data at once.
+        """
+        if self._checked is None:
+            check_store(self.settings)
+            self._checked = self._check()
+        return self._checked
+
+    def _check(self) -> Checked:
+        with ThreadPoolExecutor(1) as pool:
+            scanning = pool.submit(self._job, "scan")
+            problems: list[InputError] = []
+            found: ModelSource | None = None
+            try:
+                try:
+                    found = self.source()
+                except InputError as exc:
+                    problems.append(exc)
+                try:
+                    scan = scanning.result()
+                except InputError as exc:
+                    problems.append(exc)
+            except BaseException:
+                self.program.kill()  # ends the job, and with it the wait of the pool
+                raise
+        if found is None or problems:
+            raise problems[0] if len(problems) == 1 else InputError("; ".join(map(str, problems)))
+        labels = tuple(scan["labels"])
+        check_classes(self.settings, labels)
+        return Checked(found, labels, scan["sides"])
+
+    def source(self) -> ModelSource:
+        """The base model, checked."""
+        from ts4s_core.onnx.sources import resolve_source
+
+        return resolve_source(self.settings.model, self.store, seed=self.settings.train.seed)
+
+    def export(self, to: Path | None = None) -> StepResult:
+        """Export the base model, to a plain file too if one is named."""
+        from ts4s_core.onnx.export_step import export_model, export_to_file
+
+        source = None if self._checked is None else self._checked.source
+        with self._step("export") as done:
+            if to is None:
+                return done(export_model(self.settings, self.store, source=source, progress=self.progress))
+            return done(export_to_file(self.settings, self.store, to, source=source, progress=self.progress))
+
+    def import_model(self, base: ArtifactRef, *, classes: int, labels: Sequence[str] | None) -> StepResult:
+        """Put a head of so many classes on an exported model."""
+        from ts4s_core.onnx.import_step import import_model
+
+        with self._step("import") as done:
+            return done(
+                import_model(
+                    self.settings, self.store, onnx_ref=base, classes=classes, label_names=labels, progress=self.progress
+                )
+            )
+
+    def prepare(self, base: ArtifactRef) -> StepResult:
+        """Check, split and tokenise the data with the tokenizer of an exported model."""
+        return self._spark_step("prepare", onnx=str(base))
+
+    def train(self, dataset: ArtifactRef, model: ArtifactRef) -> StepResult:
+        """Train a model on a dataset."""
+        return self._spark_step("train", dataset=str(dataset), model=str(model))
+
+    def evaluate(self, trained: ArtifactRef, dataset: ArtifactRef, *, seconds: Mapping[str, float]) -> StepResult:
+        """Evaluate a trained version against the champion of now."""
+        champion = self.registry.alias(self.settings.name)
+        against = None if champion is None else str(ArtifactRef("trained", self.settings.name, champion))
+        return self._spark_step(
+            "evaluate", trained=str(trained), dataset=str(dataset), champion=against, step_seconds=dict(seconds)
+        )
+
+    def _spark_step(self, name: str, **inputs: Any) -> StepResult:
+        with self._step(name) as done:
+            return done(StepResult.from_json(self._job(name, **inputs)))
+
+    def _job(self, name: str, **inputs: Any) -> dict[str, Any]:
+        return self.program.run({"job": name, **inputs}, progress=self.progress)
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[Callable[[StepResult], StepResult]]:
+        with self.stage(name) as note:
+
+            def done(result: StepResult) -> StepResult:
+                note.text = "found" if result.reused else "done"
+                return result
+
+            yield done
+
+
+def check_store(settings: Settings) -> None:
+    """Make sure that a folder can be written to, as far as that shows without writing.
+
+    Raises:
+        SettingsError: if it cannot.
+    """
+    uri = settings.storage.uri
+    if "://" in uri and not uri.startswith("file://"):
+        return
+    folder = Path(uri.removeprefix("file://")).expanduser().absolute()
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise SettingsError(f"storage.uri {uri} is not usable: expected a folder, got the file {nearest}. Choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SettingsError(f"storage.uri {uri} is not usable: no right to write in {nearest}. Choose another folder")
+
+
+def check_classes(settings: Settings, labels: Sequence[str]) -> None:
+    """Make sure that ``model.classes``, where it is given, is what the data have.
+
+    Raises:
+        DataError: if it is not.
+    """
+    classes = settings.model.classes
+    if classes not in (0, len(labels)):
+        raise DataError(
+            f"model.classes {classes} does not fit the data: expected {len(labels)}, the number of their labels "
+            f"({listed(labels)}). Leave it at 0 to take it from the data"
+        )
+
+
+def current_run() -> Run:
+    """The run that is under way."""
+    run = _CURRENT.get()
+    if run is None:
+        raise RuntimeError("a task of ts4s runs inside one of its flows")
+    return run
+
+
+@contextlib.contextmanager
+def open_run(settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage) -> Iterator[Run]:
+    """Begin a run; at its end the Spark program and all that it started are gone."""
+    run = Run(settings, progress=progress, stage=stage)
+    token = _CURRENT.set(run)
+    try:
+        with run.program:
+            yield run
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextlib.contextmanager
+def joined_run(settings: Settings) -> Iterator[Run]:
+    """The run that is under way (the command line checked its input already), or a new one (a deployment's)."""
+    run = _CURRENT.get()
+    if run is not None:
+        yield run
+        return
+    with open_run(settings) as run:
+        yield run

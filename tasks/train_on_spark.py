@@ -1,0 +1,29 @@
+"""Task: the trained artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.retries import step
+from tasks.run import current_run
+from tasks.show import show_version, showing_progress
+from ts4s_core.artifacts.refs import ArtifactRef
+
+
+# It restarts its own attempts from checkpoints, up to train.max_restarts: a retry from outside would begin that anew.
+@step("train", retries=0)
+def train_on_spark(dataset: str, model: str) -> dict[str, Any]:
+    """Train a model on a dataset, as one Spark barrier stage an attempt.
+
+    Args:
+        dataset: reference of the dataset.
+        model: reference of the imported model.
+
+    Raises:
+        TrainingError: if every attempt failed, or a loss is not finite.
+    """
+    run = current_run()
+    with showing_progress(run, "train"):
+        result = run.train(ArtifactRef.parse(dataset), ArtifactRef.parse(model))
+    show_version(run, result)
+    return result.to_json()
