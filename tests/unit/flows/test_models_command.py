@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from tasks.publication import decided, publish_decision
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.evaluation.gate import Decision
+from ts4s_core.settings import StorageSettings
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
+
+
+def sealed(
+    store: ArtifactStore, kind: str, key: str, *, upstream: dict[str, object] | None = None, **facts: object
+) -> ArtifactRef:
+    with store.begin(kind, "demo", key * 64, settings={}, upstream=upstream or {}) as writer:
+        writer.add_json("facts.json", facts)
+        writer.facts.update(facts)
+        writer.seal()
+    return writer.ref
+
+
+def trained(
+    store: ArtifactStore, key: str, accuracy: float, *, decision: Decision | None = None
+) -> tuple[ArtifactRef, ArtifactRef]:
+    ref = sealed(store, "trained", key, upstream={"dataset": "dataset/demo/x"}, weights_sha256=key * 64)
+    decision = decision or Decision(True, "better", None)
+    facts = {"metrics": {"accuracy": accuracy, "macro_f1": accuracy, "loss": 0.5}, "decision": decision.to_json()}
+    return ref, sealed(store, "report", key, upstream={"trained": ref}, **facts)
+
+
+def ts4s(store: ArtifactStore, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main([*words, "--storage.uri", store.storage.uri])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_show_says_what_the_contract_names(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    ref, report = trained(store, "a", 0.9)
+    publish_decision(store, trained=str(ref), report=str(report), approved=True)
+    code, out, _ = ts4s(store, capsys, "models", "show", "demo", "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert set(shown) == {"name", "version", "aliases", "metrics", "weights_sha256", "upstream", "created"}
+    assert (shown["version"], shown["aliases"], shown["metrics"]["accuracy"]) == (ref.version, ["champion"], 0.9)
+    assert (shown["weights_sha256"], shown["upstream"]) == ("a" * 64, {"dataset": "dataset/demo/x"})
+
+
+def test_list_promote_and_rollback(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = trained(store, "a", 0.9)[0], trained(store, "b", 0.8)[0]
+    for ref in (first, second):
+        assert ts4s(store, capsys, "models", "promote", "demo", ref.version, "--reason", "by hand")[0] == 0
+    code, out, _ = ts4s(store, capsys, "models", "list", "--json")
+    (model,) = json.loads(out)["models"]
+    assert (code, model["name"], model["versions"], model["champion"], model["metrics"]["accuracy"]) == (
+        0,
+        "demo",
+        2,
+        second.version,
+        0.8,
+    )
+    _, out, _ = ts4s(store, capsys, "models", "list")
+    assert out.splitlines()[0].split() == ["name", "versions", "champion", "newest", "accuracy", "macro_f1", "loss"]
+    code, out, _ = ts4s(store, capsys, "models", "rollback", "demo", "--reason", "worse", "--json")
+    assert (code, json.loads(out)["version"], json.loads(out)["from"]) == (0, first.version, second.version)
+    assert Registry(store).alias("demo") == first.version
+
+
+def test_unknown_models_and_versions_are_exit_2(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(store, "a", 0.9)
+    for words in (
+        ["show", "other"],
+        ["show", "demo@other"],
+        ["promote", "demo", "1", "--reason", "x"],
+        ["rollback", "demo", "--reason", "x"],
+    ):
+        code, out, err = ts4s(store, capsys, "models", *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("error: ")
+
+
+def test_a_decision_is_published_once(store: ArtifactStore) -> None:
+    ref, report = trained(store, "a", 0.9)
+    assert decided(store, ref) is None
+    assert publish_decision(store, trained=str(ref), report=str(report), approved=True) == {
+        "promoted": True,
+        "why": "better",
+        "new": True,
+    }
+    again = publish_decision(store, trained=str(ref), report=str(report), approved=True)
+    assert again == {"promoted": True, "why": "better", "new": False}
+    assert [entry.action for entry in Registry(store).entries("demo")] == ["promote"]
+
+
+def test_a_refused_version_leaves_the_champion(store: ArtifactStore) -> None:
+    first, report = trained(store, "a", 0.9)
+    publish_decision(store, trained=str(first), report=str(report), approved=True)
+    second, worse = trained(store, "b", 0.8, decision=Decision(False, "worse", str(first)))
+    published = publish_decision(store, trained=str(second), report=str(worse), approved=True)
+    assert (published["promoted"], published["new"]) == (False, True)
+    assert Registry(store).alias("demo") == first.version
+    assert Registry(store).entries("demo")[-1].action == "refuse"
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_promotion_needs_the_champion_it_was_compared_with_and_approval(store: ArtifactStore, approved: bool) -> None:
+    first, report = trained(store, "a", 0.9)
+    publish_decision(store, trained=str(first), report=str(report), approved=True)
+    compared = None if approved else str(first)
+    second, better = trained(store, "b", 0.95, decision=Decision(True, "better", compared))
+    published = publish_decision(store, trained=str(second), report=str(better), approved=approved)
+    assert published["promoted"] is False
+    assert ("changed" if approved else "nobody approved") in published["why"]
+    assert Registry(store).alias("demo") == first.version
