@@ -48,7 +48,7 @@ def sides_labels(store: ArtifactStore, dataset: ArtifactRef) -> tuple[list[str],
     return list(opened.labels), opened.task == "multi-label"
 
 
-def rows_of(store: ArtifactStore, dataset: ArtifactRef, side: str, indices: Sequence[int], *, texts: bool) -> Rows:
+def rows_of(store: ArtifactStore, dataset: ArtifactRef, *, side: str, indices: Sequence[int], texts: bool) -> Rows:
     """Some row groups of a side, with tokens or with texts."""
     wanted = "text" if texts else "input_ids"
     with Dataset.open(store, dataset) as opened:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.writer import ArtifactWriter
+from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import DataEngine
 from ts4s_core.errors import IntegrityError
 from ts4s_core.evaluation.comparison import Contest, Verdict, gate
@@ -35,16 +35,6 @@ from ts4s_core.settings import Settings
 KIND = "report"
 #: Stands for the champion's content where the evaluated version is the champion itself.
 ITSELF = "itself"
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated, and against whom."""
-
-    trained: ArtifactRef
-    dataset: ArtifactRef
-    champion: ArtifactRef | None
-    step_seconds: Mapping[str, float]
 
 
 def evaluate(
@@ -86,23 +76,22 @@ def evaluate(
         found = _report_of(store, settings.name, trained=trained, dataset=dataset, wanted=wanted)
         if found is not None:
             return StepResult(found, True, time.monotonic() - started, store.manifest(found).facts)
-    subject = _Subject(trained, dataset, None if itself else champion, step_seconds or {})
-    against = ITSELF if itself else _content(store, champion)
-    inputs = {"trained": _content(store, trained), "dataset": _content(store, dataset), "champion": against}
-    upstream = {"trained": trained, "dataset": dataset} | ({} if subject.champion is None else {"champion": subject.champion})
-
-    def build(writer: ArtifactWriter) -> None:
-        _evaluate(settings, store, engine, subject=subject, itself=itself, writer=writer, progress=progress, started=started)
-
+    against = None if itself else champion
+    run = _Run(settings, store, engine, trained, dataset, against, itself, step_seconds or {}, progress, started)
+    inputs = {
+        "trained": _content(store, trained),
+        "dataset": _content(store, dataset),
+        "champion": ITSELF if itself else _content(store, champion),
+    }
     return run_step(
         store,
         kind=KIND,
         name=settings.name,
         key=step_key(KIND, inputs=inputs, settings=wanted),
         settings=wanted,
-        upstream=upstream,
+        upstream={"trained": trained, "dataset": dataset} | ({} if against is None else {"champion": against}),
         reuse=settings.reuse,
-        build=build,
+        build=run.build,
     )
 
 
@@ -118,88 +107,85 @@ def read_decision(store: ArtifactStore, report: ArtifactRef) -> Decision:
     return Decision.from_json(record)
 
 
-def _evaluate(
-    settings: Settings,
-    store: ArtifactStore,
-    engine: DataEngine,
-    *,
-    subject: _Subject,
-    itself: bool,
-    writer: ArtifactWriter,
-    progress: Progress,
-    started: float,
-) -> None:
-    labels = dataset_labels(store, subject.dataset)
-    answers = predict_rows(
-        store,
-        engine,
-        trained=subject.trained,
-        dataset=subject.dataset,
-        threads=settings.train.threads_per_worker,
-        progress=progress,
-    )
-    metrics = measure(answers, labels)
-    contest = Contest(subject.trained, subject.dataset, subject.champion, answers, metrics)
-    verdict = gate(settings, store, engine, contest=contest, progress=progress)
-    if itself:
-        decision = Decision(False, "this version is the champion already", None, verdict.decision.figures)
-        verdict = Verdict(decision, verdict.novelty)
-    show_text = settings.data.show_text
-    writer.add_json("metrics.json", metrics)
-    writer.add_json("decision.json", verdict.decision.to_json())
-    writer.add_bytes("confusion.csv", confusion_csv(answers, labels))
-    writer.add_bytes("per_class.csv", per_class_csv(metrics))
-    with tempfile.TemporaryDirectory(prefix="ts4s-predictions-") as folder:
-        local = Path(folder) / "predictions.parquet"
-        write_predictions(store, subject.dataset, answers, local, show_text=show_text)
-        writer.add_file(local, "predictions.parquet")
-    progress(STAGE, {"part": "report"})
-    seconds = {**subject.step_seconds, STAGE: time.monotonic() - started}
-    page = render(
-        _report_data(settings, store, subject=subject, answers=answers, metrics=metrics, verdict=verdict, seconds=seconds)
-    )
-    # Its times make no other evaluation of it.
-    writer.add_bytes("report.html", page.encode("utf-8", errors="replace"), identity=False)
-    base = metrics["baseline"]
-    writer.facts |= {
-        "metrics": headline(metrics),
-        "baseline": {"answer": base["answer"], **headline(base)},
-        "rows": metrics["rows"],
-        "decision": verdict.decision.to_json(),
-    }
+@dataclass(frozen=True)
+class _Run:
+    """One evaluation that is being made; ``champion`` is None where the version is the champion itself."""
 
+    settings: Settings
+    store: ArtifactStore
+    engine: DataEngine
+    trained: ArtifactRef
+    dataset: ArtifactRef
+    champion: ArtifactRef | None
+    itself: bool
+    step_seconds: Mapping[str, float]
+    progress: Progress
+    started: float
 
-def _report_data(
-    settings: Settings,
-    store: ArtifactStore,
-    *,
-    subject: _Subject,
-    answers: Predictions,
-    metrics: Mapping[str, Any],
-    verdict: Verdict,
-    seconds: Mapping[str, float],
-) -> ReportData:
-    labels = dataset_labels(store, subject.dataset)
-    lineage = [
-        (ancestor.role, str(ancestor.ref), ancestor.manifest.created if ancestor.manifest else "no longer in the store")
-        for ancestor in ancestors(store, subject.trained)
-    ]
-    return ReportData(
-        name=settings.name,
-        trained=str(subject.trained),
-        metrics=metrics,
-        labels=labels,
-        decision=verdict.decision,
-        lineage=lineage,
-        card=_json(store, subject.dataset, "card.json"),
-        novelty=verdict.novelty,
-        curves=_curves(store, subject.trained),
-        training=store.manifest(subject.trained).facts,
-        step_seconds=seconds,
-        mistakes=most_confident_mistakes(store, subject.dataset, answers, labels, show_text=settings.data.show_text),
-        settings=settings.plain(),
-        created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
-    )
+    def build(self, writer: ArtifactWriter) -> None:
+        """Write every file of the report."""
+        answers = predict_rows(
+            self.store,
+            self.engine,
+            trained=self.trained,
+            dataset=self.dataset,
+            threads=self.settings.train.threads_per_worker,
+            progress=self.progress,
+        )
+        labels = dataset_labels(self.store, self.dataset)
+        metrics = measure(answers, labels)
+        verdict = self._verdict(answers, metrics)
+        writer.add_json("metrics.json", metrics)
+        writer.add_json("decision.json", verdict.decision.to_json())
+        writer.add_bytes("confusion.csv", confusion_csv(answers, labels))
+        writer.add_bytes("per_class.csv", per_class_csv(metrics))
+        with tempfile.TemporaryDirectory(prefix="ts4s-predictions-") as folder:
+            local = Path(folder) / "predictions.parquet"
+            write_predictions(self.store, self.dataset, answers, local=local, show_text=self.settings.data.show_text)
+            writer.add_file(local, "predictions.parquet")
+        self.progress(STAGE, {"part": "report"})
+        page = render(self._report_data(answers, metrics=metrics, verdict=verdict))
+        # The times in it do not make it another evaluation.
+        writer.add_bytes("report.html", page.encode("utf-8", errors="replace"), identity=False)
+        base = metrics["baseline"]
+        writer.facts |= {
+            "metrics": headline(metrics),
+            "baseline": {"answer": base["answer"], **headline(base)},
+            "rows": metrics["rows"],
+            "decision": verdict.decision.to_json(),
+        }
+
+    def _verdict(self, answers: Predictions, metrics: Mapping[str, Any]) -> Verdict:
+        contest = Contest(self.trained, self.dataset, self.champion, answers, metrics)
+        verdict = gate(self.settings, self.store, self.engine, contest=contest, progress=self.progress)
+        if not self.itself:
+            return verdict
+        figures = verdict.decision.figures
+        return Verdict(Decision(False, "this version is the champion already", None, figures), verdict.novelty)
+
+    def _report_data(self, answers: Predictions, *, metrics: Mapping[str, Any], verdict: Verdict) -> ReportData:
+        store, show_text = self.store, self.settings.data.show_text
+        with Dataset.open(store, self.dataset) as opened:
+            card, labels = opened.card(), opened.labels
+        return ReportData(
+            name=self.settings.name,
+            trained=str(self.trained),
+            metrics=metrics,
+            labels=labels,
+            decision=verdict.decision,
+            lineage=[
+                (ancestor.role, str(ancestor.ref), ancestor.manifest.created if ancestor.manifest else "no longer in the store")
+                for ancestor in ancestors(store, self.trained)
+            ],
+            card=card,
+            novelty=verdict.novelty,
+            curves=_curves(store, self.trained),
+            training=store.manifest(self.trained).facts,
+            step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
+            mistakes=most_confident_mistakes(store, self.dataset, answers, show_text=show_text),
+            settings=self.settings.plain(),
+            created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
+        )
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
@@ -221,12 +207,6 @@ def _report_of(
         if (upstream.get("trained"), upstream.get("dataset")) == (str(trained), str(dataset)) and manifest.settings == wanted:
             return ref
     return None
-
-
-def _json(store: ArtifactStore, ref: ArtifactRef, path: str) -> dict[str, Any]:
-    with store.open_file(ref, path) as file:
-        record: dict[str, Any] = json.loads(file.read())
-    return record
 
 
 def _curves(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:

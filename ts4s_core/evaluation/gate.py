@@ -11,6 +11,7 @@ The rules, in order:
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +99,7 @@ def decide(evidence: Evidence, *, champion: str | None, min_improvement: float) 
         champion: reference of the champion, or None if the candidate is the model's first version.
         min_improvement: the gain that a promotion needs.
     """
-    figures = {**dataclasses.asdict(evidence), "min_improvement": min_improvement}
+    figures = _figures(evidence, min_improvement=min_improvement)
     stops = stopping_reasons(evidence)
     if stops:
         promote, why = False, "; ".join(stops)
@@ -107,6 +108,16 @@ def decide(evidence: Evidence, *, champion: str | None, min_improvement: float) 
     else:
         promote, why = _against_champion(evidence, champion, min_improvement=min_improvement)
     return Decision(promote, "; ".join([why, *evidence.notes]), champion, figures)
+
+
+def _figures(evidence: Evidence, *, min_improvement: float) -> dict[str, Any]:
+    """The evidence as JSON values; of the label names, which can be many, only how many changed."""
+    names = dataclasses.asdict(evidence)
+    ours, theirs = names.pop("labels"), names.pop("champion_labels")
+    changed = None if theirs is None else len(set(ours) ^ set(theirs))
+    # Through JSON, so that a decision is the same before and after it was stored.
+    figures: dict[str, Any] = json.loads(json.dumps({**names, "changed_labels": changed, "min_improvement": min_improvement}))
+    return figures
 
 
 def stopping_reasons(evidence: Evidence) -> list[str]:

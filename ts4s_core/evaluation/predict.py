@@ -110,7 +110,7 @@ def _unpacked(text: str, dtype: Any) -> npt.NDArray[Any]:
 
 def _score_chunk(job: PredictJob, indices: Sequence[int]) -> dict[str, str]:
     scorer, store = _scorer_of(job.storage, job.trained, job.dataset)
-    rows = rows_of(store, ArtifactRef.parse(job.dataset), job.side, indices, texts=scorer.needs_texts)
+    rows = rows_of(store, ArtifactRef.parse(job.dataset), side=job.side, indices=indices, texts=scorer.needs_texts)
     logits = score(scorer, rows, threads=job.threads)
     return {"ids": _packed(rows.ids), "truth": _packed(rows.truth), "logits": _packed(logits)}
 

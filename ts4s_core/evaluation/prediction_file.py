@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.evaluation.dataset_rows import row_groups, table_of
+from ts4s_core.evaluation.dataset_rows import dataset_labels, row_groups, table_of
 from ts4s_core.evaluation.predictions import Bools, Predictions, class_indices
 from ts4s_core.evaluation.report import Mistake
 
@@ -23,7 +23,7 @@ SIDE = "test"
 ROW_GROUPS_AT_ONCE = 64
 
 
-def write_predictions(store: ArtifactStore, dataset: ArtifactRef, answers: Predictions, local: Path, *, show_text: bool) -> None:
+def write_predictions(store: ArtifactStore, dataset: ArtifactRef, answers: Predictions, *, local: Path, show_text: bool) -> None:
     """Write the answers row group by row group; texts are read again from the dataset, so that memory does not grow with them.
 
     Columns: id, label and predicted (class numbers; multi-label: lists), probabilities (a list over the classes), loss, correct,
@@ -75,9 +75,10 @@ def _classes(mask: Bools, *, multi_label: bool) -> list[list[int]] | npt.NDArray
 
 
 def most_confident_mistakes(
-    store: ArtifactStore, dataset: ArtifactRef, answers: Predictions, labels: list[str], *, show_text: bool, most: int = MISTAKES
+    store: ArtifactStore, dataset: ArtifactRef, answers: Predictions, *, show_text: bool, most: int = MISTAKES
 ) -> list[Mistake]:
     """The wrong answers of the highest confidence, most confident first."""
+    labels = dataset_labels(store, dataset)
     wrong = np.flatnonzero(~answers.correct)
     chosen = heapq.nsmallest(most, wrong.tolist(), key=lambda row: (-answers.confidence[row], row))
     texts = _texts(store, dataset, chosen) if show_text else {}

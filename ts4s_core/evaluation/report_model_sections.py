@@ -66,8 +66,8 @@ def _checks(data: ReportData) -> Markup:
     figures = data.decision.figures
     leaked = int(figures.get("leaked", 0))
     rows: list[Sequence[Any]] = [("leak: test texts in the training side", leaked, 0, "stops" if leaked else "passes")]
-    if figures.get("champion_labels") is not None:
-        changed = len(set(figures["champion_labels"]) ^ set(figures["labels"]))
+    changed = figures.get("changed_labels")
+    if changed is not None:
         rows.append(("labels that differ from the champion's", changed, 0, "stops" if changed else "passes"))
     for name, entry in (figures.get("drift_figures") or {}).items():
         shown = f"{number(entry['psi'])} (noise {number(entry['noise'])})"
