@@ -25,13 +25,17 @@ def card(data: ReportData) -> Markup:
     found = data.card
     if not found:
         return joined(note("The dataset has no card."), _novelty(data))
-    named = [(name, value) for name, value in found.items() if isinstance(value, str)]
-    words = Markup("").join(note(f"{name.replace('_', ' ')}: {value}") for name, value in named)
-    return joined(facts(_counts(found)), Markup(words), side_by_side(_label_table(found), _lengths(found)), _novelty(data))
+    return joined(_figures(found), side_by_side(_label_table(found), _lengths(found)), _novelty(data))
+
+
+def _figures(found: Mapping[str, Any]) -> Markup:
+    """Numbers as tiles, words below them: hashes are too long for a tile."""
+    words = [note(f"{name.replace('_', ' ')}: {value}") for name, value in found.items() if isinstance(value, str)]
+    return joined(facts(_counts(found)), *words)
 
 
 def _counts(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every single number of the card, those of its small tables included."""
+    """Every single number, those of small tables included."""
     for name, value in found.items():
         if name in ("labels", "lengths"):
             continue
@@ -87,11 +91,8 @@ def _novelty(data: ReportData) -> Markup:
 
 def training(data: ReportData) -> Markup:
     """Loss and learning-rate curves, throughput, padding and memory."""
-    tiles = facts(
-        (name.replace("_", " "), value) for name, value in data.training.items() if isinstance(value, int | float | str)
-    )
-    none = note("No training figures are recorded.") if not data.training else Markup("")
-    return joined(none or tiles, _curves(data.curves))
+    figures = _figures(data.training) if data.training else note("No training figures are recorded.")
+    return joined(figures, _curves(data.curves))
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> Markup:
