@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,7 @@ class Dataset:
         except KeyError as exc:
             raise IntegrityError(f"{self.ref} is no dataset: its manifest has no fact {exc}. Prepare it again") from exc
         self.row_groups: dict[str, tuple[RowGroupPlace, ...]] = {side: tuple(_places(manifest, side)) for side in SIDES}
+        self._footers = {entry.path: entry.row_groups[-1] for entry in manifest.files if entry.row_groups}
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
 
     @classmethod
@@ -144,8 +146,11 @@ class Dataset:
             return self._files[path]
         while len(self._files) >= OPEN_FILES:
             self._files.popitem(last=False)[1].close(force=True)
+        file, footer = self._store.open_file(self.ref, path), self._footers[path]
         try:
-            parquet = pq.ParquetFile(self._store.open_file(self.ref, path))
+            # Arrow looks for the footer in the last 64 KiB, and would fetch every row group that begins there.
+            file.seek(footer.offset)
+            parquet = pq.ParquetFile(file, metadata=pq.read_metadata(io.BytesIO(file.read(footer.size))))
         except pa.ArrowInvalid as exc:
             raise IntegrityError(f"{self.ref}/{path} is no Parquet file: {exc}") from exc
         self._files[path] = parquet

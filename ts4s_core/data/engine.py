@@ -56,8 +56,8 @@ def split_by_group(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]
     groups = batch.column(GROUP_COLUMN).to_numpy()
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True):
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    for start, end in zip(starts, [*starts, len(ordered)][1:], strict=True):
         yield int(ordered[start]), batch.take(pa.array(order[start:end]))
 
 

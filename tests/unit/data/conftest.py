@@ -46,7 +46,14 @@ def sentences() -> list[tuple[str, str]]:
     """400 rows of three labels, with repeats and one text under two labels."""
     draw = random.Random(7)
     rows = [(draw.choice(("north", "south", "wést")), " ".join(draw.choices(WORDS, k=draw.randint(1, 12)))) for _ in range(395)]
-    return [*rows, ("north", "the twin"), ("south", "the twin"), ("north", "the copy"), ("north", "the copy"), ("north", "the copy")]
+    return [
+        *rows,
+        ("north", "the twin"),
+        ("south", "the twin"),
+        ("north", "the copy"),
+        ("north", "the copy"),
+        ("north", "the copy"),
+    ]
 
 
 @dataclass(frozen=True)

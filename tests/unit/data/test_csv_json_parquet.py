@@ -61,7 +61,9 @@ def test_csv_row_beyond_the_limit() -> None:
 
 
 def test_csv_names_the_columns_there_are() -> None:
-    with pytest.raises(DataError, match=r"x\.csv has no column 'text' in its header: it has 'label', 'body'\. Set data\.text_column"):
+    with pytest.raises(
+        DataError, match=r"x\.csv has no column 'text' in its header: it has 'label', 'body'\. Set data\.text_column"
+    ):
         from_csv(b"label,body\na,b\n")
     with pytest.raises(DataError, match="more than one column 'label'"):
         from_csv(b"label,text,label\na,b,c\n")
@@ -111,7 +113,9 @@ def test_json_array_lines_bad_bytes_and_long_rows(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(json_rows, "CHUNK_BYTES", 7)
     long_text = b"x" * MAX_ROW_BYTES
     rows, tally = from_json(
-        b'[\n {"label": "a", "text": "t"},\n {"label": "b", "text": "\xff"},\n 12,\n {"label": "c", "text": "' + long_text + b'"}\n]'
+        b'[\n {"label": "a", "text": "t"},\n {"label": "b", "text": "\xff"},\n 12,\n {"label": "c", "text": "'
+        + long_text
+        + b'"}\n]'
     )
     assert rows == [Row(("a",), "t")]
     assert tally.bad == [(3, "not UTF-8"), (4, "not a JSON object"), (5, "more than 1 MiB")]
@@ -142,7 +146,11 @@ def test_json_many_labels() -> None:
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([b"{", b"}", b"[", b"]", b'"label"', b":", b'"a"', b",", b"1", b"\n", b"\xff", b'"text"']), max_size=30).map(b"".join))
+@given(
+    st.lists(
+        st.sampled_from([b"{", b"}", b"[", b"]", b'"label"', b":", b'"a"', b",", b"1", b"\n", b"\xff", b'"text"']), max_size=30
+    ).map(b"".join)
+)
 def test_json_takes_any_bytes(data: bytes) -> None:
     try:
         rows, tally = from_json(data)

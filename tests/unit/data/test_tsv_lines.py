@@ -14,7 +14,10 @@ from ts4s_core.data.rows import MAX_ROW_BYTES, Columns, Row, Tally
 COLUMNS = Columns("text", "label", multi_label=False)
 MANY = Columns("text", "label", multi_label=True)
 TSV_BYTES = st.lists(
-    st.sampled_from([b"a", b"\t", b"\n", b"\r\n", b" ", b"\xef\xbb\xbf", b"\xff", "ñ".encode(), b"\x00", "\u2028".encode(), b"|"]), max_size=60
+    st.sampled_from(
+        [b"a", b"\t", b"\n", b"\r\n", b" ", b"\xef\xbb\xbf", b"\xff", "ñ".encode(), b"\x00", "\u2028".encode(), b"|"]
+    ),
+    max_size=60,
 ).map(b"".join)
 
 

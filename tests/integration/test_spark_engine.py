@@ -1,0 +1,135 @@
+"""The same dataset, byte for byte, from Spark with two and four slots and from one process; errors keep their nature."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.prepare import prepare_dataset
+from ts4s_core.data.scan import scan
+from ts4s_core.errors import DataError, SourceError, SparkError
+from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings
+from ts4s_core.spark.engine import SparkEngine, cause_of
+
+ROOT = Path(__file__).parents[2]
+LINES = [f"{('north', 'south', 'wést')[n % 3]}\tthe red cat number {n % 290} sleeps in house {n * 7 % 13}" for n in range(300)]
+
+
+def session_of(master: str, folder: Path) -> Any:
+    from pyspark.sql import SparkSession
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    return (
+        SparkSession.builder.master(master)
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.local.dir", str(folder))
+        .config("spark.sql.warehouse.dir", str(folder / "warehouse"))
+        .config("spark.log.level", "OFF")
+        .getOrCreate()
+    )
+
+
+@pytest.fixture(scope="module", params=["local[2]", "local[4]"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkEngine]:
+    session = session_of(request.param, tmp_path_factory.mktemp("spark"))
+    yield SparkEngine(session)
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = ROOT / "tests" / "unit" / "data" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("ts4s_tests_data_conftest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    make: Callable[[Path], Path] = module.make_tokenizer
+    return make(tmp_path_factory.mktemp("tok") / "tokenizer")
+
+
+def settings_of(source: object, store: Path, **data: object) -> Settings:
+    return Settings(
+        name="demo",
+        data=DataSettings.model_validate({"source": str(source), **data}),
+        model=ModelSettings(max_length=8),
+        storage=StorageSettings(uri=str(store)),
+    )
+
+
+def files_of(settings: Settings, engine: Any, tokenizer_folder: Path) -> dict[str, str]:
+    store = ArtifactStore.open(settings.storage)
+    result = prepare_dataset(settings, store, engine, scan=scan(settings, engine), tokenizer_folder=tokenizer_folder)
+    return {entry.path: entry.sha256 for entry in store.manifest(result.ref).files if entry.path != "bad_rows.json"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.tsv").write_text("\n".join([*LINES[number::4], ""]), encoding="utf-8")
+    return folder
+
+
+def test_spark_and_one_process_write_the_same_bytes(
+    engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ts4s_core.data.schema.ROWS_PER_BUCKET", 40)
+    local = files_of(settings_of(source, tmp_path / "a"), LocalEngine(), tokenizer_folder)
+    assert sum(path.endswith(".parquet") for path in local) > 8
+    assert files_of(settings_of(source, tmp_path / "b"), engine, tokenizer_folder) == local
+
+
+def test_a_table_gives_the_same_bytes(engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
+    local = files_of(settings_of(source, tmp_path / "a"), LocalEngine(), tokenizer_folder)
+    session = engine._session
+    rows = [line.split("\t") for line in LINES]
+    session.createDataFrame(rows, "category string, body string").repartition(3).createOrReplaceTempView("labelled")
+    settings = settings_of("labelled", tmp_path / "b", format="table", text_column="body", label_column="category")
+    assert files_of(settings, engine, tokenizer_folder) == local
+    with pytest.raises(DataError, match="Table labelled has no column 'text': it has 'category', 'body'"):
+        scan(settings_of("labelled", tmp_path / "b", format="table", label_column="category"), engine)
+    with pytest.raises(SourceError, match=r"data\.source nowhere is no Spark table"):
+        scan(settings_of("nowhere", tmp_path / "b", format="table"), engine)
+
+
+def test_errors_of_executors_are_ours(engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
+    settings = settings_of(source, tmp_path / "a")
+    found = scan(settings, engine)
+    (source / "2.tsv").unlink()
+    store = ArtifactStore.open(settings.storage)
+    with pytest.raises(SourceError, match=r"2\.tsv cannot be read: there is no such file") as caught:
+        prepare_dataset(settings, store, engine, scan=found, tokenizer_folder=tokenizer_folder)
+    assert "Traceback" not in str(caught.value)
+    assert store.versions("dataset", "demo") == []
+
+
+def test_foreign_errors_keep_their_cause(engine: SparkEngine) -> None:
+    with pytest.raises(SparkError, match=r"^Spark stage halves failed: ZeroDivisionError: division by zero$"):
+        engine.map(lambda item: 1 / item, [1, 0], stage="halves")
+
+
+def test_map_keeps_the_order(engine: SparkEngine) -> None:
+    assert engine.map(lambda item: item * item, list(range(9)), stage="squares") == [n * n for n in range(9)]
+    assert engine.map(lambda item: item, [], stage="nothing") == []
+
+
+def test_cause_of_a_report_without_a_traceback() -> None:
+    assert cause_of("\n Job aborted due to stage failure\n at x\n") == "Job aborted due to stage failure"
+    assert (
+        cause_of("a\nTraceback (most recent call last):\n  File\npkg.mod.OddError: why: so\n\n\tat java")
+        == "pkg.mod.OddError: why: so"
+    )
