@@ -121,7 +121,7 @@ def place_for(job: Mapping[str, Any], *, temporary: Path, before: Place | None) 
         raise SettingsError(f"job {job.get('job')!r}: settings are a JSON object, got {type(given).__name__}")
     place = Place(load_settings(given), temporary)
     if before is not None:
-        place.sessions = before.sessions
+        place.sessions, place.scanned = before.sessions, before.scanned
     return place
 
 

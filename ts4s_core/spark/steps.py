@@ -19,6 +19,12 @@ from ts4s_core.spark.session import SessionPlan, Sessions
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from ts4s_core.artifacts.refs import ArtifactRef
+    from ts4s_core.artifacts.store import ArtifactStore
+    from ts4s_core.data.engine import DataEngine
+    from ts4s_core.data.scan import Scan
+    from ts4s_core.training.launcher import Launcher
+
 Job = Mapping[str, Any]
 Result = dict[str, Any]
 
@@ -30,6 +36,7 @@ class Place:
     settings: Settings
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
+    scanned: tuple[object, Scan] | None = None
 
     @property
     def has_spark(self) -> bool:
@@ -45,6 +52,44 @@ class Place:
         """
         plan = SessionPlan(self.settings.spark, self.settings.train.threads_per_worker, self.temporary)
         return self.sessions.get(plan)
+
+    def engine(self) -> DataEngine:
+        """Where data are read and scored."""
+        if self.has_spark:
+            from ts4s_core.spark.engine import SparkEngine
+
+            return SparkEngine(self.session())
+        from ts4s_core.data.engine import LocalEngine
+
+        return LocalEngine()
+
+    def launcher(self) -> Launcher:
+        """Where training workers run."""
+        train = self.settings.train
+        if self.has_spark:
+            from ts4s_core.spark.barrier import BarrierLauncher
+
+            wanted = train.workers or train.logical_shards
+            return BarrierLauncher(self.session, threads_per_worker=train.threads_per_worker, workers=wanted)
+        from ts4s_core.training.local import LocalLauncher
+
+        return LocalLauncher(threads_per_worker=train.threads_per_worker)
+
+    def store(self) -> ArtifactStore:
+        """The artifact store of the settings."""
+        from ts4s_core.artifacts.store import ArtifactStore
+
+        return ArtifactStore.open(self.settings.storage)
+
+    def scan(self, *, again: bool) -> Scan:
+        """What the data are: what the last scan of the same data found, unless it is to be done again."""
+        from ts4s_core.data.scan import scan
+
+        wanted = (self.settings.data, self.settings.model.task)
+        if again or self.scanned is None or self.scanned[0] != wanted:
+            self.scanned = None
+            self.scanned = (wanted, scan(self.settings, self.engine()))
+        return self.scanned[1]
 
 
 def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
@@ -82,4 +127,77 @@ def _folded(text: str) -> str:
     return str(errors.one_line(text))
 
 
-JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {"warm-up": _warm_up, "echo": _echo}
+def _scan(_job: Job, place: Place, progress: Progress) -> Result:
+    """Read all of the data once; nothing is written."""
+    found = place.scan(again=True)
+    progress("scan", {"rows": found.rows, "labels": len(found.labels), "bad_rows": found.bad_rows})
+    return {
+        "rows": found.rows,
+        "labels": list(found.labels),
+        "sides": found.sides,
+        "label_rows": found.label_rows,
+        "bad_rows": found.bad_rows,
+        "blank_lines": found.blank_lines,
+        "fingerprint": found.fingerprint,
+    }
+
+
+def _prepare(job: Job, place: Place, progress: Progress) -> Result:
+    """The dataset artifact, tokenised as the ``onnx`` (or ``model``) artifact's tokenizer does."""
+    from ts4s_core.data.prepare import prepare_dataset
+
+    store, onnx = place.store(), _ref(job, "onnx")
+    found = place.scan(again=False)
+    place.scanned = None  # should the rows have changed, the next try looks again
+    return prepare_dataset(
+        place.settings,
+        store,
+        place.engine(),
+        scan=found,
+        tokenizer_folder=store.local(onnx) / "tokenizer",
+        upstream={"onnx": onnx},
+        progress=progress,
+    ).to_json()
+
+
+def _train(job: Job, place: Place, progress: Progress) -> Result:
+    """The trained artifact of a ``dataset`` and a ``model``."""
+    from ts4s_core.training.train import train
+
+    inputs = {"dataset": _ref(job, "dataset"), "model": _ref(job, "model")}
+    return train(place.settings, place.store(), place.launcher(), **inputs, progress=progress).to_json()
+
+
+def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
+    """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one."""
+    from ts4s_core.evaluation.evaluate import evaluate
+
+    return evaluate(
+        place.settings,
+        place.store(),
+        place.engine(),
+        trained=_ref(job, "trained"),
+        dataset=_ref(job, "dataset"),
+        champion=_ref(job, "champion") if job.get("champion") else None,
+        step_seconds=job.get("step_seconds"),
+        progress=progress,
+    ).to_json()
+
+
+def _ref(job: Job, role: str) -> ArtifactRef:
+    from ts4s_core.artifacts.refs import ArtifactRef
+
+    text = job.get(role)
+    if not isinstance(text, str):
+        raise SettingsError(f"job {job.get('job')}: expected {role} as KIND/NAME/VERSION, got {text!r}")
+    return ArtifactRef.parse(text)
+
+
+JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {
+    "warm-up": _warm_up,
+    "echo": _echo,
+    "scan": _scan,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+}
