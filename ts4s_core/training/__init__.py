@@ -1,0 +1,1 @@
+"""Training: exact, synchronous, sharded. Knows torch and numbers, not Spark."""

@@ -11,38 +11,38 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
 
 from ts4s_core.errors import TrainingError, WorkerLostError
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.flat import Layout
 
 
-def make_store(address: str, *, timeout_s: float) -> tuple[dist.TCPStore, int]:
+def make_store(address: str, *, timeout_s: float) -> tuple[TCPStore, int]:
     """Rank 0's rendezvous on a free port of ``address``; the port is for the peers."""
-    store = dist.TCPStore(
+    store = TCPStore(
         address, 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s), use_libuv=True
     )
     return store, store.port
 
 
-def join_store(address: str, port: int, *, timeout_s: float) -> dist.TCPStore:
+def join_store(address: str, port: int, *, timeout_s: float) -> TCPStore:
     """A peer's view of rank 0's rendezvous."""
-    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s))
+    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s))
 
 
-def make_group(store: dist.Store, *, secret: str, rank: int, world_size: int, address: str, timeout_s: float) -> Any:
+def make_group(store: Store, *, secret: str, rank: int, world_size: int, address: str, timeout_s: float) -> Any:
     """A gloo group bound to one interface, under keys that only this attempt's ranks know.
 
     Raises:
         TrainingError: if the ranks cannot reach each other.
     """
-    options = dist.ProcessGroupGloo._Options()
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._timeout = datetime.timedelta(seconds=timeout_s)
     try:
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
-        return dist.ProcessGroupGloo(dist.PrefixStore(secret, store), rank, world_size, options)
+        options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+        return ProcessGroupGloo(PrefixStore(secret, store), rank, world_size, options)
     except RuntimeError as exc:
         raise TrainingError(f"Rank {rank} cannot reach its peers from {address}: {exc}") from exc
 

@@ -50,15 +50,6 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where a step stands: its epoch, its window and its place in that window."""
-
-    epoch: int
-    window: int
-    step_in_window: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """The order of one training run.
 
@@ -100,17 +91,6 @@ class Plan:
             if max_steps and steps >= max_steps:
                 return max_steps
         return steps
-
-    def position(self, step: int) -> Position:
-        """Where the run's step number ``step`` (from 0) stands."""
-        epoch = 0
-        while step >= self.steps_in_epoch(epoch):
-            step -= self.steps_in_epoch(epoch)
-            epoch += 1
-        for window in self.windows(epoch):
-            if step < window.first_step + window.steps:
-                return Position(epoch, window.index, step - window.first_step)
-        raise AssertionError("an epoch's windows hold all of its steps")
 
     def compose(self, lengths: NDArray[np.integer], *, epoch: int, window: int) -> list[list[Rows]]:
         """The steps of a window: for each, K arrays of row numbers within the window.
@@ -208,6 +188,7 @@ def balanced_order(costs: Sequence[int]) -> list[int]:
         groups.sort(key=lambda group: (-group[1], group[0]))
         half = len(groups) // 2
         groups = [
-            (heavy[0] + light[0], heavy[1] + light[1]) for heavy, light in zip(groups[:half], reversed(groups[half:]), strict=True)
+            (heavy[0] + light[0], heavy[1] + light[1])
+            for heavy, light in zip(groups[:half], reversed(groups[half:]), strict=True)
         ]
     return groups[0][0]

@@ -8,6 +8,8 @@ than one parameter's.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -36,7 +38,7 @@ class GradientTree:
         self._missing: list[int] = []
         self._next_bucket = 0
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: self._take(name, parameter))  # type: ignore[misc]
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._take, name))  # type: ignore[no-untyped-call]
             for name, parameter in parameters.items()
         ]
 

@@ -1,0 +1,107 @@
+"""What a worker is told, as JSON. No torch here: the driver makes jobs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pydantic import SecretStr
+
+from ts4s_core.settings import StorageSettings, TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One attempt of a training step. It carries the store's secrets: its text goes over pipes and closures, never
+    into arguments, environment, configuration or logs; ``repr`` hides them.
+
+    Attributes:
+        name: the model's name in the registry.
+        key: step key of the training step; checkpoints are sealed under it.
+        dataset: reference of the dataset.
+        model: reference of the model.
+        output: the version that rank 0 writes the trained weights into.
+        task: ``model.task``.
+        class_weights: weight of each class, or None.
+        train: the train settings.
+        storage: the storage settings, secrets included.
+        resume: reference of the checkpoint to go on from, or None.
+        attempt: 0 for the first.
+        model_factory: ``module:function`` from a job and a model folder to a module.
+        rows_factory: ``module:function`` from a job and a store to a row source.
+        exchange: ``auto``, ``shared-memory`` or ``network``.
+        ledger: folder for the ledgers of sample ids, or None.
+        extra: anything that a custom factory needs.
+    """
+
+    name: str
+    key: str
+    dataset: str
+    model: str
+    output: str
+    task: str
+    train: dict[str, Any]
+    storage: dict[str, Any] = field(repr=False)
+    class_weights: list[float] | None = None
+    resume: str | None = None
+    attempt: int = 0
+    model_factory: str = "ts4s_core.training.factories:model_of_artifact"
+    rows_factory: str = "ts4s_core.training.factories:rows_of_artifact"
+    exchange: str = "auto"
+    ledger: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The train settings, typed."""
+        return TrainSettings(**self.train)
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Threads of each worker."""
+        return self.settings.threads_per_worker
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest silence of a worker."""
+        return self.settings.timeout_s
+
+    def storage_settings(self) -> StorageSettings:
+        """The storage settings, typed."""
+        return StorageSettings(**self.storage)
+
+    def to_wire(self) -> str:
+        """The job as one line of JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_wire(cls, text: str) -> TrainJob:
+        """The job that :meth:`to_wire` wrote."""
+        values = json.loads(text)
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+@dataclass(frozen=True)
+class ControlAddress:
+    """Where workers find the driver's control server, and the secret that lets them in."""
+
+    host: str
+    port: int
+    secret: str = field(repr=False)
+
+    def to_wire(self) -> str:
+        """The address as JSON; it holds the secret."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_wire(cls, text: str) -> ControlAddress:
+        """The address that :meth:`to_wire` wrote."""
+        return cls(**json.loads(text))
+
+
+def storage_to_wire(settings: StorageSettings) -> dict[str, Any]:
+    """Storage settings as JSON values with their secrets in clear."""
+    values = settings.model_dump(mode="python")
+    return {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()}

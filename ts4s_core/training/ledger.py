@@ -1,0 +1,26 @@
+"""The ledger: which samples stood in which part of which step, for audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+
+class Ledger:
+    """One rank's lines ``step,part,sample sample ...``; steps count from 1."""
+
+    def __init__(self, folder: Path, *, attempt: int, rank: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"ledger-{attempt:03d}-{rank:05d}.csv").open("w", encoding="ascii")
+        self._file.write("step,part,samples\n")
+
+    def write(self, step: int, part: int, samples: Sequence[str]) -> None:
+        """Write down a part."""
+        self._file.write(f"{step + 1},{part},{' '.join(samples)}\n")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()

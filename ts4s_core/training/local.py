@@ -1,0 +1,152 @@
+"""Training workers as plain processes of this host: for ``--spark.master none`` and for tests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.training.control import ControlServer
+from ts4s_core.training.job import TrainJob
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+#: Time that a failed attempt's workers have to end by themselves, and that the control channel has to name the cause.
+_GRACE_S = 2.0
+_LAST_LINES = 20
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class LocalLauncher:
+    """Starts every rank as a child process, and lets none of them live longer than :meth:`run`.
+
+    Args:
+        threads_per_worker: threads of a worker.
+        python_path: folders that workers import from beside this package: a custom factory's home.
+    """
+
+    def __init__(self, *, threads_per_worker: int, python_path: Sequence[str] = ()) -> None:
+        self._threads = threads_per_worker
+        self._python_path = list(python_path)
+
+    def control_host(self) -> str:
+        """The loopback interface."""
+        return "127.0.0.1"
+
+    def slots(self) -> int:
+        """Workers that have cores of their own."""
+        return max(1, len(os.sched_getaffinity(0)) // self._threads)
+
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+        """Run one attempt to its end.
+
+        Raises:
+            Ts4sError: the first failure that the control server heard of.
+            WorkerLostError: if a worker ended without a word.
+        """
+        workers: list[_Process] = []
+        try:
+            for rank in range(world_size):
+                workers.append(self._start(job, rank=rank, world_size=world_size, control=control))
+            _wait(workers, control)
+        finally:
+            for worker in workers:
+                worker.kill()
+
+    def _start(self, job: TrainJob, *, rank: int, world_size: int, control: ControlServer) -> _Process:
+        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
+        environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+        told = {
+            "job": job.to_wire(),
+            "control": control.address.to_wire(),
+            "rank": rank,
+            "world_size": world_size,
+            "parent_pid": os.getpid(),
+            "python_path": self._python_path,
+        }
+        return _Process(rank, json.dumps(told), environment)
+
+
+class _Process:
+    """One worker process and the last lines it wrote."""
+
+    def __init__(self, rank: int, told: str, environment: dict[str, str]) -> None:
+        self.rank = rank
+        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        # A session of its own: Ctrl-C is for the parent, which then ends its workers.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "ts4s_core.training.local_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"worker-{rank}-log", daemon=True)
+        self._reader.start()
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(told + "\n")
+            self._process.stdin.close()
+        except BrokenPipeError:
+            log.debug("worker %d ended before it read its job", rank)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join(timeout=_GRACE_S)
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self.last_lines.append(line.rstrip())
+                log.info("%s", line.rstrip())
+
+
+def _wait(workers: list[_Process], control: ControlServer) -> None:
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if all(code == 0 for code in codes) and control.failure is None:
+            return
+        if control.failed.is_set() or any(code not in (None, 0) for code in codes):
+            break
+        time.sleep(_POLL_S)
+    # The worker's own words come over the control channel, and may be a moment behind its exit.
+    control.failed.wait(_GRACE_S)
+    _let_end(workers)
+    dead = next((worker for worker in workers if worker.poll() not in (None, 0)), workers[0])
+    for line in dead.last_lines:
+        log.error("%s", line)
+    raise control.failure or _lost(dead)
+
+
+def _let_end(workers: list[_Process]) -> None:
+    deadline = time.monotonic() + _GRACE_S
+    while time.monotonic() < deadline and any(worker.poll() is None for worker in workers):
+        time.sleep(_POLL_S)
+
+
+def _lost(worker: _Process) -> Ts4sError:
+    said = worker.last_lines[-1] if worker.last_lines else "it said nothing"
+    return WorkerLostError(f"Worker {worker.rank} (pid {worker.pid}) ended with code {worker.poll()}: {said}")

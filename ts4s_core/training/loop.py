@@ -1,0 +1,185 @@
+"""The training loop of one rank: the same decisions on every rank, because all are made from gathered numbers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import psutil
+import torch
+
+from ts4s_core.settings import TrainSettings
+from ts4s_core.training.batches import Batch, collate
+from ts4s_core.training.checkpoint import CheckpointWriter, Progressed, Snapshot, named_moments
+from ts4s_core.training.engine import Engine, GradientNotFiniteError, non_finite
+from ts4s_core.training.factories import BuiltModel
+from ts4s_core.training.ledger import Ledger
+from ts4s_core.training.plan import Plan
+from ts4s_core.training.schedule import learning_rate
+from ts4s_core.training.setup import Peers
+from ts4s_core.training.validation import validation_loss
+from ts4s_core.training.windows import PlannedStep, RowSource, planned_steps
+
+log = logging.getLogger(__name__)
+
+_SEND_EVERY_S = 1.0
+
+
+class Loop:
+    """Steps, validations and checkpoints from where ``progressed`` stands to the end.
+
+    Attributes:
+        progressed: where the run stands.
+        best: the best weights so far by stored name (rank 0, with early stopping).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        built: BuiltModel,
+        rows: RowSource,
+        settings: TrainSettings,
+        *,
+        peers: Peers,
+        checkpoints: CheckpointWriter,
+        ledger: Ledger | None,
+        progressed: Progressed,
+        best: dict[str, torch.Tensor] | None,
+    ) -> None:
+        self.progressed = progressed
+        self.best = best
+        self.plan = Plan(rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
+        self.total_steps = self.plan.total_steps(settings.epochs, settings.max_steps)
+        self._engine = engine
+        self._built = built
+        self._rows = rows
+        self._settings = settings
+        self._peers = peers
+        self._checkpoints = checkpoints
+        self._ledger = ledger
+        self._process = psutil.Process()
+        self._unsent: list[dict[str, Any]] = []
+        self._sent = time.monotonic()
+        self._checkpoint_due = False
+
+    def run(self) -> None:
+        """Train to the end, or until validation says so.
+
+        Raises:
+            NonFiniteError: on every rank, before the update.
+            WorkerLostError: if a peer does not keep up.
+        """
+        first = self.progressed.step
+        self._tell({"type": "start", "step": first, "steps": self.total_steps, "metrics": self.progressed.metrics})
+        for planned in planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps):
+            busy = self._step(planned)
+            if self._validates_after(planned) and self._validate():
+                log.info("early stop after step %d: best loss at step %d", self.progressed.step, self.progressed.best_step)
+                break
+            if self._checkpoint_due and not busy:
+                self._checkpoint()
+        self._send_metrics()
+        self._checkpoints.wait()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trainable weights by stored name: the current ones, as views."""
+        views = self._engine.exchange.layout.views(self._engine.exchange.parameters)
+        return {self._built.stored_name(name): view for name, view in views.items()}
+
+    def _step(self, planned: PlannedStep) -> bool:
+        """Take a step; whether any rank is still writing a checkpoint."""
+        started = time.perf_counter()
+        settings = self._settings
+        step = planned.step
+        rate = learning_rate(
+            step, total_steps=self.total_steps, highest=settings.learning_rate, warmup_fraction=settings.warmup_fraction
+        )
+        batches = self._own_batches(planned)
+        memory_mib = self._process.memory_info().rss / 2**20
+        try:
+            stats = self._engine.step(batches, step=step, rate=rate, flag=self._checkpoints.busy, memory_mib=memory_mib)
+        except GradientNotFiniteError as exc:
+            raise self._explained(exc, planned, batches) from exc
+        seconds = time.perf_counter() - started
+        self.progressed.step = self._peers.control.step = step + 1
+        row = {
+            "step": step + 1,
+            "epoch": planned.epoch,
+            "loss": stats.loss,
+            "learning_rate": rate,
+            "grad_norm": stats.grad_norm,
+            "tokens": stats.tokens,
+            "padded_tokens": stats.padded_tokens,
+            "tokens_per_s": stats.tokens / seconds,
+            "milliseconds": seconds * 1e3,
+            "memory": stats.memory_mib,
+        }
+        self._record(row)
+        self._checkpoint_due |= (step + 1) % settings.checkpoint_every_steps == 0
+        return stats.flag
+
+    def _validates_after(self, planned: PlannedStep) -> bool:
+        last = planned.step + 1 == self.total_steps
+        return bool(self._settings.early_stopping_patience) and (planned.ends_epoch or last)
+
+    def _own_batches(self, planned: PlannedStep) -> list[Batch | None]:
+        batches: list[Batch | None] = []
+        for part in self._engine.own_parts():
+            rows = planned.parts[part]
+            if self._ledger is not None:
+                self._ledger.write(planned.step, part, planned.block.named(rows))
+            batches.append(collate(planned.block, rows, pad_id=self._rows.pad_id) if len(rows) else None)
+        return batches
+
+    def _checkpoint(self) -> None:
+        """Copy the state and let a thread write it; the last step needs none."""
+        self._checkpoint_due = False
+        if self.progressed.step >= self.total_steps:
+            return
+        chief = self._peers.rank == 0
+        snapshot = Snapshot(
+            self.progressed.copy(),
+            named_moments(self._engine.exchange.slices, self._engine.optimiser.moments),
+            {name: view.clone() for name, view in self.weights().items()} if chief else None,
+            self.best if chief else None,
+        )
+        # No barrier is needed: a peer steps only after this rank has brought its next gradients.
+        self._checkpoints.write(snapshot)
+
+    def _validate(self) -> bool:
+        """Measure the validation loss, keep the best weights; whether patience is at its end."""
+        loss = validation_loss(self._engine, self._rows, self._settings)
+        state = self.progressed
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, state.worse = loss, state.step, 0
+            if self._peers.rank == 0:
+                self.best = {name: view.clone() for name, view in self.weights().items()}
+        else:
+            state.worse += 1
+        self._tell({"type": "validation", "step": state.step, "loss": loss})
+        return state.worse >= self._settings.early_stopping_patience
+
+    def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[Batch | None]) -> Exception:
+        parts = error.parts or self._engine.suspects(batches, step=planned.step)
+        own = set(self._engine.own_parts()).intersection(parts)
+        ids = {part: planned.block.named(planned.parts[part]) for part in own}
+        everybody = self._peers.gather("non-finite", {str(part): names for part, names in ids.items()})
+        return non_finite(planned.step + 1, {int(part): names for found in everybody for part, names in found.items()})
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if self._peers.rank:
+            return
+        self.progressed.metrics.append(row)
+        self._unsent.append(row)
+        if time.monotonic() - self._sent > _SEND_EVERY_S:
+            self._send_metrics()
+
+    def _send_metrics(self) -> None:
+        if self._unsent:
+            self._tell({"type": "metrics", "rows": self._unsent})
+        self._unsent, self._sent = [], time.monotonic()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._peers.rank == 0:
+            self._peers.control.send(message)

@@ -1,0 +1,106 @@
+"""What the driver hears of training while it runs: rows for ``metrics.csv``, and progress for whoever watches."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ts4s_core.progress import Progress
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens",
+    "padded_tokens",
+    "tokens_per_s",
+    "milliseconds",
+    "memory",
+)
+#: First steps of a run that its speed is not taken from: memory and kernels are not warm yet.
+UNSTEADY_STEPS = 2
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """Collects rank 0's rows over all attempts; a resumed attempt replaces the steps that it repeats.
+
+    Attributes:
+        steps: steps of the whole run, once it is known.
+        started: when the first step of any attempt was announced, in monotonic seconds.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.steps = 0
+        self.started: float | None = None
+        self.result: dict[str, Any] = {}
+        self._progress = progress
+        self._rows: dict[int, Row] = {}
+        self._lock = threading.Lock()
+
+    def listen(self, rank: int, message: dict[str, Any]) -> None:
+        """Take a message of the control channel."""
+        kind = message.get("type")
+        if kind == "start":
+            self._begin(message)
+        elif kind == "metrics":
+            self._add(message["rows"])
+        elif kind == "validation":
+            self._progress("validation", {"step": message["step"], "loss": message["loss"]})
+        elif kind == "result" and rank == 0:
+            self.result = message["result"]
+
+    def rows(self) -> list[Row]:
+        """The rows so far, in order."""
+        with self._lock:
+            return [self._rows[step] for step in sorted(self._rows)]
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self.steps = int(message["steps"])
+            self.started = self.started or time.monotonic()
+            self._rows = {row["step"]: row for row in message["metrics"]}
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        with self._lock:
+            self._rows |= {row["step"]: row for row in rows}
+        last = rows[-1]
+        seconds = sum(row["milliseconds"] for row in rows) / 1e3 / len(rows)
+        self._progress(
+            "train",
+            {
+                "step": last["step"],
+                "steps": self.steps,
+                "loss": last["loss"],
+                "tokens_per_s": round(sum(row["tokens"] for row in rows) / max(seconds * len(rows), 1e-9)),
+                "seconds_left": round((self.steps - last["step"]) * seconds, 1),
+            },
+        )
+
+
+def as_csv(rows: Sequence[Row]) -> bytes:
+    """``metrics.csv``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def speed(rows: Sequence[Row]) -> float:
+    """Real tokens a second over steady steps."""
+    steady = rows[UNSTEADY_STEPS:] or rows
+    return sum(row["tokens"] for row in steady) / max(1e-9, sum(row["milliseconds"] for row in steady) / 1e3)
+
+
+def padding_fraction(rows: Sequence[Row]) -> float:
+    """Share of the computed tokens that are padding."""
+    padded = sum(row["padded_tokens"] for row in rows)
+    return 1 - sum(row["tokens"] for row in rows) / padded if padded else 0.0

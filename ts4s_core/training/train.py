@@ -1,0 +1,219 @@
+"""The training step on the driver: attempts, resumption, and the sealed result."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ts4s_core.artifacts.keys import step_key
+from ts4s_core.artifacts.manifest import FileEntry
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.steps import StepResult, run_step
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.writer import ArtifactWriter
+from ts4s_core.errors import IntegrityError, SparkError, StoreError, WorkerLostError
+from ts4s_core.progress import Progress, silent
+from ts4s_core.settings import Settings
+from ts4s_core.training.checkpoint import checkpoints
+from ts4s_core.training.control import ControlServer
+from ts4s_core.training.job import TrainJob, storage_to_wire
+from ts4s_core.training.launcher import Launcher
+from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
+from ts4s_core.training.strategies import bearing_settings, check_strategy
+
+log = logging.getLogger(__name__)
+
+_RETRIED = (WorkerLostError, SparkError, StoreError)
+_LONGEST_PAUSE_S = 30.0
+#: Files of the model artifact that the trained one has its own of, or that say nothing of it.
+_NOT_COPIED = ("model.safetensors", "parity.json")
+
+
+@dataclass(frozen=True)
+class Factories:
+    """What to train on what, if not the artifacts' model and rows; see :mod:`ts4s_core.training.factories`."""
+
+    model: str = TrainJob.model_factory
+    rows: str = TrainJob.rows_factory
+    extra: Mapping[str, Any] | None = None
+    exchange: str = "auto"
+    ledger: str | None = None
+
+
+def train(
+    settings: Settings,
+    store: ArtifactStore,
+    launcher: Launcher,
+    *,
+    dataset: ArtifactRef,
+    model: ArtifactRef,
+    progress: Progress = silent,
+    factories: Factories | None = None,
+) -> StepResult:
+    """Train a model on a dataset; a run that was broken off goes on from its last checkpoint.
+
+    Raises:
+        InputError: if the strategy is not there, or the data or the model cannot be trained on.
+        NonFiniteError: if a loss or a gradient is not finite.
+        WorkerLostError, SparkError, StoreError: if more than ``train.max_restarts`` attempts failed.
+    """
+    check_strategy(settings.train)
+    factories = factories or Factories()
+    workers = settings.train.workers or largest_divisor(settings.train.logical_shards, at_most=launcher.slots())
+    bearing = {
+        "train": bearing_settings(settings.train, workers=workers),
+        "task": settings.model.task,
+        "class_weights": settings.model.class_weights,
+        "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
+    }
+    inputs = {"dataset": store.manifest(dataset).content_sha256, "model": store.manifest(model).content_sha256}
+    key = step_key("trained", inputs=inputs, settings=bearing)
+
+    def build(writer: ArtifactWriter) -> None:
+        job = TrainJob(
+            name=settings.name,
+            key=key,
+            dataset=str(dataset),
+            model=str(model),
+            output=str(writer.ref),
+            task=settings.model.task,
+            class_weights=_class_weights(settings, store, dataset),
+            train=settings.train.model_dump(mode="json"),
+            storage=storage_to_wire(settings.storage),
+            model_factory=factories.model,
+            rows_factory=factories.rows,
+            exchange=factories.exchange,
+            ledger=factories.ledger,
+            extra=dict(factories.extra or {}),
+        )
+        started = time.monotonic()
+        metrics = Metrics(progress)
+        attempts = Attempts(job, store, launcher, metrics=metrics, workers=workers, max_restarts=settings.train.max_restarts)
+        attempts.run()
+        _seal(writer, store, model, metrics, facts={"restarts": attempts.restarts, "workers": attempts.workers}, started=started)
+
+    return run_step(
+        store,
+        kind="trained",
+        name=settings.name,
+        key=key,
+        settings=settings.plain(),
+        upstream={"dataset": dataset, "model": model},
+        reuse=settings.reuse,
+        build=build,
+    )
+
+
+class Attempts:
+    """Runs attempts until one comes to its end.
+
+    Attributes:
+        restarts: attempts that failed.
+        workers: workers of the current attempt.
+    """
+
+    def __init__(
+        self, job: TrainJob, store: ArtifactStore, launcher: Launcher, *, metrics: Metrics, workers: int, max_restarts: int
+    ) -> None:
+        self.restarts = 0
+        self.workers = workers
+        self._job = job
+        self._store = store
+        self._launcher = launcher
+        self._metrics = metrics
+        self._max_restarts = max_restarts
+        self._slots = launcher.slots()
+
+    def run(self) -> None:
+        """Run them.
+
+        Raises:
+            Ts4sError: the last attempt's failure, or one that another attempt would not mend.
+        """
+        while True:
+            try:
+                self._attempt()
+                return
+            except _RETRIED as exc:
+                if isinstance(exc, IntegrityError) or self.restarts >= self._max_restarts:
+                    raise
+                self.restarts += 1
+                log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
+                if isinstance(exc, StoreError):
+                    time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
+                self._shrink()
+
+    def _attempt(self) -> None:
+        job = replace(self._job, attempt=self.restarts, resume=self._newest_checkpoint())
+        with ControlServer(
+            self._launcher.control_host(), world_size=self.workers, timeout_s=job.timeout_s, listener=self._metrics.listen
+        ) as control:
+            self._launcher.run(job, world_size=self.workers, control=control)
+            if control.failure is not None:
+                raise control.failure
+            if not control.finished:
+                raise WorkerLostError("Training ended before every worker was done: its launcher returned early")
+
+    def _shrink(self) -> None:
+        """Go on with fewer workers where slots were lost."""
+        slots = self._launcher.slots()
+        if slots < min(self._slots, self.workers):
+            self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
+            log.warning("%d slots are left of %d: going on with %d workers", slots, self._slots, self.workers)
+
+    def _newest_checkpoint(self) -> str | None:
+        for ref in checkpoints(self._store, self._job.name, self._job.key):
+            try:
+                self._store.local(ref)
+            except IntegrityError as exc:
+                log.warning("checkpoint %s is damaged, an older one is used: %s", ref, exc)
+                continue
+            log.info("training goes on from checkpoint %s", ref)
+            return str(ref)
+        return None
+
+
+def largest_divisor(parts: int, *, at_most: int) -> int:
+    """The largest power of two that divides ``parts`` and is not above ``at_most`` (1 at least)."""
+    workers = parts
+    while workers > max(1, at_most):
+        workers //= 2
+    return workers
+
+
+def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRef) -> list[float] | None:
+    if settings.model.class_weights == "none" or settings.model.task != "classification":
+        return None
+    from ts4s_core.data.dataset import Dataset
+    from ts4s_core.training.class_weights import balanced_weights
+
+    with Dataset.open(store, dataset) as opened:
+        return balanced_weights(opened)
+
+
+def _seal(
+    writer: ArtifactWriter, store: ArtifactStore, model: ArtifactRef, metrics: Metrics, *, facts: dict[str, Any], started: float
+) -> None:
+    """Fill the trained artifact: weights that rank 0 wrote, everything else of the model, and figures."""
+    rows, result = metrics.rows(), metrics.result
+    entry = result["weights"]
+    writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"]))
+    folder = store.local(model)
+    for file in store.manifest(model).files:
+        if file.path not in _NOT_COPIED:
+            writer.add_file(folder / file.path, file.path, identity=file.identity)
+    writer.add_bytes("metrics.csv", as_csv(rows), identity=False)
+    writer.facts.update(
+        weights_sha256=result["weights_sha256"],
+        steps=result["steps"],
+        tokens_per_s=round(speed(rows), 1),
+        padding_fraction=round(padding_fraction(rows), 5),
+        seconds=round(time.monotonic() - started, 3),
+        **facts,
+    )
+    if result["validation_loss"] is not None:
+        writer.facts.update(validation_loss=result["validation_loss"], best_step=result["best_step"])
+    writer.add_json("training.json", writer.facts, identity=False)

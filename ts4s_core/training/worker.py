@@ -1,0 +1,161 @@
+"""One rank of a training attempt, from its start to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.store import ArtifactStore, put_part
+from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
+from ts4s_core.training.control_client import ControlClient
+from ts4s_core.training.engine import Engine
+from ts4s_core.training.exchange import Exchange
+from ts4s_core.training.factories import BuiltModel, resolve
+from ts4s_core.training.flat import attach, lay_out, trainable_parameters
+from ts4s_core.training.job import ControlAddress, TrainJob
+from ts4s_core.training.ledger import Ledger
+from ts4s_core.training.loop import Loop
+from ts4s_core.training.objectives import objective_for
+from ts4s_core.training.optimiser import SlicedAdamW
+from ts4s_core.training.setup import Peers, connect, meet, same_weights
+from ts4s_core.training.weights import weights_sha256, write_weights
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(
+    job: TrainJob, *, rank: int, world_size: int, control: ControlAddress, address: str = "127.0.0.1"
+) -> dict[str, Any]:
+    """Run one rank to the end of training.
+
+    The process ends at once (``os._exit``) when the driver says so or is gone.
+
+    Args:
+        job: what to train.
+        rank: this worker's number.
+        world_size: number of workers.
+        control: the driver's control server.
+        address: the interface by which peers reach this worker.
+
+    Returns:
+        ``rank``, ``steps``; on rank 0 the entry and the hash of the trained weights too.
+
+    Raises:
+        Ts4sError: what went wrong; the driver has been told.
+    """
+    client = ControlClient(control, rank=rank, own_address=address)
+    try:
+        torch.set_num_threads(job.threads_per_worker)
+        peers = meet(job, client, where=control, rank=rank, world_size=world_size, address=address)
+        result = _train(job, peers)
+    except Ts4sError as exc:
+        client.fail(exc)
+        raise
+    except Exception as exc:
+        log.exception("worker %d failed", rank)
+        error = WorkerLostError(f"Worker {rank} on {socket.gethostname()} failed: {type(exc).__name__}: {exc}")
+        client.fail(error)
+        raise error from exc
+    client.done(result, timeout_s=job.timeout_s)
+    return result
+
+
+def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
+    store = ArtifactStore.open(job.storage_settings())
+    built: BuiltModel = resolve(job.model_factory)(job, store)
+    rows = resolve(job.rows_factory)(job, store)
+    checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
+    writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
+    with _engine(job, built, peers, checkpoint) as engine, _ledger(job, peers.rank) as ledger:
+        loop = Loop(
+            engine,
+            built,
+            rows,
+            job.settings,
+            peers=peers,
+            checkpoints=writer,
+            ledger=ledger,
+            progressed=checkpoint.progressed() if checkpoint else Progressed(),
+            best=checkpoint.best() if checkpoint else None,
+        )
+        loop.run()
+        result: dict[str, Any] = {"rank": peers.rank, "steps": loop.progressed.step}
+        if peers.rank == 0:
+            result |= _store_weights(job, store, built, loop)
+        # A rank that leaves takes its connections with it; the others may still be on their last numbers.
+        peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
+    return result
+
+
+@contextlib.contextmanager
+def _engine(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Iterator[Engine]:
+    settings = job.settings
+    parameters = trainable_parameters(built.module)
+    if checkpoint is not None:
+        saved = checkpoint.weights()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[built.stored_name(name)])
+    same_weights(peers, weights_sha256({name: parameter.data for name, parameter in parameters.items()}))
+    layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
+    exchange, one_copy = connect(layout, peers, kind=job.exchange)
+    try:
+        attach(parameters, layout.views(exchange.parameters), copy=peers.rank == 0 or not one_copy)
+        _barrier(exchange)
+        optimiser = SlicedAdamW(exchange, weight_decay=settings.weight_decay)
+        if checkpoint is not None:
+            checkpoint.restore_moments(layout, exchange.slices, optimiser.moments)
+        engine = Engine(
+            built.module,
+            parameters,
+            exchange,
+            optimiser,
+            objective=objective_for(job.task, job.class_weights),
+            seed=settings.seed,
+            parts=settings.logical_shards,
+            max_grad_norm=settings.max_grad_norm,
+            seed_dropout=built.seed_dropout,
+        )
+        yield engine
+        engine.close()
+    finally:
+        exchange.close()
+
+
+def _barrier(exchange: Exchange) -> None:
+    """Nobody reads shared parameters before rank 0 has written them."""
+    exchange.publish()
+
+
+@contextlib.contextmanager
+def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
+    if job.ledger is None:
+        yield None
+        return
+    with Ledger(Path(job.ledger), attempt=job.attempt, rank=rank) as ledger:
+        yield ledger
+
+
+def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> dict[str, Any]:
+    """Write the trained weights (the best ones, with early stopping) beside the frozen ones into the output version."""
+    trained = loop.best if loop.best is not None else loop.weights()
+    with tempfile.TemporaryDirectory(prefix="ts4s-trained-") as folder:
+        local = Path(folder) / "model.safetensors"
+        write_weights({**built.stored, **trained}, local)
+        entry = retried(lambda: put_part(store, ArtifactRef.parse(job.output), local.name, local))
+    return {
+        "weights": asdict(entry),
+        "weights_sha256": weights_sha256(trained),
+        "best_step": loop.progressed.best_step,
+        "validation_loss": loop.progressed.best_loss,
+    }
