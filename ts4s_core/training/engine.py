@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,14 @@ _PER_PART = 4
 #: Numbers that each rank brings: its free flag and its memory in MiB.
 _PER_RANK = 2
 
-SeedDropout = Callable[[nn.Module, int, int, int], None]
+
+class SeedDropout(Protocol):
+    """Makes a model's own dropout modules hang on (seed, step, part)."""
+
+    def __call__(self, model: nn.Module, seed: int, step: int, *, part: int) -> object:
+        """Seed them for the next forward."""
+        ...
+
 
 
 class GradientNotFiniteError(Exception):
@@ -179,7 +187,7 @@ class Engine:
 
     def _backward(self, batch: Batch, *, step: int, part: int) -> tuple[float, float, float, float]:
         torch.manual_seed(_torch_seed(self._seed, step, part))
-        self._seed_dropout(self.model, self._seed, step, part)
+        self._seed_dropout(self.model, self._seed, step, part=part)
         loss = self._objective(self.model(batch.input_ids, batch.attention_mask), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
         return loss.value, loss.items, batch.tokens, batch.padded_tokens

@@ -27,7 +27,7 @@ from ts4s_core.training.job import TrainJob
 _COLUMNS = ("id", "label", "input_ids")
 
 
-def no_dropout_of_ours(model: nn.Module, seed: int, step: int, part: int) -> None:
+def no_dropout_of_ours(model: nn.Module, seed: int, step: int, *, part: int) -> None:
     """For models whose randomness is all PyTorch's own, which the engine seeds itself."""
 
 

@@ -97,7 +97,8 @@ def as_csv(rows: Sequence[Row]) -> bytes:
 def speed(rows: Sequence[Row]) -> float:
     """Real tokens a second over steady steps."""
     steady = rows[UNSTEADY_STEPS:] or rows
-    return sum(row["tokens"] for row in steady) / max(1e-9, sum(row["milliseconds"] for row in steady) / 1e3)
+    tokens, milliseconds = (float(sum(row[name] for row in steady)) for name in ("tokens", "milliseconds"))
+    return 1e3 * tokens / max(1e-6, milliseconds)
 
 
 def padding_fraction(rows: Sequence[Row]) -> float:

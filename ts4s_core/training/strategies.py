@@ -23,7 +23,7 @@ def check_strategy(train: TrainSettings) -> None:
     """
     if train.strategy not in AVAILABLE:
         raise InputError(
-            f"train.strategy {train.strategy} is not available yet: expected {' or '.join(AVAILABLE)}. Use train.strategy synchronous"
+            f"train.strategy {train.strategy} is not available yet: expected {' or '.join(AVAILABLE)}. Use one of these"
         )
 
 

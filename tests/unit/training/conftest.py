@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.training.launcher import Launcher
+from ts4s_core.training.local import LocalLauncher
+from ts4s_core.training.train import Factories, train
+
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)  # for toy.py, which workers import by name too
+
+Train = Callable[..., StepResult]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
+
+
+def sealed(store: ArtifactStore, kind: str) -> ArtifactRef:
+    """Stands for a dataset or a model: the toy factories read neither."""
+    with store.begin(kind, "toy", "ab" * 32, settings={}, upstream={}) as writer:
+        writer.add_json("config.json", {"toy": kind})
+        return writer.seal().ref
+
+
+@pytest.fixture
+def run(store: ArtifactStore) -> Train:
+    refs: dict[str, ArtifactRef] = {}
+
+    def train_toy(
+        *,
+        name: str = "toy",
+        extra: dict[str, Any] | None = None,
+        exchange: str = "auto",
+        ledger: Path | None = None,
+        launcher: Launcher | None = None,
+        progress: Any = None,
+        **settings: Any,
+    ) -> StepResult:
+        for kind in ("dataset", "model"):
+            refs.setdefault(kind, sealed(store, kind))
+        values = {"batch_size": 12, "epochs": 2, "learning_rate": 1e-2, "timeout_s": 30, "checkpoint_every_steps": 1_000} | settings
+        return train(
+            Settings(name=name, train=values, storage=store.storage.settings, reuse=False, spark={"master": "none"}),
+            store,
+            launcher or LocalLauncher(threads_per_worker=1, python_path=[HERE]),
+            **refs,
+            progress=progress or (lambda stage, fields: None),
+            factories=Factories("toy:model", "toy:rows", extra or {}, exchange, str(ledger) if ledger else None),
+        )
+
+    return train_toy
