@@ -15,6 +15,9 @@ from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
 SPLIT_BYTES = 64 * 2**20
+# A small file is cut too, so that its text is tokenised in parallel; but every split loads the tokenizer.
+SMALL_SPLIT_BYTES = 4 * 2**20
+SPLITS_OF_SMALL = 8
 DOCSTRING_ROWS_PER_SPLIT = 500
 _HEAD_BYTES = 4_096
 
@@ -90,7 +93,7 @@ class DataSource:
 
 
 def open_source(
-    data: DataSettings, storage: StorageSettings, engine: DataEngine, *, multi_label: bool = False, split_bytes: int = SPLIT_BYTES
+    data: DataSettings, storage: StorageSettings, engine: DataEngine, *, multi_label: bool = False, split_bytes: int | None = None
 ) -> DataSource:
     """Find a source's files, settle its format, and cut it into splits. Reads no more than the files' ends.
 
@@ -99,7 +102,7 @@ def open_source(
         storage: credentials for an ``s3://`` source.
         engine: opens a Spark table.
         multi_label: whether a label cell may hold several labels.
-        split_bytes: most bytes of a split, for the formats that can be cut by lines.
+        split_bytes: most bytes of a split, for the formats that can be cut by lines; None: by the size of the whole.
 
     Raises:
         SourceError: if there is no such source, or its format cannot be told.
@@ -123,6 +126,8 @@ def open_source(
         )
     if not single:
         found = files_of_format(found, chosen)
+    if split_bytes is None:
+        split_bytes = min(max(sum(file.size for file in found) // SPLITS_OF_SMALL, SMALL_SPLIT_BYTES), SPLIT_BYTES)
     return DataSource(chosen, files, columns, list(_file_splits(files, found, chosen, columns, split_bytes)))
 
 

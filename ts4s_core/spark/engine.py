@@ -7,6 +7,7 @@ and a group's memory is that of its own rows.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,8 @@ class _Read:
 
     def __call__(self, numbered: tuple[int, Any]) -> Iterator[tuple[int, Any]]:
         index, item = numbered
+        # A tokenizer would start a thread for every core of the host, in every task.
+        os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         try:
             for batch in self.read(item):
                 for group, rows in split_by_group(batch):
