@@ -17,39 +17,50 @@ COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "traine
 
 def export_command(invocation: Invocation) -> Outcome:
     """Export the base model."""
-    target = invocation.options.to
+    target = None if invocation.options.to is None else Path(invocation.options.to).expanduser()
+    from ts4s_core.onnx.export import check_target
+
     with _run(invocation) as run:
-        result = run.export(None if target is None else Path(target).expanduser())
-    extra = {} if target is None else {"file": target}
-    return _outcome(result, **extra)
+        with run.stage("check"):
+            if target is not None:
+                check_target(target)
+            run.source()
+        result = run.export(target)
+    return _outcome(result, **({} if target is None else {"file": str(target)}))
 
 
 def import_command(invocation: Invocation) -> Outcome:
     """Import an exported model with a new head."""
+    given = inputs(invocation.options, ("onnx", "dataset"))
     with _run(invocation) as run:
-        given = inputs(invocation.options, ("onnx", "dataset"))
-        base = base_of(run, given)
-        classes, labels = _classes(run, given)
+        with run.stage("check"):
+            base = base_of(run, given)
+            classes, labels = _classes(run, given)
         return _outcome(run.import_model(base, classes=classes, labels=labels))
 
 
 def prepare_command(invocation: Invocation) -> Outcome:
     """Prepare a dataset with the tokenizer of an exported model."""
+    given = inputs(invocation.options, ("onnx",))
     with _run(invocation) as run:
-        return _outcome(run.prepare(base_of(run, inputs(invocation.options, ("onnx",)))))
+        with run.stage("check"):
+            base = base_of(run, given)
+            run.scan()
+        return _outcome(run.prepare(base))
 
 
 def train_command(invocation: Invocation) -> Outcome:
     """Train an imported model on a dataset."""
+    given = inputs(invocation.options, ("dataset", "model"))
     with _run(invocation) as run:
-        given = inputs(invocation.options, ("dataset", "model"))
-        return _outcome(run.train(newest(run, "dataset", given), newest(run, "model", given)))
+        dataset, model = newest(run, "dataset", given), newest(run, "model", given)
+        return _outcome(run.train(dataset, model))
 
 
 def evaluate_command(invocation: Invocation) -> Outcome:
     """Evaluate a trained model."""
+    given = inputs(invocation.options, ("trained", "dataset"))
     with _run(invocation) as run:
-        given = inputs(invocation.options, ("trained", "dataset"))
         trained = newest(run, "trained", given)
         dataset = given.get("dataset") or ArtifactRef.parse(run.store.manifest(trained).upstream["dataset"])
         return _outcome(run.evaluate(trained, dataset, seconds={}))

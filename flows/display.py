@@ -18,7 +18,7 @@ from ts4s_core.progress import Value, as_line
 LINE_EVERY_S = 2.0
 HEARTBEAT_EVERY_S = 5.0
 #: While input is still being checked nothing is said, so that a refusal is one line; long checks speak up.
-QUIET_CHECK_S = 10.0
+QUIET_CHECK_S = 30.0
 _COUNTS = ("step", "row", "file", "part")
 
 
@@ -84,6 +84,7 @@ class _Lines:
         self._began: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._held: dict[str, tuple[str, Mapping[str, Value]]] = {}
+        self._spoke = 0.0
         self._closed = threading.Event()
         threading.Thread(target=self._heartbeat, name="display", daemon=True).start()
 
@@ -101,10 +102,10 @@ class _Lines:
 
     def begin(self, stage: str) -> None:
         with self._lock:
-            now = time.monotonic()
-            self._began[stage] = self._last[stage] = now
-            if stage != "check":
-                self._write(stage, f"{stage} started", now - LINE_EVERY_S)
+            # Its first line is an event, its end, or a sign of life: so that what is refused at once stays one line.
+            self._began[stage] = time.monotonic()
+            self._last[stage] = self._began[stage] - LINE_EVERY_S
+            self._spoke = max(self._spoke, self._began[stage])
 
     def end(self, stage: str, note: str, seconds: float) -> None:
         with self._lock:
@@ -121,6 +122,7 @@ class _Lines:
 
     def _write(self, stage: str, line: str, now: float) -> None:
         self._last[stage] = now
+        self._spoke = time.monotonic()
         self._stream.write(f"{line}\n")
         self._stream.flush()
 
@@ -134,7 +136,7 @@ class _Lines:
                     if now - self._last.get(stage, 0.0) >= LINE_EVERY_S:
                         del self._held[stage]
                         self._write(stage, as_line(name, fields), now)
-                if self._began and now - max(self._last.values()) >= HEARTBEAT_EVERY_S:
+                if self._began and now - self._spoke >= HEARTBEAT_EVERY_S:
                     for stage, began in self._began.items():
                         self._write(stage, f"{stage} running seconds={now - began:.0f}", now)
 

@@ -80,6 +80,7 @@ class Run:
         self._progress = progress
         self._listeners: list[Progress] = []
         self._checked: Checked | None = None
+        self._source: ModelSource | None = None
 
     @property
     def registry(self) -> Registry:
@@ -113,7 +114,7 @@ class Run:
 
     def _check(self) -> Checked:
         with ThreadPoolExecutor(1) as pool:
-            scanning = pool.submit(self._job, "scan")
+            scanning = pool.submit(self.scan)
             problems: list[InputError] = []
             found: ModelSource | None = None
             try:
@@ -135,20 +136,25 @@ class Run:
         return Checked(found, labels, scan["sides"])
 
     def source(self) -> ModelSource:
-        """The base model, checked."""
+        """The base model, checked; looked for once."""
         from ts4s_core.onnx.sources import resolve_source
 
-        return resolve_source(self.settings.model, self.store, seed=self.settings.train.seed)
+        if self._source is None:
+            self._source = resolve_source(self.settings.model, self.store, seed=self.settings.train.seed)
+        return self._source
+
+    def scan(self) -> dict[str, Any]:
+        """Read the data completely; writes nothing. Preparing them later does not read them for that again."""
+        return self._job("scan")
 
     def export(self, to: Path | None = None) -> StepResult:
         """Export the base model, to a plain file too if one is named."""
         from ts4s_core.onnx.export_step import export_model, export_to_file
 
-        source = None if self._checked is None else self._checked.source
         with self._step("export") as done:
             if to is None:
-                return done(export_model(self.settings, self.store, source=source, progress=self.progress))
-            return done(export_to_file(self.settings, self.store, to, source=source, progress=self.progress))
+                return done(export_model(self.settings, self.store, source=self.source(), progress=self.progress))
+            return done(export_to_file(self.settings, self.store, to, source=self.source(), progress=self.progress))
 
     def import_model(self, base: ArtifactRef, *, classes: int, labels: Sequence[str] | None) -> StepResult:
         """Put a head of so many classes on an exported model."""
