@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 50
 _WIDEST_BAR_REM = 12
+#: Columns of a training's metrics stream, with the axis and the caption of their charts.
+_CURVES = {
+    "learning_rate": ("learning rate", "Learning rate by step."),
+    "tokens_per_s": ("tokens per s", "Throughput in tokens a second, by step."),
+    "memory": ("MiB", "Memory of the largest worker in MiB, by step."),
+}
 
 
 def lineage(data: ReportData) -> Markup:
@@ -91,7 +97,9 @@ def _novelty(data: ReportData) -> Markup:
 
 def training(data: ReportData) -> Markup:
     """Loss and learning-rate curves, throughput, padding and memory."""
-    figures = _figures(data.training) if data.training else note("No training figures are recorded.")
+    memory = [row["memory"] for row in data.curves if "memory" in row]
+    peak = {"peak_memory_mib": max(memory)} if memory else {}
+    figures = _figures({**data.training, **peak}) if data.training else note("No training figures are recorded.")
     return joined(figures, _curves(data.curves))
 
 
@@ -104,14 +112,10 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> Markup:
     if not losses:
         return note("No curves: the training recorded no steps.")
     charts_of = [figure(charts.lines(losses, x="step", y="loss (nats)", alt="Loss by step"), "Loss by step.")]
-    for column, caption in (
-        ("learning_rate", "Learning rate by step."),
-        ("tokens_per_s", "Throughput in tokens a second, by step."),
-    ):
+    for column, (axis, caption) in _CURVES.items():
         points = _column(rows, column)
         if points[0]:
-            series = {column.replace("_", " "): points}
-            charts_of.append(figure(charts.lines(series, x="step", y=column.replace("_", " "), alt=caption.rstrip(".")), caption))
+            charts_of.append(figure(charts.lines({axis: points}, x="step", y=axis, alt=caption.rstrip(".")), caption))
     return side_by_side(*charts_of)
 
 
