@@ -12,7 +12,8 @@ class Ledger:
 
     def __init__(self, folder: Path, *, attempt: int, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"ledger-{attempt:03d}-{rank:05d}.csv").open("w", encoding="ascii")
+        # Line by line: an attempt may end at any moment.
+        self._file = (folder / f"ledger-{attempt:03d}-{rank:05d}.csv").open("w", encoding="ascii", buffering=1)
         self._file.write("step,part,samples\n")
 
     def write(self, step: int, part: int, samples: Sequence[str]) -> None:

@@ -1,11 +1,128 @@
+"""Whole runs in worker processes, on a toy model with two kinds of dropout, frozen and unused parameters."""
+
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
 
-def test_any_number_of_workers_gives_one_hash(run, tmp_path: Path):
-    found = {}
-    for workers in (1, 2, 4):
-        result = run(name=f"w{workers}", workers=workers, ledger=tmp_path / f"ledger{workers}")
-        found[workers] = result.facts
-    assert len({facts["weights_sha256"] for facts in found.values()}) == 1
+from ts4s_core.errors import InputError, NonFiniteError, WorkerLostError
+from ts4s_core.training.checkpoint import checkpoints
+from ts4s_core.training.local import LocalLauncher
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def ledger(folder: Path) -> dict[tuple[int, int], str]:
+    """(step, part) -> samples, over all ranks and attempts; a repeated step must repeat its samples."""
+    found: dict[tuple[int, int], str] = {}
+    for path in sorted(folder.iterdir()):
+        for row in table(path):
+            assert found.setdefault((int(row["step"]), int(row["part"])), row["samples"]) == row["samples"]
+    return found
+
+
+def test_any_number_of_workers_and_either_exchange_give_one_hash(run, store, tmp_path: Path):
+    # 70 rows in batches of 12: an uneven last batch. Clipping is on by default.
+    cases = {"w1": (1, "auto"), "w2": (2, "shared-memory"), "w2n": (2, "network"), "w4": (4, "auto")}
+    results = {
+        name: run(name=name, workers=workers, exchange=exchange, ledger=tmp_path / name) for name, (workers, exchange) in cases.items()
+    }
+    facts = {name: result.facts for name, result in results.items()}
+    assert len({found["weights_sha256"] for found in facts.values()}) == 1
+    assert [found["workers"] for found in facts.values()] == [1, 2, 2, 4]
+    assert facts["w1"]["steps"] == 12
+    ledgers = {name: ledger(tmp_path / name) for name in cases}
+    assert ledgers["w1"] == ledgers["w2"] == ledgers["w2n"] == ledgers["w4"]
+    epoch = [sample for (step, _), samples in ledgers["w1"].items() if step <= 6 for sample in samples.split()]
+    assert len(epoch) == len(set(epoch)) == 70
+
+    folder = store.local(results["w1"].ref)
+    metrics = table(folder / "metrics.csv")
+    assert [int(row["step"]) for row in metrics] == list(range(1, 13))
+    assert float(metrics[-1]["loss"]) < float(metrics[0]["loss"])
+    assert "head.weight" in load_file(folder / "model.safetensors")
+
+
+def test_fewer_rows_than_parts(run):
+    """Batches of 3 rows in 4 parts: an empty part in every step, and a last batch of one row."""
+    hashes = {
+        run(name=f"w{workers}", workers=workers, batch_size=3, max_steps=5, extra={"rows": 13}, max_grad_norm=0.05).facts[
+            "weights_sha256"
+        ]
+        for workers in (1, 4)
+    }
+    assert len(hashes) == 1
+
+
+def test_resumed_runs_end_as_the_undisturbed_one(run, store, tmp_path: Path):
+    whole = run(name="whole", workers=1).facts
+    extra = {"what": "kill", "at": 8, "mark": str(tmp_path / "killed")}
+    # With two workers of two parts each, forward 8 of a worker is in its step 4; K = 4.
+    resumed = run(name="killed", workers=2, extra=extra, checkpoint_every_steps=1).facts
+    assert (tmp_path / "killed").exists()
+    assert resumed["restarts"] == 1
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    assert resumed["steps"] == 12
+
+    kept = store.versions("checkpoint", "killed")
+    assert len(kept) == 2
+    steps = [store.manifest(ref).settings["step"] for ref in kept]
+    # A third command, with the same key, goes on from the newest of those and with another number of workers.
+    again = run(name="killed", workers=4, extra=extra)
+    assert again.facts["weights_sha256"] == whole["weights_sha256"]
+    rows = table(store.local(again.ref) / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    assert steps[-1] >= 3
+    assert checkpoints(store, "killed", store.manifest(kept[-1]).key) == kept[::-1]
+
+
+def test_a_stopped_worker_is_noticed(run, tmp_path: Path):
+    extra = {"what": "stop", "at": 3, "mark": str(tmp_path / "stopped")}
+    with pytest.raises(WorkerLostError, match=r"Worker [01] on .* was silent for \d+ s"):
+        run(workers=2, extra=extra, timeout_s=3, max_restarts=0)
+
+
+def test_a_loss_that_is_not_finite_stops_all_before_the_update(run, store, tmp_path: Path):
+    extra = {"what": "nan", "at": 5, "mark": str(tmp_path / "nan")}
+    book = tmp_path / "ledger"
+    with pytest.raises(NonFiniteError, match=r"step 3 .* in part [0-3] \(samples") as failure:
+        run(workers=2, extra=extra, ledger=book, checkpoint_every_steps=1)
+    part = int(str(failure.value).split("in part ")[1][0])
+    assert all(sample in str(failure.value) for sample in ledger(book)[(3, part)].split())
+    assert store.versions("trained", "toy") == []
+
+
+def test_early_stopping_keeps_the_best_weights(run, store):
+    values = {"epochs": 6, "early_stopping_patience": 1, "learning_rate": 0.3, "checkpoint_every_steps": 7}
+    facts = [run(name=f"w{workers}", workers=workers, **values).facts for workers in (1, 2)]
+    assert facts[0]["weights_sha256"] == facts[1]["weights_sha256"]
+    assert facts[0]["validation_loss"] == facts[1]["validation_loss"]
+    assert facts[0]["best_step"] + 6 == facts[0]["steps"] < 36
+
+
+def test_strategies_that_are_not_there_are_refused_before_anything_starts(run, store):
+    with pytest.raises(InputError, match=r"train\.strategy hogwild is not available yet"):
+        run(strategy="hogwild")
+    assert store.names("trained") == []
+
+
+def test_workers_follow_the_slots_that_are_left(run, tmp_path: Path):
+    class Shrinking(LocalLauncher):
+        asked = 0
+
+        def slots(self) -> int:
+            self.asked += 1
+            return 4 if self.asked < 3 else 1
+
+    here = str(Path(__file__).parent)
+    extra = {"what": "kill", "at": 2, "mark": str(tmp_path / "killed")}
+    facts = run(extra=extra, max_steps=4, launcher=Shrinking(threads_per_worker=1, python_path=[here])).facts
+    assert (facts["restarts"], facts["workers"]) == (1, 1)
+    assert np.isfinite(facts["tokens_per_s"])
