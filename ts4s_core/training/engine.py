@@ -38,7 +38,6 @@ class SeedDropout(Protocol):
         ...
 
 
-
 class GradientNotFiniteError(Exception):
     """A loss or the gradient of a step is not finite; which parts, the rank finds out together with its peers."""
 

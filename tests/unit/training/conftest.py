@@ -49,7 +49,13 @@ def run(store: ArtifactStore) -> Train:
     ) -> StepResult:
         for kind in ("dataset", "model"):
             refs.setdefault(kind, sealed(store, kind))
-        values = {"batch_size": 12, "epochs": 2, "learning_rate": 1e-2, "timeout_s": 30, "checkpoint_every_steps": 1_000} | settings
+        values = {
+            "batch_size": 12,
+            "epochs": 2,
+            "learning_rate": 1e-2,
+            "timeout_s": 30,
+            "checkpoint_every_steps": 1_000,
+        } | settings
         return train(
             Settings(name=name, train=values, storage=store.storage.settings, reuse=False, spark={"master": "none"}),
             store,

@@ -32,7 +32,8 @@ def test_any_number_of_workers_and_either_exchange_give_one_hash(run, store, tmp
     # 70 rows in batches of 12: an uneven last batch. Clipping is on by default.
     cases = {"w1": (1, "auto"), "w2": (2, "shared-memory"), "w2n": (2, "network"), "w4": (4, "auto")}
     results = {
-        name: run(name=name, workers=workers, exchange=exchange, ledger=tmp_path / name) for name, (workers, exchange) in cases.items()
+        name: run(name=name, workers=workers, exchange=exchange, ledger=tmp_path / name)
+        for name, (workers, exchange) in cases.items()
     }
     facts = {name: result.facts for name, result in results.items()}
     assert len({found["weights_sha256"] for found in facts.values()}) == 1

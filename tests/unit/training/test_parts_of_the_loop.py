@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from toy import ToyRows
+
+from ts4s_core.errors import InputError
+from ts4s_core.settings import TrainSettings
+from ts4s_core.training.batches import RowBlock, collate
+from ts4s_core.training.factories import resolve
+from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
+from ts4s_core.training.objectives import objective_for
+from ts4s_core.training.plan import Plan
+from ts4s_core.training.schedule import learning_rate
+from ts4s_core.training.strategies import bearing_settings
+from ts4s_core.training.train import largest_divisor
+from ts4s_core.training.weights import weights_sha256
+from ts4s_core.training.windows import planned_steps
+
+
+def block(lengths: list[int], labels: np.ndarray) -> RowBlock:
+    tokens = np.arange(1, sum(lengths) + 1, dtype=np.int32)
+    return RowBlock(tokens, np.concatenate([[0], np.cumsum(lengths)]), labels, [bytes([row] * 16) for row in range(len(lengths))])
+
+
+def test_parts_are_padded_to_their_longest():
+    batch = collate(block([2, 3, 1], np.array([5, 6, 7])), np.array([2, 0]), pad_id=9)
+    assert batch.input_ids.tolist() == [[6, 9], [1, 2]]
+    assert batch.attention_mask.tolist() == [[1, 0], [1, 1]]
+    assert (batch.labels.tolist(), batch.tokens, batch.padded_tokens) == ([7, 5], 3, 4)
+
+
+def test_objectives_are_sums_with_their_counts():
+    torch.manual_seed(0)
+    batch = collate(block([2, 3], np.array([2, 0])), np.array([0, 1]), pad_id=0)
+    logits = torch.randn(2, 3)
+    plain = objective_for("classification")(logits, batch)
+    assert float(plain.total) == pytest.approx(float(F.cross_entropy(logits, batch.labels, reduction="sum")))
+    assert (plain.items, plain.value) == (2.0, pytest.approx(float(plain.total)))
+    weighted = objective_for("classification", [0.5, 1.0, 2.0])(logits, batch)
+    assert weighted.items == 2.5
+    assert float(weighted.total) / 2.5 == pytest.approx(
+        float(F.cross_entropy(logits, batch.labels, weight=torch.tensor([0.5, 1, 2])))
+    )
+
+    hot = collate(block([2, 3], np.eye(3, dtype=np.float32)[:2]), np.array([0, 1]), pad_id=0)
+    many = objective_for("multi-label")(logits, hot)
+    assert float(many.total) / many.items == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, hot.labels)))
+
+    tokens = torch.randn(2, 3, 12)
+    language = objective_for("language-model")(tokens, batch)
+    assert language.items == 3  # one target in the row of two tokens, two in the row of three
+    targets = [(0, 0, 2), (1, 0, 4), (1, 1, 5)]
+    expected = sum(-float(F.log_softmax(tokens[row, place], 0)[token]) for row, place, token in targets)
+    assert language.value == pytest.approx(expected)
+
+
+def test_the_rate_rises_and_falls():
+    rates = [learning_rate(step, total_steps=10, highest=1.0, warmup_fraction=0.3) for step in range(10)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:] == pytest.approx([1 - place / 7 for place in range(1, 7)])
+    assert [learning_rate(step, total_steps=1, highest=2.0, warmup_fraction=0.1) for step in range(1)] == [2.0]
+
+
+def test_a_run_that_starts_in_the_middle_takes_the_same_steps():
+    rows = ToyRows(1_500, group=8)  # 188 row groups: three windows an epoch
+    plan = Plan(rows.rows_per_group("train"), 30, 4, 0)
+    stop = plan.total_steps(2)
+    whole = list(planned_steps(rows, "train", plan, first=0, stop=stop))
+    assert [planned.step for planned in whole] == list(range(stop))
+    assert [planned.step for planned in whole if planned.ends_epoch] == [plan.steps_in_epoch(0) - 1, stop - 1]
+    for first in (1, 20, plan.steps_in_epoch(0), stop - 1, stop):
+        rest = list(planned_steps(rows, "train", plan, first=first, stop=stop))
+        assert [planned.step for planned in rest] == list(range(first, stop))
+        for again, planned in zip(rest, whole[first:], strict=True):
+            assert [again.block.named(part) for part in again.parts] == [planned.block.named(part) for part in planned.parts]
+
+
+def test_settings_that_bear_on_the_weights():
+    base = TrainSettings()
+    same = TrainSettings(workers=2, max_restarts=9, timeout_s=5, checkpoint_every_steps=1)
+    assert bearing_settings(base, workers=1) == bearing_settings(same, workers=2)
+    for name, value in {"threads_per_worker": 2, "logical_shards": 8, "seed": 1, "max_steps": 3}.items():
+        assert bearing_settings(TrainSettings(**{name: value}), workers=1) != bearing_settings(base, workers=1)
+    averaging = TrainSettings(strategy="averaging")
+    assert bearing_settings(averaging, workers=1) != bearing_settings(averaging, workers=2)
+    assert [largest_divisor(4, at_most=slots) for slots in (0, 1, 2, 3, 4, 9)] == [1, 1, 2, 2, 4, 4]
+
+
+def test_metrics_of_a_resumed_run_have_each_step_once():
+    shown = []
+    metrics = Metrics(lambda stage, fields: shown.append((stage, dict(fields))))
+    row = {
+        "epoch": 0,
+        "loss": 0.5,
+        "learning_rate": 1.0,
+        "grad_norm": 1.0,
+        "tokens": 90,
+        "padded_tokens": 100,
+        "milliseconds": 100.0,
+    }
+    row |= {"tokens_per_s": 900.0, "memory": 1.0}
+    rows = [{"step": step, **row} for step in range(1, 6)]
+    metrics.listen(0, {"type": "start", "step": 0, "steps": 6, "metrics": []})
+    metrics.listen(0, {"type": "metrics", "rows": rows})
+    metrics.listen(0, {"type": "start", "step": 3, "steps": 6, "metrics": rows[:3]})
+    metrics.listen(0, {"type": "metrics", "rows": rows[3:4]})
+    assert [found["step"] for found in metrics.rows()] == [1, 2, 3, 4]
+    assert shown[-1] == ("train", {"step": 4, "steps": 6, "loss": 0.5, "tokens_per_s": 900, "seconds_left": 0.2})
+    assert speed(metrics.rows()) == pytest.approx(900)
+    assert padding_fraction(metrics.rows()) == pytest.approx(0.1)
+    assert as_csv(rows[:1]).decode().splitlines() == [
+        "step,epoch,loss,learning_rate,grad_norm,tokens,padded_tokens,tokens_per_s,milliseconds,memory",
+        "1,0,0.5,1.0,1.0,90,100,900.0,100.0,1.0",
+    ]
+
+
+def test_factories_are_named_and_missing_ones_refused():
+    assert resolve("toy:model").__name__ == "model"
+    for name in ("toy:nothing", "no_such_module:x", "toy:VOCABULARY", "toy"):
+        with pytest.raises(InputError, match="cannot be used"):
+            resolve(name)
+
+
+def test_the_weights_hash_sees_names_shapes_and_bytes():
+    weights = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
+    variants = [weights, {"a": torch.zeros(3, 2), "b": torch.ones(2)}, {"a": torch.zeros(2, 3), "c": torch.ones(2)}]
+    assert len({weights_sha256(variant) for variant in variants}) == 3
+    assert weights_sha256(dict(reversed(weights.items()))) == weights_sha256(weights)
