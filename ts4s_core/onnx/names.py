@@ -102,7 +102,8 @@ def map_initializers(graph: onnx_ir.Graph, module: nn.Module) -> NameMap:
                 f"Parameter {first} cannot be mapped: expected one initializer a name, got it twice in the graph "
                 f"({listed(forms.values())}) for {listed(names)}. This architecture is not taken"
             )
-    return NameMap(parameters, tied, tuple(missing))
+    order = [name for name, _ in module.named_parameters(remove_duplicate=False) if name in parameters]
+    return NameMap({name: parameters[name] for name in order}, tied, tuple(missing))
 
 
 def refuse_folded(module: nn.Module, output: torch.Tensor, unused: tuple[str, ...]) -> None:
