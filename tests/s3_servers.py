@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import signal
 import socket
 import subprocess
@@ -46,12 +48,7 @@ class S3Server:
 def moto_server() -> Iterator[S3Server]:
     """moto's server: honours If-None-Match."""
     with _running(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]) as url:
-
-        def make_bucket(name: str) -> None:
-            request = urllib.request.Request(f"{url}/{name}", method="PUT")
-            urllib.request.urlopen(request, timeout=30).close()
-
-        yield S3Server(url, make_bucket)
+        yield S3Server(url, functools.partial(_make_bucket, url))
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +61,22 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
     binary = Path(spec.origin).parent / "bin" / "rclone"
     if not binary.is_file():
         pytest.skip("rclone_api holds no rclone binary")
-    options = ["serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "0s", "--config", "/dev/null"]
+    options = ["serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--config", "/dev/null"]
     with _running(lambda port: [str(binary), *options, "--addr", f"127.0.0.1:{port}", str(folder)]) as url:
-        yield S3Server(url, lambda name: (folder / name).mkdir())
+        yield S3Server(url, functools.partial(_make_bucket, url))
+
+
+def _make_bucket(url: str, name: str) -> None:
+    import s3fs
+
+    fs = s3fs.S3FileSystem(
+        key=KEY,
+        secret=SECRET,
+        endpoint_url=url,
+        config_kwargs={"s3": {"addressing_style": "path"}},
+        skip_instance_cache=True,
+    )
+    fs.call_s3("create_bucket", Bucket=name)
 
 
 @contextlib.contextmanager
@@ -76,7 +86,9 @@ def _running(command: Callable[[int], list[str]]) -> Iterator[str]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_end_with_parent
+        )
         try:
             if _answers(f"http://127.0.0.1:{port}", process):
                 yield f"http://127.0.0.1:{port}"
@@ -84,6 +96,11 @@ def _running(command: Callable[[int], list[str]]) -> Iterator[str]:
         finally:
             _stop(process)
     raise RuntimeError(f"no S3 server started in {FREE_PORT_TRIES} attempts: {command(0)}")
+
+
+def _end_with_parent() -> None:
+    """Linux: end this server when the test process is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:

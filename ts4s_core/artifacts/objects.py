@@ -133,7 +133,8 @@ class S3Files(ObjectFiles):
         """Whether the server honours conditions on a PUT: AWS does; of others it is asked, and nothing is left there."""
         if self._aws:
             return True
-        honoured = self._refuses_by_condition()
+        # At the bucket's top, where a server on a file system makes no folders for it; below the prefix if that is all we may.
+        honoured = self._refuses_by_condition(self._root.partition("/")[0])
         if not honoured:
             log.warning(
                 "this S3 server has no conditional writes: ts4s lets one writer at a time create manifests and registry entries, "
@@ -141,7 +142,7 @@ class S3Files(ObjectFiles):
             )
         return honoured
 
-    def _refuses_by_condition(self) -> bool:
+    def _refuses_by_condition(self, key_root: str) -> bool:
         """Send a PUT that no server can carry out: its MD5 is wrong, and its If-Match names a version of an object that is not.
 
         A server that knows conditions refuses it for the condition (404 or 412), any other for the MD5. A server that looks
@@ -149,7 +150,7 @@ class S3Files(ObjectFiles):
         """
         from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-        bucket, _, prefix = self._root.partition("/")
+        bucket, _, prefix = key_root.partition("/")
         key = "/".join(part for part in (prefix, f".ts4s-no-such-object-{uuid.uuid4().hex}") if part)
         try:
             self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"x", IfMatch='"0"', ContentMD5="A" * 22 + "==")
@@ -160,6 +161,8 @@ class S3Files(ObjectFiles):
                 return True
             if code in ("BadDigest", "InvalidDigest", "NotImplemented", "InvalidRequest", "InvalidArgument", "400", "501"):
                 return False
+            if code in ("AccessDenied", "403") and key_root != self._root:
+                return self._refuses_by_condition(self._root)
             raise
         raise StoreError(
             f"S3 server of bucket {bucket} took {key}, whose MD5 was wrong: artifacts are not safe there. Use another one"
