@@ -1,0 +1,96 @@
+"""Rows of a real dataset artifact through real worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.dataset import Dataset
+from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.prepare import prepare_dataset
+from ts4s_core.data.scan import scan
+from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.training.class_weights import balanced_weights
+from ts4s_core.training.factories import DatasetRows
+from ts4s_core.training.local import LocalLauncher
+from ts4s_core.training.train import Factories, train
+
+TOY = str(Path(__file__).resolve().parents[1] / "unit" / "training")
+WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(200))]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
+
+
+def prepared(store: ArtifactStore, tmp_path: Path, *, task: str = "classification", order: int = 0) -> ArtifactRef:
+    """300 rows of three skewed labels, in an order of its own."""
+    random = np.random.default_rng(3)
+    lines = []
+    for row in range(300):
+        label = int(random.choice(3, p=[0.6, 0.3, 0.1]))
+        words = 20 * label + random.integers(0, 30, int(random.integers(2, 20)))
+        name = "abc"[label] if task == "classification" or row % 3 else "abc"[label] + "|" + "abc"[(label + 1) % 3]
+        lines.append(f"{name}\t{' '.join(f'w{word}' for word in words)} w{row % 200}")
+    lines = [lines[place] for place in np.random.default_rng(order).permutation(len(lines))]
+    source = tmp_path / f"rows-{order}.tsv"
+    source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "[PAD]"}')
+    settings = Settings(
+        name=f"rows{order}",
+        data={"source": str(source), "format": "tsv"},
+        model={"max_length": 16, "task": task},
+        spark={"master": "none"},
+    )
+    engine = LocalEngine()
+    return prepare_dataset(settings, store, engine, scan=scan(settings, engine), tokenizer_folder=folder).ref
+
+
+def test_rows_of_a_dataset(store, tmp_path):
+    with Dataset.open(store, prepared(store, tmp_path)) as dataset:
+        rows = DatasetRows(dataset)
+        groups = range(len(rows.rows_per_group("train")))
+        block = rows.read("train", groups)
+        tables = list(dataset.read("train"))
+        weights = balanced_weights(dataset)
+    ids = [cell for found in tables for cell in found.column("input_ids").to_pylist()]
+    assert [block.tokens[a:b].tolist() for a, b in zip(block.offsets, block.offsets[1:], strict=False)] == ids
+    assert block.lengths.tolist() == [cell for found in tables for cell in found.column("length").to_pylist()]
+    assert list(block.ids) == [cell for found in tables for cell in found.column("id").to_pylist()]
+    counts = np.bincount(block.labels, minlength=3)
+    assert weights == pytest.approx(len(ids) / (3 * counts))
+
+
+def test_dataset_order_workers_and_names_do_not_change_the_weights(store, tmp_path):
+    with store.begin("model", "toy", "ab" * 32, settings={}, upstream={}) as writer:
+        writer.add_json("model.json", {"toy": True})
+        model = writer.seal().ref
+    hashes = []
+    for order, workers in ((0, 1), (1, 2)):
+        settings = Settings(
+            name=f"run{order}",
+            train={"workers": workers, "batch_size": 20, "epochs": 1, "timeout_s": 30, "learning_rate": 0.01},
+            model={"class_weights": "balanced"},
+            storage=store.storage.settings,
+            spark={"master": "none"},
+        )
+        inputs = {"dataset": prepared(store, tmp_path, order=order), "model": model}
+        launcher = LocalLauncher(threads_per_worker=1, python_path=[TOY])
+        result = train(settings, store, launcher, **inputs, factories=Factories(model="toy:model"))
+        hashes.append(result.facts["weights_sha256"])
+        again = train(settings, store, launcher, **inputs, factories=Factories(model="toy:model"))
+        assert again.reused
+        assert again.ref == result.ref
+        assert store.manifest(result.ref).upstream["model"] == str(model)
+    assert len(set(hashes)) == 1
