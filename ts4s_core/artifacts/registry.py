@@ -159,14 +159,7 @@ class Registry:
         Raises:
             NotFoundError: if there is nothing to go back to.
         """
-        stood: list[str | None] = []
-        for entry in self.entries(name):
-            if entry.alias != alias or entry.action == "refuse":
-                continue
-            if entry.action == "rollback":
-                stood.pop()
-            elif not stood or stood[-1] != entry.to:
-                stood.append(entry.to)
+        stood = _stood(self.entries(name), alias)
         if len(stood) < 2 or stood[-2] is None:
             raise NotFoundError(
                 f"Rollback of {name}@{alias} is not possible: it has no earlier version. Use `ts4s models promote`"
@@ -196,6 +189,12 @@ class Registry:
             raise NotFoundError(f"No alias {wanted} of model {name}: it has {listed(self.aliases(name)) or 'no aliases'}")
         return self._sealed(ArtifactRef(KIND, name, version))
 
+    def needed(self, name: str) -> set[str]:
+        """Versions that an alias points to, or would after one rollback."""
+        entries = self.entries(name)
+        stacks = [_stood(entries, alias) for alias in {entry.alias for entry in entries}]
+        return {version for stack in stacks for version in stack[-2:] if version is not None}
+
     def _sealed(self, ref: ArtifactRef) -> ArtifactRef:
         return self._store.manifest(ref).ref
 
@@ -212,6 +211,19 @@ class Registry:
             if entry.alias == alias and entry.action != "refuse":
                 return entry.to
         return None
+
+
+def _stood(entries: list[Entry], alias: str) -> list[str | None]:
+    """Where an alias stood, oldest first; a rollback takes the last place away."""
+    stood: list[str | None] = []
+    for entry in entries:
+        if entry.alias != alias or entry.action == "refuse":
+            continue
+        if entry.action == "rollback":
+            del stood[-1:]
+        elif not stood or stood[-1] != entry.to:
+            stood.append(entry.to)
+    return stood
 
 
 def _number(path: str) -> int:

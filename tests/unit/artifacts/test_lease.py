@@ -1,0 +1,114 @@
+"""Leases: one holder, dead owners replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ts4s_core.artifacts import lease as leases
+from ts4s_core.artifacts.lease import Claim, Lease, claims, this_host
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import LeaseHeldError
+from ts4s_core.settings import StorageSettings
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
+
+
+def plant(store: ArtifactStore, **changes: object) -> str:
+    now = time.time()
+    values = {"token": "0-planted", "host": "elsewhere/boot", "pid": 7, "started": 1.0, "since": now, "renewed": now, "number": 1}
+    store.storage.write_bytes("leases/demo/0-planted.json", json.dumps(values | changes).encode())
+    return "leases/demo/0-planted.json"
+
+
+def test_second_holder_is_told_who_holds_it(store: ArtifactStore, tmp_path: Path) -> None:
+    with Lease.hold(store, "demo") as held:
+        held.check()
+        with pytest.raises(LeaseHeldError, match=f"held by process {os.getpid()} on"), Lease.hold(store, "demo", wait=False):
+            pytest.fail("two holders")
+        with Lease.hold(store, "other", wait=False):
+            pass
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_dead_owner_on_this_host_is_replaced_at_once(store: ArtifactStore) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    plant(store, host=this_host(), pid=process.pid, started=123.0)
+    started = time.monotonic()
+    with Lease.hold(store, "demo", wait=False):
+        assert len(claims(store.storage, "demo")) == 1
+    assert time.monotonic() - started < 2
+
+
+def test_process_id_used_again_is_no_owner(store: ArtifactStore) -> None:
+    plant(store, host=this_host(), pid=os.getpid(), started=123.0)
+    with Lease.hold(store, "demo", wait=False):
+        pass
+
+
+def test_owner_elsewhere_counts_for_sixty_seconds(store: ArtifactStore) -> None:
+    plant(store, renewed=time.time() - 55)
+    with pytest.raises(LeaseHeldError, match="process 7 on elsewhere since"), Lease.hold(store, "demo", wait=False):
+        pytest.fail("two holders")
+    plant(store, renewed=time.time() - 61)
+    with Lease.hold(store, "demo", wait=False):
+        pass
+
+
+def test_waiting_ends_when_the_holder_leaves(store: ArtifactStore) -> None:
+    path = plant(store)
+    timer = threading.Timer(0.5, lambda: store.storage.delete(path))
+    timer.start()
+    with Lease.hold(store, "demo"):
+        assert not store.storage.exists(path)
+    timer.join()
+
+
+def test_never_two_holders(store: ArtifactStore) -> None:
+    inside, most, turns = [0], [0], []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            with Lease.hold(store, "demo"):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.002)
+                inside[0] -= 1
+                turns.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert sorted(turns) == sorted([0, 1, 2, 3] * 5)
+
+
+def test_lost_lease_is_noticed_and_not_taken_back(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "RENEW_S", 0.05)
+    with Lease.hold(store, "demo") as held:
+        time.sleep(0.2)
+        (claim,) = claims(store.storage, "demo")
+        assert claim.renewed > claim.since
+        store.storage.delete(f"leases/demo/{claim.token}.json")
+        time.sleep(0.2)
+        with pytest.raises(LeaseHeldError, match="was lost"):
+            held.check()
+        assert claims(store.storage, "demo") == []
+
+
+def test_claim_says_no_more_than_it_must() -> None:
+    claim = Claim("t", "host.example/boot", 7, 1.0, 0.0, 0.0, 1)
+    assert str(claim) == "process 7 on host.example since 1970-01-01T00:00:00Z"
