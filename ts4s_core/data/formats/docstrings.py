@@ -21,7 +21,7 @@ from ts4s_core.errors import SourceError, listed
 DEFAULT_LIBRARIES = ("matplotlib", "networkx", "prefect", "scikit-learn")
 DEFAULT_ROWS = 3_000
 MIN_CHARS = 60
-# Longer texts are little easier to tell apart (a linear model gets 0.940 at 1,000 characters, 0.925 at 300), but take
+# Longer texts are little easier to tell apart (a linear model gets 0.940 at 1,000 characters, 0.928 at 300), but take
 # 40 % more training time.
 MAX_CHARS = 300
 _READ_CHARS = 4 * MAX_CHARS
