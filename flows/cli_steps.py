@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flows.cli_commands import Invocation, Outcome
-from tasks.run import Run, check_classes, check_store, open_run
+from flows.output import table
+from tasks.checks import check_classes, check_store
+from tasks.run import Run, open_run
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.errors import InputError, NotFoundError, SettingsError
+from ts4s_core.training.strategies import check_strategy
 
 COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "trained": "train"}
 
@@ -19,6 +23,7 @@ def export_command(invocation: Invocation) -> Outcome:
     """Export the base model."""
     target = None if invocation.options.to is None else Path(invocation.options.to).expanduser()
     from ts4s_core.onnx.export import check_target
+    from ts4s_core.onnx.summary import summary_table
 
     with _run(invocation) as run:
         with run.stage("check"):
@@ -26,7 +31,12 @@ def export_command(invocation: Invocation) -> Outcome:
                 check_target(target)
             run.source()
         result = run.export(target)
-    return _outcome(result, **({} if target is None else {"file": str(target)}))
+    outcome = _outcome(result, **({} if target is None else {"file": str(target)}))
+    summary = result.facts.get("summary", {})
+    if "layers" not in summary:  # an ONNX file made elsewhere says little of itself
+        return outcome
+    head = {name: value for name, value in outcome.values.items() if name != "summary"}
+    return replace(outcome, text="\n".join([*table(head), "", summary_table(summary)]))
 
 
 def import_command(invocation: Invocation) -> Outcome:
@@ -52,6 +62,7 @@ def prepare_command(invocation: Invocation) -> Outcome:
 def train_command(invocation: Invocation) -> Outcome:
     """Train an imported model on a dataset."""
     given = inputs(invocation.options, ("dataset", "model"))
+    check_strategy(invocation.settings.train)
     with _run(invocation) as run:
         dataset, model = newest(run, "dataset", given), newest(run, "model", given)
         return _outcome(run.train(dataset, model))

@@ -8,7 +8,6 @@ Prefect.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -17,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tasks.checks import check_classes, check_source, check_store
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import DataError, InputError, SettingsError, listed
+from ts4s_core.errors import InputError
 from ts4s_core.progress import Progress, Value, silent
 from ts4s_core.settings import Settings
 from ts4s_core.spark.client import SparkProgram
+from ts4s_core.training.strategies import check_strategy
 
 if TYPE_CHECKING:
     from ts4s_core.onnx.sources import ModelSource
@@ -109,6 +110,7 @@ class Run:
         """
         if self._checked is None:
             check_store(self.settings)
+            check_strategy(self.settings.train)
             self._checked = self._check()
         return self._checked
 
@@ -120,6 +122,7 @@ class Run:
             try:
                 try:
                     found = self.source()
+                    check_source(self.settings, found, self.store)
                 except InputError as exc:
                     problems.append(exc)
                 try:
@@ -199,37 +202,6 @@ class Run:
                 return result
 
             yield done
-
-
-def check_store(settings: Settings) -> None:
-    """Make sure that a folder can be written to, as far as that shows without writing.
-
-    Raises:
-        SettingsError: if it cannot.
-    """
-    uri = settings.storage.uri
-    if "://" in uri and not uri.startswith("file://"):
-        return
-    folder = Path(uri.removeprefix("file://")).expanduser().absolute()
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise SettingsError(f"storage.uri {uri} is not usable: expected a folder, got the file {nearest}. Choose another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise SettingsError(f"storage.uri {uri} is not usable: no right to write in {nearest}. Choose another folder")
-
-
-def check_classes(settings: Settings, labels: Sequence[str]) -> None:
-    """Make sure that ``model.classes``, where it is given, is what the data have.
-
-    Raises:
-        DataError: if it is not.
-    """
-    classes = settings.model.classes
-    if classes not in (0, len(labels)):
-        raise DataError(
-            f"model.classes {classes} does not fit the data: expected {len(labels)}, the number of their labels "
-            f"({listed(labels)}). Leave it at 0 to take it from the data"
-        )
 
 
 def current_run() -> Run:

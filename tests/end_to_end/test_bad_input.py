@@ -85,6 +85,7 @@ MODEL: dict[str, tuple[Case, str]] = {
     "no such registered model": (lambda at: ["--model.source", "model:nobody@champion"], "nobody"),
     "no tokenizer": (lambda at: ["--model.source", at.config(), "--model.tokenizer", str(at.folder)], "tokenizer"),
     "longer than the model takes": (lambda at: ["--model.max_length", "65"], "65"),
+    "no room for text": (lambda at: ["--model.max_length", "2"], "model.max_length 2"),
     "a model that is on no hub": (lambda at: ["--model.source", "nobody/no-such-model"], "nobody/no-such-model"),
 }
 

@@ -9,8 +9,9 @@ import pytest
 
 from flows.cli_retrain import flow_parameters, secrets_in_environment
 from flows.cli_steps import inputs, newest
-from tasks import run as run_module
-from tasks.run import Run, check_classes, check_store, current_run, joined_run, open_run
+from tasks import checks
+from tasks.checks import check_classes, check_store
+from tasks.run import Run, current_run, joined_run, open_run
 from ts4s_core.errors import DataError, InputError, NotFoundError, SettingsError, SourceError
 from ts4s_core.settings import Settings, StorageAddress, load_settings
 
@@ -61,7 +62,7 @@ def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_without_right_to_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module.os, "access", lambda *_arguments: False)
+    monkeypatch.setattr(checks.os, "access", lambda *_arguments: False)
     with pytest.raises(SettingsError, match="no right to write"):
         check_store(settings_for(tmp_path / "store"))
 
