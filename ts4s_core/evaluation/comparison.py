@@ -18,7 +18,7 @@ from ts4s_core.evaluation.lineage import training_datasets
 from ts4s_core.evaluation.overlap import novelty, sample, seen_in_training
 from ts4s_core.evaluation.predict import predict_rows
 from ts4s_core.evaluation.predictions import Predictions
-from ts4s_core.evaluation.scorer import model_labels
+from ts4s_core.evaluation.scorer import spec_of
 from ts4s_core.progress import Progress
 from ts4s_core.settings import Settings
 
@@ -70,7 +70,7 @@ def gate(settings: Settings, store: ArtifactStore, engine: DataEngine, *, contes
     }
     fresh = None
     if champion is not None:
-        facts["champion_labels"] = model_labels(store, champion)
+        facts["champion_labels"] = spec_of(store, champion).labels
         older, gone = training_datasets(store, champion)
         facts["notes"] = [f"data of the champion are no longer in the store ({listed(gone)}): not left out"] if gone else []
         if older:

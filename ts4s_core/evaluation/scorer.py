@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import DataError, listed
 from ts4s_core.evaluation.dataset_rows import dataset_labels
+from ts4s_core.onnx.model_spec import SPEC_FILE, ModelSpec
 
 if TYPE_CHECKING:
     from ts4s_core.onnx.model import TrainableModel
@@ -51,14 +51,14 @@ class Scorer:
         from ts4s_core.onnx.model import build_model
 
         folder = store.local(trained)
-        record = described(store, trained)
+        spec = ModelSpec.read(folder)
         model = build_model(folder)
         model.eval()
         return cls(
             model=model,
-            columns=columns_of(record["labels"], dataset_labels(store, dataset)),
-            pad_id=int(record["pad_id"]),
-            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(folder, int(record["max_length"])),
+            columns=columns_of(spec.labels, dataset_labels(store, dataset)),
+            pad_id=spec.pad_id,
+            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(folder, spec.max_length),
         )
 
     def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
@@ -69,23 +69,19 @@ class Scorer:
         return [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)]
 
 
-def described(store: ArtifactStore, trained: ArtifactRef) -> dict[str, Any]:
-    """What ``model.json`` of a trained artifact says."""
-    with store.open_file(trained, "model.json") as file:
-        record: dict[str, Any] = json.loads(file.read())
-    return record
+def spec_of(store: ArtifactStore, trained: ArtifactRef) -> ModelSpec:
+    """What ``model.json`` of a trained artifact says; reads that file alone.
 
-
-def model_labels(store: ArtifactStore, trained: ArtifactRef) -> list[str]:
-    """Label names of a trained version, in the order of its logits."""
-    return list(described(store, trained)["labels"])
+    Raises:
+        IntegrityError: if it is damaged.
+    """
+    return ModelSpec.read(store.local_file(trained, SPEC_FILE).parent)
 
 
 def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef) -> bool:
     """Whether the dataset was tokenised as the model wants it: the same tokenizer file, the same length."""
-    wanted = described(store, trained)["max_length"]
     ours, theirs = store.manifest(trained), store.manifest(dataset)
-    if int(theirs.facts["max_length"]) != int(wanted):
+    if int(theirs.facts["max_length"]) != spec_of(store, trained).max_length:
         return False
     return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
 

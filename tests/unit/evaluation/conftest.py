@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
+from ts4s_core.onnx.model_spec import ModelSpec
 from ts4s_core.settings import Settings, StorageSettings
 
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(40))]
@@ -123,8 +123,21 @@ def train(store: ArtifactStore, tmp_path: Path) -> Train:
         upstream: dict[str, ArtifactRef] | None = None,
     ) -> ArtifactRef:
         with store.begin("trained", name, "ab" * 32, settings={}, upstream={"dataset": dataset, **(upstream or {})}) as writer:
-            record = {"labels": list(labels), "max_length": 16, "pad_id": 0}
-            writer.add_bytes("model.json", json.dumps(record).encode())
+            spec = ModelSpec(
+                task="classification",
+                labels=tuple(labels),
+                hidden_size=len(labels),
+                dropout=0.0,
+                attention_dropout=0.0,
+                freeze_encoder=False,
+                lora_rank=0,
+                lora_alpha=1.0,
+                max_length=16,
+                pad_id=0,
+                vocab_size=len(words),
+                fixed_shape=None,
+            )
+            writer.add_json("model.json", spec.to_json())
             writer.add_bytes("model.safetensors", save({"weights": table}))
             writer.add_folder(write_tokenizer(tmp_path / f"tokenizer-{len(words)}", words), "tokenizer")
             writer.add_bytes("metrics.csv", b"step,loss,learning_rate,validation_loss\n1,1.5,0.001,\n2,1.2,0.0005,1.3\n")
