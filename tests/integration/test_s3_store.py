@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ts4s_core.artifacts.collect import collect
 from ts4s_core.artifacts.lease import Lease
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.verify import verify
 from ts4s_core.errors import ConflictError, IntegrityError, LeaseHeldError, NotFoundError, StoreError
 from ts4s_core.settings import StorageSettings
 
+SUB = "sub/model.safetensors"
 KEY = "1a2b3c4d" + "0" * 56
 
 
@@ -201,3 +205,19 @@ def test_missing_bucket_is_named(moto_server: Any, tmp_path: Path) -> None:
     assert store.newest("trained", "demo") is None
     with pytest.raises((StoreError, NotFoundError), match="no-such-bucket"):
         publish(store)
+
+
+def test_store_is_verified_and_collected(store: ArtifactStore) -> None:
+    refs = [publish(store) for _ in range(2)]
+    Registry(store).decide("demo", to=refs[1].version, why="better")
+    left = store.begin("model", "demo", KEY, settings={}, upstream={})
+    left.add_bytes("a.json", b"1")
+    assert [row.damages for row in verify(store)] == [()] * 3
+    later = time.time() + 48 * 3600
+    expected = [str(left.ref), str(refs[0])]
+    assert [item.path for item in collect(store, dry_run=True, keep_last=1, now=later)] == expected
+    assert [item.path for item in collect(store, dry_run=False, keep_last=1, now=later)] == expected
+    assert store.versions("trained", "demo") == [refs[1]]
+    store.storage.write_bytes(f"{refs[1]}/{SUB}", b"weighty")
+    (damage,) = [damage for row in verify(store) for damage in row.damages]
+    assert damage.path == f"{refs[1]}/{SUB}"
