@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from flows.cli_commands import Invocation, Outcome
 from flows.output import columns, shown
+from ts4s_core.artifacts.collect import collect
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import CHAMPION, KIND, Registry
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.verify import verify
 from ts4s_core.errors import NotFoundError
 
 _HEADS = ("name", "versions", "champion", "newest", "accuracy", "macro_f1", "loss")
@@ -45,6 +48,36 @@ def rollback_command(invocation: Invocation) -> Outcome:
     name = invocation.options.model
     entry = Registry(store).rollback(name, why=invocation.options.reason)
     return Outcome({"name": name, "version": entry.to, "alias": CHAMPION, "from": entry.before, "number": entry.number})
+
+
+def verify_command(invocation: Invocation) -> Outcome:
+    """Read every file in the store and compare it with its manifest; exit 1 if one is damaged."""
+    store, name = ArtifactStore.open(invocation.settings.storage), invocation.options.model
+    with invocation.display.stage("verify"):
+        versions = verify(store, name, progress=invocation.display.progress)
+    damages = [damage for version in versions for damage in version.damages]
+    values = {
+        "ok": not damages,
+        "versions": len(versions),
+        "files": sum(version.files for version in versions),
+        "bytes": sum(version.bytes for version in versions),
+        "damaged": [asdict(damage) for damage in damages],
+    }
+    rows: list[tuple[str, ...]] = [
+        (version.ref, str(version.files), str(version.bytes), f"{len(version.damages)} damaged" if version.damages else "ok")
+        for version in versions
+    ]
+    lines = [columns(("version", "files", "bytes", "state"), rows), *(f"{damage.path}: {damage.problem}" for damage in damages)]
+    return Outcome(values, text="\n".join(lines), exit_code=1 if damages else 0)
+
+
+def gc_command(invocation: Invocation) -> Outcome:
+    """Delete what nothing needs any more."""
+    dry_run: bool = invocation.options.dry_run
+    found = collect(ArtifactStore.open(invocation.settings.storage), dry_run=dry_run)
+    values = {"dry_run": dry_run, "bytes": sum(item.bytes for item in found), "removed": [asdict(item) for item in found]}
+    rows: list[tuple[str, ...]] = [(item.path, str(item.bytes), item.reason) for item in found]
+    return Outcome(values, text=columns(("path", "bytes", "reason"), rows) if rows else "nothing to delete")
 
 
 def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:

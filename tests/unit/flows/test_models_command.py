@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,31 @@ def test_a_promotion_needs_the_champion_it_was_compared_with_and_approval(store:
     assert published["promoted"] is False
     assert ("changed" if approved else "nobody approved") in published["why"]
     assert Registry(store).alias("demo") == first.version
+
+
+def test_verify_names_each_damaged_file_and_ends_with_1(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    ref = sealed(store, "dataset", "c")
+    assert store.storage.folder is not None
+    code, out, _ = ts4s(store, capsys, "models", "verify", "--json")
+    assert (code, json.loads(out)["ok"], json.loads(out)["damaged"]) == (0, True, [])
+    path = store.storage.folder / str(ref) / "facts.json"
+    path.write_bytes(path.read_bytes().replace(b"{", b"["))
+    for words in (["models", "verify"], ["models", "verify", "demo"]):
+        code, out, _ = ts4s(store, capsys, *words)
+        assert code == 1
+        assert f"{ref}/facts.json" in out
+    code, out, _ = ts4s(store, capsys, "models", "verify", "--json")
+    assert (code, [damage["path"] for damage in json.loads(out)["damaged"]]) == (1, [f"{ref}/facts.json"])
+
+
+def test_gc_says_what_it_would_delete_and_deletes_it(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert store.storage.folder is not None
+    assert ts4s(store, capsys, "models", "gc")[1] == "nothing to delete\n"
+    left = store.storage.folder / "dataset" / "demo" / "20200101T000000.000000Z-00000000" / "part.parquet"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"12345")
+    os.utime(left, (0, 0))
+    code, out, _ = ts4s(store, capsys, "models", "gc", "--dry-run", "--json")
+    assert (code, json.loads(out)["bytes"], left.exists()) == (0, 5, True)
+    code, out, _ = ts4s(store, capsys, "models", "gc", "--json")
+    assert (code, json.loads(out)["bytes"], left.exists()) == (0, 5, False)
