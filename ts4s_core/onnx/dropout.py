@@ -48,7 +48,9 @@ class SeededDropout(nn.Module):
         if not self.training or not self._threshold:
             return data
         if self._bits is None:
-            raise TrainingError("Dropout in train mode: expected a seed, got none. Call seed_dropout(model, ...) before each forward")
+            raise TrainingError(
+                "Dropout in train mode: expected a seed, got none. Call seed_dropout(model, ...) before each forward"
+            )
         count = data.numel()
         lanes = self._bits.random_raw(-(-count // _LANES)).view(np.uint16)[:count]
         kept = torch.from_numpy(lanes >= self._threshold).view(data.shape)

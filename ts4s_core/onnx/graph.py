@@ -187,7 +187,9 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
         floats = dict(_floats(model, path.parent))
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as exc:
-        raise SourceError(f"Reading of model {path.name}: expected an ONNX file with its weights, got {exc}. Export it again") from exc
+        raise SourceError(
+            f"Reading of model {path.name}: expected an ONNX file with its weights, got {exc}. Export it again"
+        ) from exc
     if not model.graph.output:
         raise SourceError(f"Reading of model {path.name}: expected an ONNX graph with an output, got none. Export it again")
     return graph_of(model, skip=set(floats)), floats

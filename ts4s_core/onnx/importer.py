@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from onnx import TensorProto
 from torch import fx, nn
@@ -104,7 +105,9 @@ def import_graph(onnx_path: Path, names: Mapping[str, Any] | None) -> ImportedGr
     return module
 
 
-def assemble(graph: Graph, *, dropout: float = 0.0, attention_dropout: float = 0.0, into: ImportedGraph | None = None) -> ImportedGraph:
+def assemble(
+    graph: Graph, *, dropout: float = 0.0, attention_dropout: float = 0.0, into: ImportedGraph | None = None
+) -> ImportedGraph:
     """Turn a rewritten graph into modules, with empty (meta) weights.
 
     Args:
@@ -143,7 +146,10 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Array | torch.Tensor]) 
     """Fill the parameters of these names, on the CPU."""
     for name, parameter in module.named_parameters():
         if name in tensors:
-            parameter.data = torch.as_tensor(tensors[name])
+            value = tensors[name]
+            parameter.data = (
+                value if isinstance(value, torch.Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
+            )
 
 
 def _place(root: nn.Module, converted: fx.GraphModule) -> None:

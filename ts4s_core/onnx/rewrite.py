@@ -89,11 +89,16 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
     flatten_sandwiches(graph)
     mark_projections(graph)
     materialise(graph)
-    _cast_floats(graph)
+    _own_operators(graph)
     if fixed is not None:
         _shorten_tables(graph, fixed[1])
     graph.prune()
-    used = {node.attributes[local] for node in graph.nodes for local in ("weight", "bias") if node.domain == DOMAIN and local in node.attributes}
+    used = {
+        node.attributes[local]
+        for node in graph.nodes
+        for local in ("weight", "bias")
+        if node.domain == DOMAIN and local in node.attributes
+    }
     return Rewritten(graph, {name: tensor for name, tensor in tensors.items() if name in used}, fixed)
 
 
@@ -112,7 +117,9 @@ def _check(graph: Graph, file: str) -> None:
             )
         _rename_input(graph, name, known)
     if "input_ids" not in graph.inputs:
-        raise UnsupportedModelError(f"Import of {file}: expected an input input_ids, got {listed(graph.inputs)}. Export it with one")
+        raise UnsupportedModelError(
+            f"Import of {file}: expected an input input_ids, got {listed(graph.inputs)}. Export it with one"
+        )
     if len(graph.shapes.get(graph.output, (None,) * 3)) != 3:
         raise UnsupportedModelError(
             f"Import of {file}: expected a first output of (batch, sequence, hidden), got {graph.output} of "
@@ -137,9 +144,12 @@ def _fixed(graph: Graph) -> tuple[int, int] | None:
     return (batch if isinstance(batch, int) else 2), length
 
 
-def _cast_floats(graph: Graph) -> None:
+def _own_operators(graph: Graph) -> None:
+    """Operators that onnx2torch knows, but not as they are needed: casts that float64 survives, Slice without a warning."""
     for node in graph.nodes:
-        if node.op == "Cast" and not node.domain and node.attributes["to"] == TensorProto.FLOAT:
+        if node.op == "Slice" and not node.domain:
+            node.domain = DOMAIN
+        elif node.op == "Cast" and not node.domain and node.attributes["to"] == TensorProto.FLOAT:
             node.op, node.domain, node.attributes = "FloatCast", DOMAIN, {}
 
 

@@ -173,15 +173,25 @@ def mark_projections(graph: Graph) -> None:
         if node.op == "Attention":
             for role, value in zip(("query", "key", "value"), node.inputs, strict=False):
                 source = _linear_behind(producers, value)
-                if source is not None and len(consumers[source.outputs[0]]) == 1:
-                    source.attributes["role"] = role
+                if source is not None:
+                    # One Linear for all three (GPT-2) is split or read several times behind.
+                    source.attributes["role"] = (
+                        role if len(consumers[source.outputs[0]]) == 1 and not _split(consumers, source) else "fused"
+                    )
 
 
 def _linear_behind(producers: dict[str, Node], value: str) -> Node | None:
     while (node := producers.get(value)) is not None:
         if node.op == "Linear" and node.domain == DOMAIN:
             return node
-        if node.op not in ("Reshape", "Transpose", "Mul", "Div", "RotaryEmbedding", "Unsqueeze", "Expand"):
+        if node.op not in ("Reshape", "Transpose", "Mul", "Div", "RotaryEmbedding", "Unsqueeze", "Expand", "Split"):
             return None
         value = node.inputs[0]
     return None
+
+
+def _split(consumers: dict[str, list[Node]], node: Node) -> bool:
+    readers = consumers[node.outputs[0]]
+    return readers[0].op == "Split" or (
+        readers[0].op == "Reshape" and any(r.op == "Split" for r in consumers[readers[0].outputs[0]])
+    )

@@ -65,7 +65,9 @@ def _is_causal(graph: Graph, mask: str, fixed: tuple[int, int] | None) -> bool |
                 shape = np.broadcast_shapes(allowed.shape, (batch, 1, length, length))
             except ValueError:
                 return None
-            held[causal] = held[causal] and bool(np.array_equal(np.broadcast_to(allowed, shape), np.broadcast_to(expected, shape)))
+            held[causal] = held[causal] and bool(
+                np.array_equal(np.broadcast_to(allowed, shape), np.broadcast_to(expected, shape))
+            )
     return next((causal for causal, holds in held.items() if holds), None)
 
 

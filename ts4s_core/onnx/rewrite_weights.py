@@ -130,7 +130,9 @@ def rewrite_linear(graph: Graph) -> None:
         if weight is None or len(weight.shape) != 2:
             continue
         attributes = node.attributes
-        if node.op == "Gemm" and (attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1):
+        if node.op == "Gemm" and (
+            attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1
+        ):
             continue
         # ONNX multiplies by (in, out): the state dict's own orientation unless the value is its transpose.
         in_out = not weight.transposed

@@ -37,9 +37,7 @@ class Attention(nn.Module):
             query, key, value, attn_mask=mask, is_causal=self.is_causal, scale=self.scale, enable_gqa=grouped
         )
 
-    def _dropped(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _dropped(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         assert self.dropout is not None
         repeats = query.shape[1] // key.shape[1]
         if repeats > 1:

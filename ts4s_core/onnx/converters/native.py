@@ -36,6 +36,24 @@ class WeightedModule(nn.Module):
         return (type(self).__name__, self.extra_repr(), tuple(sorted(self.parameter_names.items())))
 
 
+class LoraAdapter(nn.Module):
+    """What LoRA adds to a Linear: ``x A^T B^T * scale``, with ``A`` ``(rank, in)`` and ``B`` ``(out, rank)``."""
+
+    def __init__(self, in_features: int, out_features: int, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.zeros(rank, in_features))
+        self.B = nn.Parameter(torch.zeros(out_features, rank))
+        self.scale = alpha / rank
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        """``(..., in)`` to ``(..., out)``."""
+        return F.linear(F.linear(data, self.A), self.B) * self.scale
+
+    def delta(self) -> torch.Tensor:
+        """The matrix ``(out, in)`` that it stands for."""
+        return (self.B @ self.A) * self.scale
+
+
 class Linear(WeightedModule):
     """``x W^T + b``; with ``in_out`` (GPT-2's Conv1D) ``W`` is stored ``(in, out)`` and not transposed."""
 
@@ -51,7 +69,7 @@ class Linear(WeightedModule):
         if "bias" not in names:
             self.register_parameter("bias", None)
         self.in_out, self.role = in_out, role
-        self.lora: nn.Module | None = None
+        self.lora: LoraAdapter | None = None
 
     def extra_repr(self) -> str:
         """Sizes."""
@@ -178,6 +196,32 @@ class SliceTo(nn.Module):
         return table.narrow(self.axis, 0, input_ids.shape[1])
 
 
+def _short(number: float) -> float:
+    """ONNX keeps numbers in float32: 1e-12 comes back as 9.99999996e-13."""
+    return float(f"{number:.6g}")
+
+
+class Slice(nn.Module):
+    """ONNX Slice of opset 10 and later, with positive steps."""
+
+    def forward(
+        self,
+        data: torch.Tensor,
+        starts: torch.Tensor,
+        ends: torch.Tensor,
+        axes: torch.Tensor | None = None,
+        steps: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The part of ``data`` from ``starts`` to ``ends`` along ``axes``."""
+        first, last = starts.tolist(), ends.tolist()
+        chosen = list(range(len(first))) if axes is None else axes.tolist()
+        strides = [1] * len(first) if steps is None else steps.tolist()
+        index = [slice(None)] * data.dim()
+        for axis, start, end, step in zip(chosen, first, last, strides, strict=True):
+            index[axis] = slice(start, end, step)
+        return data[tuple(index)]
+
+
 def _names(attributes: dict[str, Any]) -> dict[str, str]:
     return {local: attributes[local] for local in ("weight", "bias") if local in attributes}
 
@@ -198,7 +242,7 @@ def _embedding(node: Any) -> nn.Module:
 
 @register("LayerNorm", versions=(1,), domain=DOMAIN)
 def _layer_norm(node: Any) -> nn.Module:
-    return LayerNorm(_names(node.attributes), int(node.attributes["size"]), epsilon=float(node.attributes["epsilon"]))
+    return LayerNorm(_names(node.attributes), int(node.attributes["size"]), epsilon=_short(node.attributes["epsilon"]))
 
 
 @register("Weight", versions=(1,), domain=DOMAIN)
@@ -218,7 +262,7 @@ def _attention(node: Any) -> nn.Module:
     return Attention(
         scale=attributes.get("scale"),
         is_causal=bool(attributes.get("is_causal", 0)),
-        dropout=float(attributes.get("dropout", 0.0)),
+        dropout=_short(attributes.get("dropout", 0.0)),
     )
 
 
@@ -234,7 +278,7 @@ def _key_mask(node: Any) -> nn.Module:
 
 @register("Dropout", versions=(1,), domain=DOMAIN)
 def _dropout(node: Any) -> nn.Module:
-    return SeededDropout(float(node.attributes["p"]))
+    return SeededDropout(_short(node.attributes["p"]))
 
 
 @register("FloatCast", versions=(1,), domain=DOMAIN)
@@ -245,3 +289,8 @@ def _float_cast(node: Any) -> nn.Module:
 @register("SliceTo", versions=(1,), domain=DOMAIN)
 def _slice_to(node: Any) -> nn.Module:
     return SliceTo(int(node.attributes["axis"]))
+
+
+@register("Slice", versions=(1,), domain=DOMAIN)
+def _slice(node: Any) -> nn.Module:
+    return Slice()

@@ -1,0 +1,72 @@
+"""New heads and their first weights.
+
+A new tensor's values hang on (seed, its name) alone: not on the order in which tensors are made.
+Shapes: ``B`` texts, ``T`` tokens, ``H`` hidden size, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from ts4s_core.onnx.dropout import SeededDropout
+from ts4s_core.onnx.graph import Array
+
+HEAD = "classifier"
+INITIAL_STD = 0.02
+
+
+class ClassificationHead(nn.Module):
+    """RoBERTa's: the first token's state through dropout, dense, tanh, dropout, projection. For multi-label data too."""
+
+    def __init__(self, hidden_size: int, classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dropout = SeededDropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dropout_out = SeededDropout(dropout)
+        self.out_proj = nn.Linear(hidden_size, classes)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``(B, T, H)`` to logits ``(B, C)``."""
+        pooled = torch.tanh(self.dense(self.dropout(hidden[:, 0])))
+        logits: torch.Tensor = self.out_proj(self.dropout_out(pooled))
+        return logits
+
+
+def head_shapes(hidden_size: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a head, by its name in the model."""
+    return {
+        f"{HEAD}.dense.weight": (hidden_size, hidden_size),
+        f"{HEAD}.dense.bias": (hidden_size,),
+        f"{HEAD}.out_proj.weight": (classes, hidden_size),
+        f"{HEAD}.out_proj.bias": (classes,),
+    }
+
+
+def initial_head(hidden_size: int, classes: int, *, seed: int) -> dict[str, Array]:
+    """First weights of a head: normal(0, 0.02), biases zero."""
+    return {
+        name: np.zeros(shape, np.float32) if len(shape) == 1 else normal(name, shape, seed=seed)
+        for name, shape in head_shapes(hidden_size, classes).items()
+    }
+
+
+def normal(name: str, shape: tuple[int, ...], *, seed: int) -> Array:
+    """float32 values of normal(0, 0.02) that hang on the seed and the name."""
+    return generator(name, seed=seed).standard_normal(shape, dtype=np.float32) * np.float32(INITIAL_STD)
+
+
+def kaiming_uniform(name: str, shape: tuple[int, int], *, seed: int) -> Array:
+    """float32 values of a uniform distribution within ``1 / sqrt(columns)``, as ``nn.Linear`` draws them."""
+    bound = np.float32(1 / math.sqrt(shape[1]))
+    return (generator(name, seed=seed).random(shape, dtype=np.float32) * 2 - 1) * bound
+
+
+def generator(name: str, *, seed: int) -> np.random.Generator:
+    """A generator of its own for each (seed, name)."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
