@@ -19,16 +19,16 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ts4s_core.artifacts.manifest import FileEntry
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.errors import IntegrityError, StoreError, Ts4sError
+from ts4s_core.onnx.weights import Array, read_weights, save_weights
 from ts4s_core.training.control_client import ControlClient
 from ts4s_core.training.flat import Layout
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.weights import write_weights
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Snapshot:
 
     progressed: Progressed
     moments: dict[str, torch.Tensor]
-    weights: dict[str, torch.Tensor] | None
-    best: dict[str, torch.Tensor] | None
+    weights: dict[str, Array] | None
+    best: dict[str, Array] | None
 
 
 def named_moments(slices: list[tuple[int, int]], moments: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -198,10 +198,10 @@ def _files(snapshot: Snapshot, folder: Path, *, rank: int) -> Iterator[Path]:
     yield moments
     if snapshot.weights is None:
         return
-    write_weights(snapshot.weights, folder / _WEIGHTS)
+    save_weights(folder / _WEIGHTS, snapshot.weights)
     yield folder / _WEIGHTS
     if snapshot.best is not None:
-        write_weights(snapshot.best, folder / _BEST)
+        save_weights(folder / _BEST, snapshot.best)
         yield folder / _BEST
     (folder / _STATE).write_text(json.dumps(asdict(snapshot.progressed), allow_nan=False) + "\n", encoding="utf-8")
     yield folder / _STATE
@@ -237,14 +237,14 @@ class Checkpoint:
         """Where the run stood."""
         return Progressed(**json.loads((self.folder / _STATE).read_text(encoding="utf-8")))
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Array]:
         """Trainable weights by stored name."""
-        return load_file(self.folder / _WEIGHTS)
+        return read_weights(self.folder / _WEIGHTS)
 
-    def best(self) -> dict[str, torch.Tensor] | None:
+    def best(self) -> dict[str, Array] | None:
         """The best weights so far, where early stopping keeps them."""
         path = self.folder / _BEST
-        return load_file(path) if path.exists() else None
+        return read_weights(path) if path.exists() else None
 
     def restore_moments(
         self, layout: Layout, slices: list[tuple[int, int]], moments: list[tuple[torch.Tensor, torch.Tensor]]

@@ -19,6 +19,7 @@ from torch import nn
 
 from ts4s_core.errors import NonFiniteError
 from ts4s_core.training.batches import Batch
+from ts4s_core.training.embeddings import RowGradients
 from ts4s_core.training.exchange import GATHER_MARGIN, Exchange, GlobalSquares
 from ts4s_core.training.objectives import Objective
 from ts4s_core.training.optimiser import SlicedAdamW
@@ -107,7 +108,8 @@ class Engine:
         self._seed = seed
         self._max_grad_norm = max_grad_norm
         self._seed_dropout = seed_dropout
-        self._tree = GradientTree(parameters, exchange, parts=self.parts_per_rank)
+        rows = RowGradients(model, parameters)
+        self._tree = GradientTree(parameters, exchange, parts=self.parts_per_rank, rows=rows)
         self._squares = GlobalSquares(exchange.layout, exchange.world_size)
         if self.parts_per_rank * _PER_PART + _PER_RANK > GATHER_MARGIN:
             raise AssertionError("the gather's margin holds every part's numbers")

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import nn
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import InputError
+from ts4s_core.onnx.weights import Array
 from ts4s_core.training.batches import RowBlock
 from ts4s_core.training.engine import SeedDropout
 from ts4s_core.training.job import TrainJob
@@ -38,19 +38,20 @@ class BuiltModel:
     Attributes:
         module: ``forward(input_ids (B, T), attention_mask (B, T)) -> logits``; what requires a gradient is trained.
         seed_dropout: makes its dropout hang on (seed, step, part).
-        stored: weights that are written beside the trained ones, by stored name: frozen ones, and those that training
-            then replaces.
         names: stored name of each parameter where it differs from the module's own.
     """
 
     module: nn.Module
     seed_dropout: SeedDropout = no_dropout_of_ours
-    stored: Mapping[str, torch.Tensor] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
     def stored_name(self, parameter: str) -> str:
         """The name that a parameter of the module is stored under."""
         return self.names.get(parameter, parameter)
+
+    def weights(self) -> dict[str, Array]:
+        """All weights by stored name, frozen ones included, a tied one once; views."""
+        return {self.stored_name(name): parameter.detach().numpy() for name, parameter in self.module.named_parameters()}
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -71,17 +72,10 @@ def resolve(name: str) -> Callable[..., Any]:
 
 def model_of_artifact(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """The module of a ``model`` artifact."""
-    from safetensors.torch import load_file
-
     from ts4s_core.onnx.dropout import seed_dropout
     from ts4s_core.onnx.model import build_model
 
-    folder = store.local(ArtifactRef.parse(job.model))
-    module = build_model(folder)
-    names = getattr(module, "parameter_names", {})
-    return BuiltModel(
-        module, seed_dropout, load_file(folder / "model.safetensors"), dict(names) if isinstance(names, Mapping) else {}
-    )
+    return BuiltModel(build_model(store.local(ArtifactRef.parse(job.model))), seed_dropout)
 
 
 def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> DatasetRows:

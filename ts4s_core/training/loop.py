@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import psutil
-import torch
 
+from ts4s_core.onnx.weights import Array
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.batches import Batch, collate
 from ts4s_core.training.checkpoint import CheckpointWriter, Progressed, Snapshot, named_moments
@@ -45,7 +45,7 @@ class Loop:
         checkpoints: CheckpointWriter,
         ledger: Ledger | None,
         progressed: Progressed,
-        best: dict[str, torch.Tensor] | None,
+        best: dict[str, Array] | None,
     ) -> None:
         self.progressed = progressed
         self.best = best
@@ -82,10 +82,10 @@ class Loop:
         self._send_metrics()
         self._checkpoints.wait()
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Array]:
         """The trainable weights by stored name: the current ones, as views."""
         views = self._engine.exchange.layout.views(self._engine.exchange.parameters)
-        return {self._built.stored_name(name): view for name, view in views.items()}
+        return {self._built.stored_name(name): view.numpy() for name, view in views.items()}
 
     def _step(self, planned: PlannedStep) -> bool:
         """Take a step; whether any rank is still writing a checkpoint."""
@@ -141,7 +141,7 @@ class Loop:
         snapshot = Snapshot(
             self.progressed.copy(),
             named_moments(self._engine.exchange.slices, self._engine.optimiser.moments),
-            {name: view.clone() for name, view in self.weights().items()} if chief else None,
+            {name: view.copy() for name, view in self.weights().items()} if chief else None,
             self.best if chief else None,
         )
         # No barrier is needed: a peer steps only after this rank has brought its next gradients.
@@ -154,7 +154,7 @@ class Loop:
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.worse = loss, state.step, 0
             if self._peers.rank == 0:
-                self.best = {name: view.clone() for name, view in self.weights().items()}
+                self.best = {name: view.copy() for name, view in self.weights().items()}
         else:
             state.worse += 1
         self._tell({"type": "validation", "step": state.step, "loss": loss})

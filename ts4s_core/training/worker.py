@@ -16,6 +16,7 @@ import torch
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.onnx.weights import save_weights, weights_sha256
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
 from ts4s_core.training.control_client import ControlClient
 from ts4s_core.training.engine import Engine
@@ -28,7 +29,6 @@ from ts4s_core.training.loop import Loop
 from ts4s_core.training.objectives import objective_for
 from ts4s_core.training.optimiser import SlicedAdamW
 from ts4s_core.training.setup import Peers, connect, meet, same_weights
-from ts4s_core.training.weights import weights_sha256, write_weights
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def _engine(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoi
         saved = checkpoint.weights()
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(saved[built.stored_name(name)])
-    same_weights(peers, weights_sha256({name: parameter.data for name, parameter in parameters.items()}))
+                parameter.copy_(torch.from_numpy(saved[built.stored_name(name)]))
+    same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()}))
     layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
     exchange, one_copy = connect(layout, peers, kind=job.exchange)
     try:
@@ -151,7 +151,7 @@ def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop:
     trained = loop.best if loop.best is not None else loop.weights()
     with tempfile.TemporaryDirectory(prefix="ts4s-trained-") as folder:
         local = Path(folder) / "model.safetensors"
-        write_weights({**built.stored, **trained}, local)
+        save_weights(local, {**built.weights(), **trained})
         entry = retried(lambda: put_part(store, ArtifactRef.parse(job.output), local.name, local))
     return {
         "weights": asdict(entry),

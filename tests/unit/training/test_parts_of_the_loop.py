@@ -16,7 +16,6 @@ from ts4s_core.training.plan import Plan
 from ts4s_core.training.schedule import learning_rate
 from ts4s_core.training.strategies import bearing_settings
 from ts4s_core.training.train import largest_divisor
-from ts4s_core.training.weights import weights_sha256
 from ts4s_core.training.windows import planned_steps
 
 
@@ -122,10 +121,3 @@ def test_factories_are_named_and_missing_ones_refused():
     for name in ("toy:nothing", "no_such_module:x", "toy:VOCABULARY", "toy"):
         with pytest.raises(InputError, match="cannot be used"):
             resolve(name)
-
-
-def test_the_weights_hash_sees_names_shapes_and_bytes():
-    weights = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
-    variants = [weights, {"a": torch.zeros(3, 2), "b": torch.ones(2)}, {"a": torch.zeros(2, 3), "c": torch.ones(2)}]
-    assert len({weights_sha256(variant) for variant in variants}) == 3
-    assert weights_sha256(dict(reversed(weights.items()))) == weights_sha256(weights)
