@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ts4s_core.onnx.import_step import import_model
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
@@ -22,6 +21,7 @@ from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
 from ts4s_core.evaluation.evaluate import evaluate, read_decision
 from ts4s_core.onnx.export_step import export_model
+from ts4s_core.onnx.import_step import import_model
 from ts4s_core.onnx.model import build_model
 from ts4s_core.settings import Settings
 from ts4s_core.spark.client import SparkProgram
