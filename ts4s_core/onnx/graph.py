@@ -211,7 +211,7 @@ def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:
         tensor = value.type.tensor_type
         graph.dtypes[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
-            graph.shapes[value.name] = tuple(_dim(dim) for dim in tensor.shape.dim)
+            graph.shapes[value.name] = dims_of(tensor.shape)
     for tensor in model.graph.initializer:
         graph.dtypes[tensor.name] = tensor.data_type
         graph.shapes[tensor.name] = tuple(tensor.dims)
@@ -267,6 +267,11 @@ def _hollow(tensor: TensorProto) -> None:
     del tensor.external_data[:]
     entry = tensor.external_data.add()
     entry.key, entry.value = "location", "model.safetensors"
+
+
+def dims_of(shape: onnx.TensorShapeProto) -> tuple[Dim, ...]:
+    """A shape's numbers and names; None where nothing is known."""
+    return tuple(_dim(dim) for dim in shape.dim)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

@@ -16,8 +16,8 @@ from onnx import TensorProto
 from ts4s_core.errors import UnsupportedModelError, listed
 from ts4s_core.onnx.graph import DOMAIN, Array, Graph, Node, read_graph
 from ts4s_core.onnx.rewrite_attention import flatten_sandwiches, mark_projections, rewrite_attention, rewrite_reshapes
-from ts4s_core.onnx.rewrite_constants import fold_static_shapes, simplify
-from ts4s_core.onnx.rewrite_mask import simplify_masks
+from ts4s_core.onnx.rewrite_constants import anchor_shapes, fold_static_shapes, infer_shapes, simplify
+from ts4s_core.onnx.rewrite_mask import simplify_indices, simplify_masks
 from ts4s_core.onnx.rewrite_patterns import fuse_gelu, fuse_layer_norm
 from ts4s_core.onnx.rewrite_weights import (
     flip_transposes,
@@ -74,6 +74,8 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
     graph.prune()
     simplify(graph, floats)
     fold_static_shapes(graph)
+    infer_shapes(graph, {name: array.shape for name, array in floats.items()})
+    anchor_shapes(graph)
     tensors = name_weights(graph, floats, names)
     flip_transposes(graph)
     fuse_layer_norm(graph)
@@ -84,6 +86,7 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
     graph.prune()
     rewrite_attention(graph)
     simplify_masks(graph, fixed=fixed)
+    simplify_indices(graph, fixed=fixed)
     rewrite_reshapes(graph)
     graph.prune()
     flatten_sandwiches(graph)
@@ -145,11 +148,15 @@ def _fixed(graph: Graph) -> tuple[int, int] | None:
 
 
 def _own_operators(graph: Graph) -> None:
-    """Operators that onnx2torch knows, but not as they are needed: casts that float64 survives, Slice without a warning."""
+    """Operators that onnx2torch knows, but not as they are needed."""
     for node in graph.nodes:
-        if node.op == "Slice" and not node.domain:
+        if node.domain:
+            continue
+        if node.op in ("Slice", "CumSum", "Flatten"):
             node.domain = DOMAIN
-        elif node.op == "Cast" and not node.domain and node.attributes["to"] == TensorProto.FLOAT:
+        elif node.op == "Reshape":
+            node.op, node.domain = "DynamicReshape", DOMAIN
+        elif node.op == "Cast" and node.attributes["to"] == TensorProto.FLOAT:
             node.op, node.domain, node.attributes = "FloatCast", DOMAIN, {}
 
 

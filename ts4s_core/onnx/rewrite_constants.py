@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from ts4s_core.onnx.graph import Array, Dim, Graph, Node
+from ts4s_core.onnx.graph import Array, Dim, Graph, Node, dims_of
 
 #: Larger results are left to be computed when the model runs.
 MAX_FOLDED = 1 << 20
@@ -103,6 +104,52 @@ def fold_static_shapes(graph: Graph) -> None:
             if not folded:
                 kept.append(node)
         graph.nodes = kept
+
+
+def infer_shapes(graph: Graph, weights: Mapping[str, tuple[int, ...]]) -> None:
+    """Run ONNX's shape inference again: after folding, more is known."""
+    hollow = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in weights.items()]
+    model = graph.to_model()
+    model.graph.input.extend(hollow)
+    for value in onnx.shape_inference.infer_shapes(model).graph.value_info:
+        kind = value.type.tensor_type
+        graph.dtypes[value.name] = kind.elem_type
+        if kind.HasField("shape"):
+            known = graph.shapes.get(value.name, ())
+            found = dims_of(kind.shape)
+            if len(known) != len(found):
+                graph.shapes[value.name] = found
+            else:  # keep what the exporter knew beyond what ONNX infers
+                graph.shapes[value.name] = tuple(
+                    new if isinstance(new, int) or old is None else old for new, old in zip(found, known, strict=True)
+                )
+
+
+def anchor_shapes(graph: Graph) -> None:
+    """Read dynamic dimensions off ``input_ids``, not off values inside the model: masks then hang on the inputs alone."""
+    ids = graph.shapes.get("input_ids", ())
+    dynamic = [dim for dim in ids if isinstance(dim, str)]
+    if len(set(dynamic)) != 2:
+        return
+    shape_of_ids = graph.fresh("shape")
+    changed = False
+    for node in list(graph.nodes):
+        dims = graph.shapes.get(node.inputs[0]) if node.op == "Shape" and not node.domain else None
+        if dims is None or node.inputs[0] in graph.inputs or not all(isinstance(dim, int) or dim in dynamic for dim in dims):
+            continue
+        dims = dims[node.attributes.get("start", 0) : node.attributes.get("end", len(dims))]
+        numbers = sorted({dim for dim in dims if isinstance(dim, int)})
+        pool, position = shape_of_ids, graph.nodes.index(node)
+        if numbers:
+            pool = graph.fresh("dims")
+            constant = graph.constant(np.array(numbers, dtype=np.int64))
+            graph.nodes.insert(position, Node("Concat", [shape_of_ids, constant], [pool], {"axis": 0}))
+        picks = [dynamic.index(dim) if isinstance(dim, str) else 2 + numbers.index(dim) for dim in dims if dim is not None]
+        node.op, node.attributes = "Gather", {"axis": 0}
+        node.inputs = [pool, graph.constant(np.array(picks, dtype=np.int64))]
+        changed = True
+    if changed:
+        graph.nodes.insert(0, Node("Shape", ["input_ids"], [shape_of_ids]))
 
 
 def _does_nothing(graph: Graph, node: Node) -> bool:

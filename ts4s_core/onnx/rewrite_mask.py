@@ -1,4 +1,4 @@
-"""The attention mask: recognised by what it does, and replaced by the smallest form of it."""
+"""Attention masks, token types and positions: recognised by their values, and replaced by the smallest form of them."""
 
 from __future__ import annotations
 
@@ -40,6 +40,48 @@ def simplify_masks(graph: Graph, *, fixed: tuple[int, int] | None) -> None:
                 graph.nodes.insert(0, Node("KeyMask", ["attention_mask"], [made[causal]], {"causal": int(causal)}, DOMAIN))
             replaced[mask] = made[causal]
         node.inputs[3] = replaced[mask]
+
+
+def simplify_indices(graph: Graph, *, fixed: tuple[int, int] | None) -> None:
+    """Replace indices of an Embedding that are always zero (token types), or count the tokens (positions).
+
+    Args:
+        graph: changed in place.
+        fixed: batch and length of a graph that was exported for one shape.
+    """
+    embeddings = [node for node in graph.nodes if node.op == "Embedding" and node.domain == DOMAIN]
+    for node in embeddings:
+        value = node.inputs[0]
+        if value in graph.inputs:
+            continue
+        found = _indices(graph, value, fixed)
+        if found is not None:
+            made = graph.fresh("indices")
+            attributes = {"counting": int(found[0]), "offset": found[1]}
+            graph.nodes.insert(0, Node("TokenIndices", ["input_ids"], [made], attributes, DOMAIN))
+            node.inputs = [made]
+
+
+def _indices(graph: Graph, value: str, fixed: tuple[int, int] | None) -> tuple[bool, int] | None:
+    """Whether they count, and from what number; None if they hang on the tokens."""
+    candidates: set[tuple[bool, int]] | None = None
+    for feed in _feeds(fixed):
+        try:
+            found = graph.constants[value] if value in graph.constants else run_part(graph, value, feed)
+        except Exception as exc:  # not computable on its own: the graph's own indices stay
+            _LOG.debug("indices %s stay as they are: %s", value, exc)
+            return None
+        batch, length = feed["input_ids"].shape
+        if found.dtype.kind not in "iu" or not found.size or found.shape[-1] != length or found.ndim > 2:
+            return None
+        first = int(found.flat[0])
+        held = {
+            (counting, first)
+            for counting, row in ((True, first + np.arange(length)), (False, np.full(length, first)))
+            if np.array_equal(found, np.broadcast_to(row, found.shape))
+        }
+        candidates = held if candidates is None else candidates & held
+    return min(candidates, default=None) if candidates else None
 
 
 def _is_causal(graph: Graph, mask: str, fixed: tuple[int, int] | None) -> bool | None:

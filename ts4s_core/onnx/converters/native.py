@@ -201,25 +201,19 @@ def _short(number: float) -> float:
     return float(f"{number:.6g}")
 
 
-class Slice(nn.Module):
-    """ONNX Slice of opset 10 and later, with positive steps."""
+class TokenIndices(nn.Module):
+    """Indices that hang on the number of tokens alone: zeros, or ``offset``, ``offset + 1``, ..."""
 
-    def forward(
-        self,
-        data: torch.Tensor,
-        starts: torch.Tensor,
-        ends: torch.Tensor,
-        axes: torch.Tensor | None = None,
-        steps: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The part of ``data`` from ``starts`` to ``ends`` along ``axes``."""
-        first, last = starts.tolist(), ends.tolist()
-        chosen = list(range(len(first))) if axes is None else axes.tolist()
-        strides = [1] * len(first) if steps is None else steps.tolist()
-        index = [slice(None)] * data.dim()
-        for axis, start, end, step in zip(chosen, first, last, strides, strict=True):
-            index[axis] = slice(start, end, step)
-        return data[tuple(index)]
+    def __init__(self, *, counting: bool, offset: int) -> None:
+        super().__init__()
+        self.counting, self.offset = counting, offset
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """``(B, T)`` to ``(1, T)``, of type int64."""
+        length = input_ids.shape[1]
+        if not self.counting:
+            return torch.full((1, length), self.offset)
+        return torch.arange(self.offset, self.offset + length).unsqueeze(0)
 
 
 def _names(attributes: dict[str, Any]) -> dict[str, str]:
@@ -291,6 +285,6 @@ def _slice_to(node: Any) -> nn.Module:
     return SliceTo(int(node.attributes["axis"]))
 
 
-@register("Slice", versions=(1,), domain=DOMAIN)
-def _slice(node: Any) -> nn.Module:
-    return Slice()
+@register("TokenIndices", versions=(1,), domain=DOMAIN)
+def _token_indices(node: Any) -> nn.Module:
+    return TokenIndices(counting=bool(node.attributes["counting"]), offset=int(node.attributes["offset"]))

@@ -1,4 +1,7 @@
-"""Reshape with ``allowzero``, Flatten of a vector, Split into a number of parts, Trilu, Size."""
+"""Reshape with ``allowzero``, Flatten of a vector, Split into a number of parts, Trilu, Size, Slice, CumSum.
+
+Those that onnx2torch has, but not as they are needed, are registered in the domain ``ts4s`` too: the importer moves the nodes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import nn
 
 from ts4s_core.onnx.converters.registering import register
+from ts4s_core.onnx.graph import DOMAIN
 
 
 class Reshape(nn.Module):
@@ -76,11 +80,49 @@ class Size(nn.Module):
         return torch.tensor(data.numel(), dtype=torch.int64)
 
 
+class Slice(nn.Module):
+    """ONNX Slice of opset 10 and later, with positive steps (onnx2torch's indexes in a way that PyTorch gives up)."""
+
+    def forward(
+        self,
+        data: torch.Tensor,
+        starts: torch.Tensor,
+        ends: torch.Tensor,
+        axes: torch.Tensor | None = None,
+        steps: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The part of ``data`` from ``starts`` to ``ends`` along ``axes``."""
+        first, last = starts.tolist(), ends.tolist()
+        chosen = list(range(len(first))) if axes is None else axes.tolist()
+        strides = [1] * len(first) if steps is None else steps.tolist()
+        index = [slice(None)] * data.dim()
+        for axis, start, end, step in zip(chosen, first, last, strides, strict=True):
+            index[axis] = slice(start, end, step)
+        return data[tuple(index)]
+
+
+class CumSum(nn.Module):
+    """ONNX CumSum (onnx2torch's sums from the end unless told not to)."""
+
+    def __init__(self, *, exclusive: bool, reverse: bool) -> None:
+        super().__init__()
+        self.exclusive, self.reverse = exclusive, reverse
+
+    def forward(self, data: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
+        """Running sums of the type of ``data``."""
+        along = int(axis)
+        source = data.flip(along) if self.reverse else data
+        total = source.cumsum(along, dtype=data.dtype)
+        total = total - source if self.exclusive else total
+        return total.flip(along) if self.reverse else total
+
+
 @register("Reshape", versions=(19, 21, 23, 24))
 def _reshape(node: Any) -> nn.Module:
     return Reshape(bool(node.attributes.get("allowzero", 0)))
 
 
+@register("Flatten", versions=(1,), domain=DOMAIN)
 @register("Flatten", versions=(21, 23, 24))
 def _flatten(node: Any) -> nn.Module:
     return Flatten(int(node.attributes.get("axis", 1)))
@@ -99,3 +141,18 @@ def _trilu(node: Any) -> nn.Module:
 @register("Size", versions=(1, 13, 19, 21, 23, 24))
 def _size(node: Any) -> nn.Module:
     return Size()
+
+
+@register("Slice", versions=(1,), domain=DOMAIN)
+def _slice(node: Any) -> nn.Module:
+    return Slice()
+
+
+@register("CumSum", versions=(1,), domain=DOMAIN)
+def _cumsum(node: Any) -> nn.Module:
+    return CumSum(exclusive=bool(node.attributes.get("exclusive", 0)), reverse=bool(node.attributes.get("reverse", 0)))
+
+
+@register("DynamicReshape", versions=(1,), domain=DOMAIN)
+def _dynamic_reshape(node: Any) -> nn.Module:
+    return _reshape(node)
