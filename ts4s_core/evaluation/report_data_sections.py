@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,9 @@ def _counts(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _label_table(found: Mapping[str, Any]) -> Markup:
-    counts = {name: _whole(value) for name, value in (found.get("labels") or {}).items()}
+    counts: Counter[str] = Counter()
+    for side in (found.get("labels") or {}).values():
+        counts.update(side)
     if not counts:
         return note("No label counts are recorded.")
     most, whole = max(max(counts.values()), 1), max(sum(counts.values()), 1)
@@ -62,10 +65,6 @@ def _label_table(found: Mapping[str, Any]) -> Markup:
     rows = [(name, count, f"{100 * count / whole:.1f}\N{NO-BREAK SPACE}%", _bar(count / most)) for name, count in shown]
     rest = note(f"The {MOST_LABELS} most frequent of {len(counts):,} labels.") if len(counts) > MOST_LABELS else Markup("")
     return joined(table(["label", "rows", "share", ""], rows), rest)
-
-
-def _whole(value: Any) -> int:
-    return int(sum(value.values())) if isinstance(value, Mapping) else int(value)
 
 
 def _bar(share: float) -> Markup:

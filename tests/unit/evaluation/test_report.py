@@ -78,7 +78,7 @@ def full() -> ReportData:
         lineage=[("trained", CHAMPION, "2026-11-21"), (EVIL, EVIL, EVIL)],
         card={
             "sides": {"train": 700, "test": 90},
-            "labels": {EVIL: {"train": 250, "test": 50}, "b": {"train": 200, "test": 0}, "c": {"train": 250, "test": 40}},
+            "labels": {"train": {EVIL: 250, "b": 200, "c": 250}, "test": {EVIL: 50, "c": 42}},
             "lengths": {"all": LENGTHS},
             "duplicates": 4,
             "fingerprint": EVIL,
@@ -165,6 +165,8 @@ def test_figures_are_shown() -> None:
         "+0.0500",
         "+0.0100 to +0.0900",
         "rows left out (trained on)",
+        "292",
+        "36.9\N{NO-BREAK SPACE}%",
         "mean 8.5, median 8, p95 15, max 16.",
         "70 of 700 training texts (10.0 %) were not in the champion's dataset.",
         "1,512",
