@@ -125,8 +125,14 @@ def infer_shapes(graph: Graph, weights: Mapping[str, tuple[int, ...]]) -> None:
                 )
 
 
-def anchor_shapes(graph: Graph) -> None:
-    """Read dynamic dimensions off ``input_ids``, not off values inside the model: masks then hang on the inputs alone."""
+def anchor_shapes(graph: Graph, *, assume: bool = False) -> None:
+    """Read dynamic dimensions off ``input_ids``, not off values inside the model: masks then hang on the inputs alone.
+
+    Args:
+        graph: changed in place.
+        assume: take values of three dimensions, of which only the last is known, for ``(batch, sequence, hidden)``. For a
+            graph whose results are compared afterwards.
+    """
     ids = graph.shapes.get("input_ids", ())
     dynamic = [dim for dim in ids if isinstance(dim, str)]
     if len(set(dynamic)) != 2:
@@ -135,6 +141,8 @@ def anchor_shapes(graph: Graph) -> None:
     changed = False
     for node in list(graph.nodes):
         dims = graph.shapes.get(node.inputs[0]) if node.op == "Shape" and not node.domain else None
+        if dims is not None and assume and len(dims) == 3 and isinstance(dims[2], int):
+            dims = (*ids, dims[2])
         if dims is None or node.inputs[0] in graph.inputs or not all(isinstance(dim, int) or dim in dynamic for dim in dims):
             continue
         dims = dims[node.attributes.get("start", 0) : node.attributes.get("end", len(dims))]
