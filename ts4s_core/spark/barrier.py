@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 REGISTRATION_LIMIT_S = 60.0
 SETTLED_S = 5.0
 END_LIMIT_S = 10.0
+CAUSE_LIMIT_S = 1.0
 _POLL_S = 0.1
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOST = ("Python worker exited unexpectedly", "ExecutorLostFailure", "Python worker failed to connect back", "EOFError")
@@ -64,13 +65,14 @@ def train_worker(task: Task) -> dict[str, Any]:
     from ts4s_core.training.job import TrainJob
     from ts4s_core.training.worker import run_worker
 
-    return run_worker(
+    result: dict[str, Any] = run_worker(
         TrainJob.from_wire(task.job),
         rank=task.rank,
         world_size=task.world_size,
         control=ControlAddress.from_wire(task.control),
         address=task.address,
     )
+    return result
 
 
 class BarrierLauncher:
@@ -124,6 +126,8 @@ class BarrierLauncher:
             failure = stage.run(job.to_wire(), control=control, world_size=world_size)
         finally:
             stage.end(control)
+        if failure is not None:
+            control.failed.wait(CAUSE_LIMIT_S)  # a dead worker's connection may end after its task
         if control.failure is not None:
             raise control.failure
         if failure is not None:
@@ -170,9 +174,8 @@ class _Stage:
         if self._running:
             self._cancel()
         if self._running or self._failure is not None or control.failure is not None:
-            for worker in control.workers().values():
-                if worker.host == socket.gethostname():
-                    _kill_python_worker(worker.pid)
+            here = [worker.pid for worker in control.workers().values() if worker.host == socket.gethostname()]
+            kill_python_workers(here)
         deadline = time.monotonic() + END_LIMIT_S
         while self._running_tasks() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -229,14 +232,6 @@ def slots(session: SparkSession, *, wanted: int) -> int:
         time.sleep(_POLL_S)
 
 
-def workers_that_fit(logical_shards: int, *, slots: int) -> int:
-    """The largest divisor of ``logical_shards`` (a power of two) that has slots; at least 1."""
-    workers = logical_shards
-    while workers > max(slots, 1):
-        workers //= 2
-    return workers
-
-
 def _told(failure: BaseException) -> Ts4sError:
     """What Spark raised, as the training loop wants to hear it: a lost worker can be replaced, other errors may not be."""
     text = str(failure)
@@ -246,9 +241,14 @@ def _told(failure: BaseException) -> Ts4sError:
     return error
 
 
-def _kill_python_worker(pid: int) -> None:
-    """Kill a worker of this host that cannot end by itself (stopped, or its JVM is gone); pids may have been reused."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if any(part.startswith("pyspark") for part in process.cmdline()):
-            process.kill()
+def kill_python_workers(pids: Iterable[int]) -> None:
+    """Kill workers of this host that cannot end by themselves (stopped, or their JVM is gone), and wait until they have ended."""
+    workers = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            command = process.cmdline()  # empty: it is ending now
+            if not command or any(part.startswith("pyspark") for part in command):  # else its number was given away
+                process.kill()
+                workers.append(process)
+    psutil.wait_procs(workers, timeout=END_LIMIT_S)

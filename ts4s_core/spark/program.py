@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -119,10 +120,8 @@ def place_for(job: Mapping[str, Any], *, temporary: Path, before: Place | None) 
     given = job.get("settings", {})
     if not isinstance(given, dict):
         raise SettingsError(f"job {job.get('job')!r}: settings are a JSON object, got {type(given).__name__}")
-    place = Place(load_settings(given), temporary)
-    if before is not None:
-        place.sessions, place.scanned = before.sessions, before.scanned
-    return place
+    settings = load_settings(given)
+    return Place(settings, temporary) if before is None else dataclasses.replace(before, settings=settings)
 
 
 def serve(jobs: IO[bytes], wire: Wire, *, ending: Ending, temporary: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def start_session(plan: SessionPlan) -> SparkSession:
         folder.mkdir(parents=True, exist_ok=True)
     (plan.temporary / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    forget_dead_session()
+    abandon_dead_jvm()
     if not submitted:
         os.environ.update(find_java().environment(os.environ))
     python = conf.pop("spark.pyspark.python", None) or os.environ.get("PYSPARK_PYTHON") or sys.executable
@@ -157,25 +158,32 @@ def session_lives(session: SparkSession) -> bool:
         return False
 
 
-def forget_dead_session() -> None:
-    """Let pyspark start anew after its JVM died; it would talk to the dead one for ever."""
+def abandon_dead_jvm(*, surely: bool = False) -> None:
+    """Let pyspark start anew after its JVM died; it would talk to the dead one for ever.
+
+    Args:
+        surely: take the JVM for dead although its process is still there: a killed one closes its sockets first.
+    """
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-    context = SparkContext._active_spark_context
-    gateway = SparkContext._gateway
-    if gateway is None or getattr(gateway, "proc", None) is None or gateway.proc.poll() is None:
+    context, gateway = SparkContext._active_spark_context, SparkContext._gateway
+    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    if gateway is None or process is None or not (surely or process.poll() is not None):
         return
+    process.kill()
+    process.wait()
     if context is not None and getattr(context, "_accumulatorServer", None):
         context._accumulatorServer.shutdown()
     with contextlib.suppress(Exception):  # its sockets are dead already
         gateway.shutdown()
-    for owner, names in (
-        (SparkContext, ("_active_spark_context", "_gateway", "_jvm")),
-        (SparkSession, ("_instantiatedSession", "_activeSession")),
-    ):
-        for name in names:
-            setattr(owner, name, None)
+    with contextlib.suppress(OSError):  # so is the pipe
+        if process.stdin is not None:
+            process.stdin.close()
+    for name in ("_active_spark_context", "_gateway", "_jvm"):
+        setattr(SparkContext, name, None)
+    for name in ("_instantiatedSession", "_activeSession"):
+        setattr(SparkSession, name, None)
 
 
 class Sessions:
@@ -192,7 +200,10 @@ class Sessions:
             SettingsError: as :func:`start_session`.
             SparkError: as :func:`start_session`.
         """
-        if self._session is not None and (plan != self._plan or not session_lives(self._session)):
+        if self._session is not None and not session_lives(self._session):
+            self._session = None
+            abandon_dead_jvm(surely=True)
+        elif plan != self._plan:
             self.stop()
         if self._session is None:
             self._session = start_session(plan)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.data.engine import DataEngine
     from ts4s_core.data.scan import Scan
+    from ts4s_core.spark.engine import SparkEngine
     from ts4s_core.training.launcher import Launcher
 
 Job = Mapping[str, Any]
@@ -31,12 +32,20 @@ Result = dict[str, Any]
 
 @dataclass
 class Place:
-    """Where jobs run: one program's settings, temporary folder and (at most one) Spark session."""
+    """Where jobs run, and what they leave for the next one.
+
+    Attributes:
+        settings: the settings of the job.
+        temporary: private folder of the program.
+        sessions: holds at most one Spark session.
+        scanned: what was scanned last, and what it says.
+    """
 
     settings: Settings
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
     scanned: tuple[object, Scan] | None = None
+    _engine: tuple[SparkSession, SparkEngine] | None = None
 
     @property
     def has_spark(self) -> bool:
@@ -54,11 +63,14 @@ class Place:
         return self.sessions.get(plan)
 
     def engine(self) -> DataEngine:
-        """Where data are read and scored."""
+        """Where data are read and scored; one engine a session, because it knows the tables that a scan opened."""
         if self.has_spark:
             from ts4s_core.spark.engine import SparkEngine
 
-            return SparkEngine(self.session())
+            session = self.session()
+            if self._engine is None or self._engine[0] is not session:
+                self._engine = (session, SparkEngine(session))
+            return self._engine[1]
         from ts4s_core.data.engine import LocalEngine
 
         return LocalEngine()
@@ -164,8 +176,14 @@ def _train(job: Job, place: Place, progress: Progress) -> Result:
     """The trained artifact of a ``dataset`` and a ``model``."""
     from ts4s_core.training.train import train
 
-    inputs = {"dataset": _ref(job, "dataset"), "model": _ref(job, "model")}
-    return train(place.settings, place.store(), place.launcher(), **inputs, progress=progress).to_json()
+    return train(
+        place.settings,
+        place.store(),
+        place.launcher(),
+        dataset=_ref(job, "dataset"),
+        model=_ref(job, "model"),
+        progress=progress,
+    ).to_json()
 
 
 def _evaluate(job: Job, place: Place, progress: Progress) -> Result:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from ts4s_core.errors import DataError, SparkError, Ts4sError
-from ts4s_core.spark.barrier import _told, workers_that_fit
+from ts4s_core.spark.barrier import _told
 from ts4s_core.spark.failures import as_error
 
 PYTHON_EXCEPTION = """
@@ -50,8 +48,3 @@ def test_a_crashed_worker_is_a_lost_one() -> None:
     text = "Job aborted: org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat x"
     assert type(_told(ForeignError(text))).__name__ == "WorkerLostError"
     assert type(_told(ForeignError(PYTHON_EXCEPTION))) is DataError
-
-
-@pytest.mark.parametrize(("slots", "workers"), [(0, 1), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8), (100, 8)])
-def test_workers_are_the_largest_divisor_that_has_slots(slots: int, workers: int) -> None:
-    assert workers_that_fit(8, slots=slots) == workers
