@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from ts4s_core.artifacts.refs import ArtifactRef
@@ -14,6 +15,10 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
+from ts4s_core.onnx.export_step import export_model
+from ts4s_core.onnx.import_step import import_model
+from ts4s_core.onnx.model import build_model
+from ts4s_core.onnx.weights import weights_sha256
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.training.class_weights import balanced_weights
 from ts4s_core.training.factories import DatasetRows
@@ -29,6 +34,12 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
 
 
+def word_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
 def prepared(store: ArtifactStore, tmp_path: Path, *, task: str = "classification", order: int = 0) -> ArtifactRef:
     """300 rows of three skewed labels, in an order of its own."""
     random = np.random.default_rng(3)
@@ -41,11 +52,9 @@ def prepared(store: ArtifactStore, tmp_path: Path, *, task: str = "classificatio
     lines = [lines[place] for place in np.random.default_rng(order).permutation(len(lines))]
     source = tmp_path / f"rows-{order}.tsv"
     source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder = tmp_path / "tokenizer"
     folder.mkdir(exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    word_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"pad_token": "[PAD]"}')
     settings = Settings(
         name=f"rows{order}",
@@ -55,6 +64,69 @@ def prepared(store: ArtifactStore, tmp_path: Path, *, task: str = "classificatio
     )
     engine = LocalEngine()
     return prepare_dataset(settings, store, engine, scan=scan(settings, engine), tokenizer_folder=folder).ref
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny models with random weights."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    home = tmp_path_factory.mktemp("bases")
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    configs = {
+        "roberta": AutoConfig.for_model("roberta", **sizes, max_position_embeddings=40, pad_token_id=0),
+        "gpt2": AutoConfig.for_model("gpt2", vocab_size=len(WORDS), n_embd=32, n_layer=2, n_head=4, n_positions=48),
+    }
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        kind = AutoModel if name == "roberta" else AutoModelForCausalLM
+        kind.from_config(config).save_pretrained(home / name)
+        word_tokenizer().save(str(home / name / "tokenizer.json"))
+    return {name: home / name for name in configs}
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "workers"),
+    [
+        ("roberta", {"attention_dropout": 0.1}, (1, 2, 4)),
+        ("roberta", {"lora_rank": 2}, (1, 2)),
+        ("roberta", {"freeze_encoder": True}, (1, 4)),
+        ("gpt2", {"task": "language-model"}, (1, 2)),
+    ],
+    ids=["classification", "lora", "frozen", "language-model"],
+)
+def test_real_models_have_one_hash_for_any_number_of_workers(store, tmp_path, bases, base, model, workers):
+    language = base == "gpt2"
+    model = {"source": str(bases[base]), "max_length": 16, "dropout": 0.1, **model}
+    data = prepared(store, tmp_path)
+    facts, content = [], []
+    for count in workers:
+        settings = Settings(
+            name=f"run{count}",
+            train={"workers": count, "batch_size": 22, "max_steps": 5, "timeout_s": 60, "learning_rate": 0.01},
+            model=model,
+            storage=store.storage.settings,
+            spark={"master": "none"},
+        )
+        onnx = export_model(settings, store).ref
+        labels = None if language else ["a", "b", "c"]
+        start = import_model(settings, store, onnx_ref=onnx, classes=0 if language else 3, label_names=labels)
+        factories = Factories(rows="toy:rows") if language else Factories()
+        launcher = LocalLauncher(threads_per_worker=1, python_path=[TOY])
+        result = train(settings, store, launcher, dataset=data, model=start.ref, factories=factories)
+        facts.append(result.facts)
+        content.append(store.manifest(result.ref).content_sha256)
+        assert result.facts["weights_sha256"] != start.facts["weights_sha256"]
+    assert len({found["weights_sha256"] for found in facts}) == 1
+    assert len(set(content)) == 1
+    trained = build_model(store.local(result.ref))
+    assert weights_sha256(trained.trained_tensors()) == facts[0]["weights_sha256"]
 
 
 def test_rows_of_a_dataset(store, tmp_path):
