@@ -60,7 +60,9 @@ class ImportedGraph(nn.Module):
         padded_mask[rows:, 0] = 1
         pieces = [
             self._call(ids, mask)
-            for ids, mask in zip(nn.functional.pad(input_ids, room).split(batch), padded_mask.split(batch), strict=True)
+            for ids, mask in zip(
+                torch.split(nn.functional.pad(input_ids, room), batch), torch.split(padded_mask, batch), strict=True
+            )
         ]
         return torch.cat(pieces)[:rows, :tokens]
 
@@ -225,6 +227,6 @@ def _refuse_unknown(graph: Graph) -> None:
             get_converter(node.op, version, node.domain)
         except NotImplementedError as exc:
             raise UnsupportedModelError(
-                f"Import of {node.label} at opset {graph.opset}: expected an operator that ts4s takes, got one without a converter. "
+                f"Import of {node.label} at opset {graph.opset}: expected one with a converter, got one without. "
                 "Export the model again with ts4s export, which uses opset 23"
             ) from exc

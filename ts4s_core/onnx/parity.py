@@ -246,8 +246,9 @@ def _compare(imported: nn.Module, original: nn.Module, ranges: Ranges, *, limit:
         for name, ratio in _ratios(gradients[0], gradients[1]):
             if not ratio <= limit:
                 raise ParityError(
-                    f"Gradient of tensor {name}: expected a difference of at most {limit:g} x max(its norm, {SHARE_OF_WHOLE:g} x the "
-                    f"whole gradient's), got {ratio:.3g}. The graph does not compute what the model computes: export it again"
+                    f"Gradient of tensor {name}: expected a difference of at most {limit:g} x max(its norm, "
+                    f"{SHARE_OF_WHOLE:g} x the whole gradient's), got {ratio:.3g}. "
+                    "The graph does not compute what the model computes: export it again"
                 )
             if ratio >= figures["gradient"]:
                 figures["gradient"], figures["gradient_tensor"] = ratio, name

@@ -108,7 +108,7 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
 def _check(graph: Graph, file: str) -> None:
     if graph.opset not in OPSETS:
         raise UnsupportedModelError(
-            f"Import of {file}: expected an ONNX opset of {OPSETS[0]} to {OPSETS[-1]}, got {graph.opset}. Export it with one of those"
+            f"Import of {file}: expected an ONNX opset of {OPSETS[0]} to {OPSETS[-1]}, got {graph.opset}. Export it anew"
         )
     for name in list(graph.inputs):
         known = INPUTS.get(name)

@@ -42,7 +42,7 @@ def refuse_attention_extras(label: str, attributes: dict[str, Any], *, inputs: S
     extras += ["more than one output"] if len(outputs) > 1 else []
     if extras:
         raise UnsupportedModelError(
-            f"Import of {label}: expected plain attention with a mask, got {' and '.join(extras)}. Export the model without a cache"
+            f"Import of {label}: expected plain attention with a mask, got {' and '.join(extras)}. Export without a cache"
         )
 
 

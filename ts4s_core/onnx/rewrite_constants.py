@@ -16,7 +16,6 @@ from ts4s_core.onnx.graph import Array, Dim, Graph, Node, dims_of
 #: Larger results are left to be computed when the model runs.
 MAX_FOLDED = 1 << 20
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def simplify(graph: Graph, floats: dict[str, Array]) -> None:
@@ -58,7 +57,7 @@ def symbols(graph: Graph, value: str, producers: dict[str, Node]) -> list[Dim] |
         shape = graph.shapes.get(node.inputs[0])
         if shape is None:
             return None
-        dims = [dim if dim is not None else f"{node.inputs[0]}@{axis}" for axis, dim in enumerate(shape)]
+        dims: list[Dim] = [dim if dim is not None else f"{node.inputs[0]}@{axis}" for axis, dim in enumerate(shape)]
         return dims[node.attributes.get("start", 0) : node.attributes.get("end", len(dims))]
     if node.op in ("Unsqueeze", "Squeeze", "Cast", "Reshape", "Identity"):
         return symbols(graph, node.inputs[0], producers)
@@ -164,7 +163,7 @@ def _does_nothing(graph: Graph, node: Node) -> bool:
     if node.domain or not node.inputs:
         return False
     if node.op == "Cast":
-        return graph.dtypes.get(node.inputs[0]) == node.attributes["to"]
+        return bool(graph.dtypes.get(node.inputs[0]) == node.attributes["to"])
     if node.op == "Dropout":
         training = len(node.inputs) > 2 and graph.scalar(node.inputs[2])
         return not training

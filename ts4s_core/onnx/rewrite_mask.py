@@ -75,7 +75,7 @@ def _indices(graph: Graph, value: str, fixed: tuple[int, int] | None) -> tuple[b
         except Exception as exc:  # not computable on its own: the graph's own indices stay
             _LOG.debug("indices %s stay as they are: %s", value, exc)
             return None
-        batch, length = feed["input_ids"].shape
+        length = feed["input_ids"].shape[1]
         if found.dtype.kind not in "iu" or not found.size or found.shape[-1] != length or found.ndim > 2:
             return None
         first = int(found.flat[0])

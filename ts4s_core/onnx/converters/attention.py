@@ -65,7 +65,7 @@ class HeadedAttention(nn.Module):
     ) -> torch.Tensor:
         """``(B, T, h * d)`` like the query."""
         heads = [
-            data.unflatten(-1, (count, -1)).transpose(1, 2)
+            torch.unflatten(data, -1, (count, -1)).transpose(1, 2)
             for data, count in ((query, self.query_heads), (key, self.key_heads), (value, self.key_heads))
         ]
         mixed: torch.Tensor = self.attention(*heads, mask)
@@ -85,7 +85,7 @@ class RotaryEmbedding(nn.Module):
         """``(B, h, T, d)`` or ``(B, T, h * d)``; caches ``(B, T, r / 2)``, or ``(positions, r / 2)`` with ``positions``."""
         flat = data.dim() == 3
         if flat:
-            data = data.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            data = torch.unflatten(data, -1, (self.heads, -1)).transpose(1, 2)
         if positions is not None:
             cos, sin = cos[positions], sin[positions]
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
