@@ -17,7 +17,7 @@ NAMES = {
     "matplotlib": "matplotlib|mpl|pyplot|plt",
     "networkx": "networkx|nx",
     "prefect": "prefect",
-    "scikit-learn": "scikit|sklearn",
+    "sqlalchemy": "sqlalchemy|sa",
 }
 
 
