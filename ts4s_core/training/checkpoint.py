@@ -7,9 +7,9 @@ are, so that ranks of another world size find theirs. Rank 0 seals when every ra
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ts4s_core.artifacts.manifest import FileEntry
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.errors import IntegrityError, StoreError, Ts4sError
-from ts4s_core.onnx.weights import Array, read_weights, save_weights
+from ts4s_core.onnx.weights import Array, read_weights
 from ts4s_core.training.control_client import ControlClient
 from ts4s_core.training.flat import Layout
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.scratch import scratch_file, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -149,14 +149,16 @@ class CheckpointWriter:
 
     def _share(self, ref: ArtifactRef, snapshot: Snapshot) -> list[dict[str, Any]] | str:
         """Write this rank's files; a failure is told to rank 0 as text."""
+        entries = []
         try:
-            with tempfile.TemporaryDirectory(prefix="ts4s-checkpoint-") as folder:
-                return [
-                    asdict(retried(lambda local=local: put_part(self._store, ref, local.name, local)))  # type: ignore[misc]
-                    for local in _files(snapshot, Path(folder), rank=self._rank)
-                ]
+            for name, write in _files(snapshot, rank=self._rank):
+                with scratch_file() as local:
+                    write(local)
+                    entry = retried(functools.partial(put_part, self._store, ref, name, local))
+                entries.append(asdict(entry))
         except (Ts4sError, OSError) as exc:
             return f"rank {self._rank}: {exc}"
+        return entries
 
     def _seal(self, writer: ArtifactWriter, shares: list[Any]) -> None:
         failed = [share for share in shares if isinstance(share, str)]
@@ -192,19 +194,16 @@ def retried(action: Callable[[], T]) -> T:
     return action()
 
 
-def _files(snapshot: Snapshot, folder: Path, *, rank: int) -> Iterator[Path]:
-    moments = folder / f"moments-{rank:05d}.safetensors"
-    save_file(snapshot.moments, moments)
-    yield moments
-    if snapshot.weights is None:
-        return
-    save_weights(folder / _WEIGHTS, snapshot.weights)
-    yield folder / _WEIGHTS
-    if snapshot.best is not None:
-        save_weights(folder / _BEST, snapshot.best)
-        yield folder / _BEST
-    (folder / _STATE).write_text(json.dumps(asdict(snapshot.progressed), allow_nan=False) + "\n", encoding="utf-8")
-    yield folder / _STATE
+def _files(snapshot: Snapshot, *, rank: int) -> Iterator[tuple[str, Callable[[Path], object]]]:
+    """Names of a rank's files, and what writes them."""
+    moments = {name: tensor.numpy() for name, tensor in snapshot.moments.items()}
+    yield f"moments-{rank:05d}.safetensors", functools.partial(write_tensors, tensors=moments)
+    for name, weights in ((_WEIGHTS, snapshot.weights), (_BEST, snapshot.best)):
+        if weights is not None:
+            yield name, functools.partial(write_tensors, tensors=weights)
+    if snapshot.weights is not None:
+        state = json.dumps(asdict(snapshot.progressed), allow_nan=False) + "\n"
+        yield _STATE, lambda local: local.write_text(state, encoding="utf-8")
 
 
 def prune(store: ArtifactStore, name: str, key: str, *, keep: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.errors import Ts4sError, WorkerLostError
-from ts4s_core.onnx.weights import save_weights, weights_sha256
+from ts4s_core.onnx.weights import weights_sha256
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
 from ts4s_core.training.control_client import ControlClient
 from ts4s_core.training.engine import Engine
@@ -28,6 +27,7 @@ from ts4s_core.training.ledger import Ledger
 from ts4s_core.training.loop import Loop
 from ts4s_core.training.objectives import objective_for
 from ts4s_core.training.optimiser import SlicedAdamW
+from ts4s_core.training.scratch import scratch_file, write_tensors
 from ts4s_core.training.setup import Peers, connect, meet, same_weights
 
 log = logging.getLogger(__name__)
@@ -149,10 +149,9 @@ def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
 def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> dict[str, Any]:
     """Write the trained weights (the best ones, with early stopping) beside the frozen ones into the output version."""
     trained = loop.best if loop.best is not None else loop.weights()
-    with tempfile.TemporaryDirectory(prefix="ts4s-trained-") as folder:
-        local = Path(folder) / "model.safetensors"
-        save_weights(local, {**built.weights(), **trained})
-        entry = retried(lambda: put_part(store, ArtifactRef.parse(job.output), local.name, local))
+    with scratch_file() as local:
+        write_tensors(local, {**built.weights(), **trained})
+        entry = retried(lambda: put_part(store, ArtifactRef.parse(job.output), "model.safetensors", local))
     return {
         "weights": asdict(entry),
         "weights_sha256": weights_sha256(trained),

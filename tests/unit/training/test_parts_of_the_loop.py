@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 import torch.nn.functional as F
 from toy import ToyRows
 
-from ts4s_core.errors import InputError
+from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.batches import RowBlock, collate
 from ts4s_core.training.factories import resolve
@@ -14,6 +15,7 @@ from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
 from ts4s_core.training.objectives import objective_for
 from ts4s_core.training.plan import Plan
 from ts4s_core.training.schedule import learning_rate
+from ts4s_core.training.scratch import scratch_file, write_tensors
 from ts4s_core.training.strategies import bearing_settings
 from ts4s_core.training.train import largest_divisor
 from ts4s_core.training.windows import planned_steps
@@ -121,3 +123,21 @@ def test_factories_are_named_and_missing_ones_refused():
     for name in ("toy:nothing", "no_such_module:x", "toy:VOCABULARY", "toy"):
         with pytest.raises(InputError, match="cannot be used"):
             resolve(name)
+
+
+def test_scratch_files_have_no_name_and_hold_what_safetensors_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tensors = {
+        "b/ü": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "a": np.array(3, np.int64),
+        "none": np.zeros((0, 4), np.float32),
+        "c": np.array([True]),
+    }
+    with scratch_file() as path:
+        write_tensors(path, tensors)
+        assert list(tmp_path.iterdir()) == []
+        found = safetensors.numpy.load(path.read_bytes())
+    assert found.keys() == tensors.keys()
+    assert all((found[name] == tensors[name]).all() and found[name].shape == tensors[name].shape for name in tensors)
+    with scratch_file() as path, pytest.raises(UnsupportedModelError, match="complex64"):
+        write_tensors(path, {"z": np.zeros(1, np.complex64)})
