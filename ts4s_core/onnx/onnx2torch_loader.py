@@ -16,7 +16,7 @@ from typing import Any
 from ts4s_core.errors import Ts4sError
 
 INSTALL = "pip install --no-deps onnx2torch==1.5.15"
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
 
 
 def onnx2torch() -> Any:
@@ -26,11 +26,21 @@ def onnx2torch() -> Any:
         Ts4sError: it is not installed; the message says how to install it.
     """
     with _LOCK:
-        module = _imported()
+        module = import_library()
         from ts4s_core.onnx.converters import register_all
 
         register_all()
     return module
+
+
+def import_library() -> ModuleType:
+    """Import onnx2torch alone. Every module of the package ``converters`` may rely on it.
+
+    Raises:
+        Ts4sError: it is not installed.
+    """
+    with _LOCK:
+        return _imported()
 
 
 def _imported() -> ModuleType:

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import importlib
 
+from ts4s_core.onnx.onnx2torch_loader import import_library
+
 FAMILIES = ("newer_opsets", "shapes", "reductions", "normalisation", "attention", "native")
+
+# The modules of this package import onnx2torch by name.
+import_library()
 
 
 def register_all() -> None:
-    """Register every converter, once in a process. onnx2torch must be imported already."""
+    """Register every converter, once in a process."""
     for family in FAMILIES:
         importlib.import_module(f"{__name__}.{family}")

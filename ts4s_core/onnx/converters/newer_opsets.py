@@ -17,8 +17,6 @@ SAME_MEANING: dict[str, tuple[int, tuple[int, ...]]] = {
     "IsInf": (10, (20,)),
     "IsNaN": (13, (9, 20)),
     "LessOrEqual": (12, (16,)),
-    "NonZero": (13, (9,)),
-    "ScatterND": (16, (18,)),
     "Shape": (15, (19, 21, 23, 24)),
     "Sin": (7, (22,)),
     "Softplus": (1, (22,)),
