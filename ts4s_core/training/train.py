@@ -91,7 +91,16 @@ def train(
         )
         started = time.monotonic()
         metrics = Metrics(progress)
-        attempts = Attempts(job, store, launcher, metrics=metrics, workers=workers, max_restarts=settings.train.max_restarts)
+        attempts = Attempts(
+            job,
+            store,
+            launcher,
+            metrics=metrics,
+            workers=workers,
+            max_restarts=settings.train.max_restarts,
+            # A run that must not reuse anything begins anew, and goes on from its own checkpoints alone.
+            oldest_checkpoint="" if settings.reuse else writer.ref.version,
+        )
         attempts.run()
         _seal(writer, store, model, metrics, facts={"restarts": attempts.restarts, "workers": attempts.workers}, started=started)
 
@@ -116,7 +125,15 @@ class Attempts:
     """
 
     def __init__(
-        self, job: TrainJob, store: ArtifactStore, launcher: Launcher, *, metrics: Metrics, workers: int, max_restarts: int
+        self,
+        job: TrainJob,
+        store: ArtifactStore,
+        launcher: Launcher,
+        *,
+        metrics: Metrics,
+        workers: int,
+        max_restarts: int,
+        oldest_checkpoint: str = "",
     ) -> None:
         self.restarts = 0
         self.workers = workers
@@ -125,6 +142,7 @@ class Attempts:
         self._launcher = launcher
         self._metrics = metrics
         self._max_restarts = max_restarts
+        self._oldest_checkpoint = oldest_checkpoint
         self._slots = launcher.slots()
 
     def run(self) -> None:
@@ -166,6 +184,8 @@ class Attempts:
 
     def _newest_checkpoint(self) -> str | None:
         for ref in checkpoints(self._store, self._job.name, self._job.key):
+            if ref.version < self._oldest_checkpoint:
+                break
             try:
                 self._store.local(ref)
             except IntegrityError as exc:
