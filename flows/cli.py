@@ -94,10 +94,9 @@ def _run(words: list[str], secrets: list[str]) -> int:
 def _execute(command: Command, parsed: Parsed, settings: Settings) -> int:
     from flows.display import Display
 
-    _quieten(parsed.debug)
     result_stream = sys.stdout
     # Libraries print (torch's exporter does); standard output is the result's alone.
-    with Display() as display, contextlib.redirect_stdout(sys.stderr if parsed.debug else io.StringIO()):
+    with _quiet(parsed.debug), Display() as display, contextlib.redirect_stdout(sys.stderr if parsed.debug else io.StringIO()):
         outcome = command.load()(Invocation(settings, parsed.options, display))
     write(outcome, as_json=parsed.json, stream=result_stream)
     return outcome.exit_code
@@ -133,18 +132,28 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _quieten(debug: bool) -> None:
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
     """Own warnings go to standard error, one line each; other libraries' logs and warnings only with ``--debug``."""
     if debug:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        yield
         return
-    warnings.simplefilter("ignore")
-    logging.getLogger().addHandler(logging.NullHandler())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     handler.setLevel(logging.WARNING)
-    for name in _OWN_LOGGERS:
-        logging.getLogger(name).addHandler(handler)
+    nothing = logging.NullHandler()  # else logging's last resort would print other libraries' warnings
+    handled: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), nothing)]
+    handled += [(logging.getLogger(name), handler) for name in _OWN_LOGGERS]
+    for logger, added in handled:
+        logger.addHandler(added)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, added in handled:
+            logger.removeHandler(added)
 
 
 def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequence[str], debug: bool) -> int:

@@ -101,7 +101,8 @@ def test_one_session_for_all_jobs_on_a_machine_without_java(folder: Path, caplog
     assert list(folder.iterdir()) == []
     assert sorted(path.name for path in folder.parent.iterdir()) == ["tmp"]
     assert SECRET not in caplog.text
-    assert "Traceback" not in caplog.text
+    # What PySpark's own threads print while they are torn down is passed on for debugging alone.
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG and "Traceback" in record.getMessage()] == []
 
 
 def test_a_killed_program_is_named_with_its_last_words_and_started_again(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     table = tuple(Command(name, name, f"cli_test_commands:{name}", ("train",)) for name in names)
     monkeypatch.setattr(cli_commands, "COMMANDS", table)
     monkeypatch.setattr(cli, "COMMANDS", table)
-    monkeypatch.setattr(cli, "_quieten", lambda debug: None)
+    monkeypatch.setattr(cli, "_quiet", lambda debug: contextlib.nullcontext())
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
