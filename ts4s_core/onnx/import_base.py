@@ -45,7 +45,7 @@ class Base:
         fixed: batch and length of a graph that takes no other.
         longest: length that a graph of one shape was exported for.
         parity: figures of the gate.
-        is_language_model: whether its output is logits over the vocabulary; None if the file does not tell.
+        is_language_model: whether its output is logits over the vocabulary.
         head: weights of the head that a model of ours has.
         head_task: what that head is for.
         head_labels: its classes.
@@ -57,7 +57,7 @@ class Base:
     fixed: tuple[int, int] | None
     longest: int | None
     parity: dict[str, Any]
-    is_language_model: bool | None
+    is_language_model: bool
     head: dict[str, Array] = field(default_factory=dict)
     head_task: str = ""
     head_labels: list[str] = field(default_factory=list)
@@ -153,7 +153,7 @@ def base_of_onnx(exported: Exported, original: Original | None) -> Base:
         fixed=fixed,
         longest=None if one_shape is None else one_shape[1],
         parity=figures,
-        is_language_model=exported.names["task"] == "causal-lm" if original is not None else None,
+        is_language_model=exported.names["task"] == "causal-lm",
     )
 
 

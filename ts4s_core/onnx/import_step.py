@@ -144,7 +144,7 @@ def _spec(settings: Settings, exported: Exported, base: Base, *, labels: list[st
     from ts4s_core.onnx.model_spec import ModelSpec
 
     model = settings.model
-    if base.is_language_model is not None and base.is_language_model != (model.task == "language-model"):
+    if base.is_language_model != (model.task == "language-model"):
         raise SettingsError(
             f"model.task {model.task} does not go with this base: expected a graph for it, got one "
             f"{'with' if base.is_language_model else 'without'} a language model's head. Use another model.source or model.task"

@@ -140,7 +140,10 @@ def test_operators_that_onnx2torch_has_otherwise() -> None:
 
 
 def attention_nodes(**attributes: Any) -> list[Node]:
-    heads = [Node("Reshape", ["x"], ["h"], {"shape": [-2, -3, 2, 3]}, DOMAIN), Node("Transpose", ["h"], ["q"], {"perm": [0, 2, 1, 3]})]
+    heads = [
+        Node("Reshape", ["x"], ["h"], {"shape": [-2, -3, 2, 3]}, DOMAIN),
+        Node("Transpose", ["h"], ["q"], {"perm": [0, 2, 1, 3]}),
+    ]
     mask = Node("KeyMask", ["attention_mask"], ["m"], {"causal": 0}, DOMAIN)
     return [*heads, mask, Node("Attention", ["q", "q", "q", "m"], ["y"], {"is_causal": 0, **attributes}, DOMAIN)]
 

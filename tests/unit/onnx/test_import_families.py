@@ -31,9 +31,7 @@ def imported(module: torch.nn.Module, family: str, folder: Path) -> tuple[Import
 def test_family(family: str, tiny: Callable[..., torch.nn.Module], tmp_path: Path) -> None:
     module = tiny(family)
     graph, _names = imported(module, family, tmp_path)
-    assert [n for n, _p in graph.named_parameters()] and {n for n, _p in graph.named_parameters()} == {
-        n for n, _p in module.named_parameters()
-    }
+    assert {n for n, _p in graph.named_parameters()} == {n for n, _p in module.named_parameters()}
     original = dict(module.named_parameters())
     assert all(torch.equal(value, original[name]) for name, value in graph.named_parameters())
     ranges = Ranges(vocab_size=200, pad_id=1 if "roberta" in family else 0, max_length=60)
