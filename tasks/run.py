@@ -163,10 +163,17 @@ class Run:
         """Put a head of so many classes on an exported model."""
         from ts4s_core.onnx.import_step import import_model
 
+        source = None if self._checked is None else self._checked.source
         with self._step("import") as done:
             return done(
                 import_model(
-                    self.settings, self.store, onnx_ref=base, classes=classes, label_names=labels, progress=self.progress
+                    self.settings,
+                    self.store,
+                    onnx_ref=base,
+                    classes=classes,
+                    label_names=labels,
+                    source=source,
+                    progress=self.progress,
                 )
             )
 

@@ -1,0 +1,1 @@
+"""ts4s without Prefect: settings, artifacts, ONNX, data, training, Spark, evaluation."""

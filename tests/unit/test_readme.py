@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     """Mend with: python infra/settings_table.py."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "infra" / "settings_table.py"), "--check"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(ROOT / "infra" / "settings_table.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
 

