@@ -25,7 +25,7 @@ def packaged_model() -> Path:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"package {PACKAGE} is not installed: run make setup")
-    return next(Path(spec.submodule_search_locations[0]).rglob("config.json")).parent
+    return next(Path(spec.submodule_search_locations[0]).rglob("model.safetensors")).parent
 
 
 def main() -> None:
