@@ -13,6 +13,8 @@ from pydantic_settings import NoDecode
 
 Task = Literal["classification", "multi-label", "language-model"]
 DataFormat = Literal["tsv", "csv", "json", "parquet", "text", "docstrings", "table"]
+TokenizerKind = Literal["byte-level-bpe", "word-level"]
+SplitBy = Literal["block", "document"]
 Strategy = Literal["synchronous", "averaging", "hogwild"]
 Metric = Literal["accuracy", "macro_f1", "loss"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
@@ -36,6 +38,10 @@ class ModelSettings(Group):
         "model:NAME@ALIAS or model:NAME@VERSION from the registry; config:FILE.json for random weights",
     )
     tokenizer: str | None = Field(None, min_length=1, description="hub id or folder of the tokenizer, where the source has none")
+    tokenizer_kind: TokenizerKind = Field(
+        "byte-level-bpe", description="tokenizer that language-model trains on the text where there is none"
+    )
+    vocabulary_size: int = Field(2_048, ge=260, le=1_000_000, description="tokens of a tokenizer that language-model trains, at most")
     task: Task = Field("classification", description="what the head predicts")
     classes: int = Field(0, ge=0, le=100_000, description="number of classes; 0: from the dataset")
     max_length: int = Field(128, ge=2, le=8_192, description="tokens a text is cut to")
@@ -61,7 +67,7 @@ class DataSettings(Group):
     source: str = Field(
         "",
         description="file, folder, glob, s3:// address or Spark table; for docstrings: a comma-separated list of "
-        "installed libraries (empty: a balanced choice)",
+        "installed libraries (empty: a balanced choice); empty for language-model: the topics of Python's own help",
     )
     format: DataFormat | None = Field(
         None, description="format of the source; default: by the file's ending, docstrings where there is no source"
@@ -74,6 +80,16 @@ class DataSettings(Group):
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of bad rows above which the data are refused")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the split")
     show_text: bool = Field(True, description="quote texts in reports; false keeps all raw text out of them")
+    split_by: SplitBy = Field(
+        "block", description="what falls to a side as a whole (language model): blocks of a text file, or whole files"
+    )
+    block_bytes: int = Field(
+        0,
+        ge=0,
+        le=2**20,
+        description="bytes of the blocks that text files are cut into (language model); 0: 32 for each token of the window, "
+        "at least 4,096",
+    )
     window: int = Field(128, ge=2, le=65_536, description="tokens in a window (language model)")
     stride: int = Field(0, ge=0, le=65_536, description="tokens between window starts (language model); 0: the window")
 
@@ -96,14 +112,18 @@ class TrainSettings(Group):
     averaging_frequency: int = Field(0, ge=0, description="steps between averages (strategy averaging); 0: once an epoch")
     early_stopping_patience: int = Field(0, ge=0, description="stop after this many validations without a better loss; 0: never")
     checkpoint_every_steps: int = Field(50, ge=1, description="steps between checkpoints")
+    prefetch_batches: int = Field(2, ge=0, le=1_000, description="batches that a worker puts together ahead of its steps")
     max_restarts: int = Field(3, ge=0, le=1_000, description="times a failed training attempt is resumed")
     timeout_s: float = Field(120.0, ge=1, le=86_400, description="longest silence of a worker, in seconds")
+    ledger: str | None = Field(
+        None, min_length=1, description="folder on the workers' hosts for lists of each step's sample ids; default: none"
+    )
 
 
 class EvaluateSettings(Group):
     """Evaluation and the promotion gate."""
 
-    metric: Metric = Field("accuracy", description="metric by which the gate compares")
+    metric: Metric = Field("accuracy", description="metric by which the gate compares; language models: always bits per byte")
     min_improvement: float = Field(0.0, ge=0, description="gain over the champion that a promotion needs")
     max_drift: float = Field(
         0.25,
@@ -111,6 +131,7 @@ class EvaluateSettings(Group):
         le=100,
         description="drift from the champion's data (population stability index) beyond which there is no promotion",
     )
+    top_k: int = Field(5, ge=1, le=100, description="next tokens that a language model's report shows for each context")
     require_approval: bool = Field(False, description="a person approves a promotion in Prefect's UI")
 
 

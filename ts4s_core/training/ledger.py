@@ -8,12 +8,15 @@ from types import TracebackType
 
 
 class Ledger:
-    """One rank's lines ``step,part,sample sample ...``; steps count from 1."""
+    """One rank's lines ``step,part,sample sample ...``; steps count from 1.
 
-    def __init__(self, folder: Path, *, attempt: int, rank: int) -> None:
+    Each attempt has files of its own, named by the version that it makes, so that resumed runs add to the audit.
+    """
+
+    def __init__(self, folder: Path, *, version: str, attempt: int, rank: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Line by line: an attempt may end at any moment.
-        self._file = (folder / f"ledger-{attempt:03d}-{rank:05d}.csv").open("w", encoding="ascii", buffering=1)
+        self._file = (folder / f"{version}-{attempt:03d}-{rank:05d}.csv").open("w", encoding="ascii", buffering=1)
         self._file.write("step,part,samples\n")
 
     def write(self, step: int, part: int, samples: Sequence[str]) -> None:

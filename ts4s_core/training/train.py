@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ts4s_core.artifacts.keys import step_key
@@ -40,7 +41,6 @@ class Factories:
     rows: str = TrainJob.rows_factory
     extra: Mapping[str, Any] | None = None
     exchange: str = "auto"
-    ledger: str | None = None
 
 
 def train(
@@ -86,7 +86,7 @@ def train(
             model_factory=factories.model,
             rows_factory=factories.rows,
             exchange=factories.exchange,
-            ledger=factories.ledger,
+            ledger=_absolute(settings.train.ledger),
             extra=dict(factories.extra or {}),
         )
         started = time.monotonic()
@@ -202,6 +202,11 @@ def largest_divisor(parts: int, *, at_most: int) -> int:
     while workers > max(1, at_most):
         workers //= 2
     return workers
+
+
+def _absolute(folder: str | None) -> str | None:
+    """A folder as workers find it, whose working directory is another."""
+    return None if folder is None else str(Path(folder).expanduser().absolute())
 
 
 def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRef) -> list[float] | None:

@@ -142,7 +142,8 @@ def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
     if job.ledger is None:
         yield None
         return
-    with Ledger(Path(job.ledger), attempt=job.attempt, rank=rank) as ledger:
+    version = ArtifactRef.parse(job.output).version
+    with Ledger(Path(job.ledger), version=version, attempt=job.attempt, rank=rank) as ledger:
         yield ledger
 
 

@@ -55,6 +55,7 @@ def run(store: ArtifactStore) -> Train:
             "learning_rate": 1e-2,
             "timeout_s": 30,
             "checkpoint_every_steps": 1_000,
+            "ledger": str(ledger) if ledger else None,
         } | settings
         return train(
             Settings(name=name, train=values, storage=store.storage.settings, reuse=False, spark={"master": "none"}),
@@ -62,7 +63,7 @@ def run(store: ArtifactStore) -> Train:
             launcher or LocalLauncher(threads_per_worker=1, python_path=[HERE]),
             **refs,
             progress=progress or (lambda stage, fields: None),
-            factories=Factories("toy:model", "toy:rows", extra or {}, exchange, str(ledger) if ledger else None),
+            factories=Factories("toy:model", "toy:rows", extra or {}, exchange),
         )
 
     return train_toy
