@@ -100,6 +100,11 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         )
     if data.stride > data.window:
         yield f"data.stride {data.stride} is larger than data.window {data.window}: tokens between windows would be lost"
+    if data.block_bytes and data.block_bytes < data.window:
+        yield (
+            f"data.block_bytes {data.block_bytes} is smaller than data.window {data.window}: a block would hold no window. "
+            "Raise data.block_bytes, or leave it at 0"
+        )
     if data.format == "table" and spark.master == "none":
         yield "data.format table needs Spark, spark.master is none: give a master, or read the table's files as parquet"
     if data.format not in (None, "docstrings") and not data.source:

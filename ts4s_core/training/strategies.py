@@ -11,7 +11,7 @@ from ts4s_core.errors import InputError
 from ts4s_core.settings import TrainSettings
 
 #: Settings that never bear on the weights.
-_NO_BEARING = ("max_restarts", "timeout_s", "checkpoint_every_steps", "ledger")
+_NO_BEARING = ("max_restarts", "timeout_s", "checkpoint_every_steps", "prefetch_batches", "ledger")
 AVAILABLE = ("synchronous",)
 
 
