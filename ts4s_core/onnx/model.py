@@ -61,15 +61,25 @@ def build_model(folder: Path, *, weights: bool = True) -> TrainableModel:
         IntegrityError: a file is missing, damaged, or does not fit the others.
     """
     spec = ModelSpec.read(folder)
-    try:
-        graph = graph_of(onnx.load(str(folder / GRAPH_FILE), load_external_data=False))
-    except Exception as exc:
-        raise IntegrityError(f"Reading of {GRAPH_FILE}: expected an ONNX graph, got {exc}. Make the model again") from exc
-    model = compose(graph, spec)
+    model = _network(spec) if spec.network is not None else _graph_model(folder, spec)
     if weights:
         expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         put_tensors(model, read_weights(folder / WEIGHTS_FILE, expected=expected))
     return model
+
+
+def _network(spec: ModelSpec) -> TrainableModel:
+    from ts4s_core.language.networks import build_network
+
+    return build_network(spec)
+
+
+def _graph_model(folder: Path, spec: ModelSpec) -> TrainableModel:
+    try:
+        graph = graph_of(onnx.load(str(folder / GRAPH_FILE), load_external_data=False))
+    except Exception as exc:
+        raise IntegrityError(f"Reading of {GRAPH_FILE}: expected an ONNX graph, got {exc}. Make the model again") from exc
+    return compose(graph, spec)
 
 
 def compose(graph: Graph, spec: ModelSpec) -> TrainableModel:

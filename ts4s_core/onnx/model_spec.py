@@ -33,6 +33,7 @@ class ModelSpec:
         fixed_shape: batch and length of a graph that takes no other; None: any.
         parameters: names of all weights, in the graph's order, tied ones once.
         tied: other names of a weight, and the name it is kept under.
+        network: sizes of a small network (:mod:`ts4s_core.language.networks`) in place of a graph; None: there is a graph.
     """
 
     task: Task
@@ -49,6 +50,7 @@ class ModelSpec:
     fixed_shape: tuple[int, int] | None
     parameters: tuple[str, ...] = ()
     tied: dict[str, str] = dataclasses.field(default_factory=dict)
+    network: dict[str, Any] | None = None
 
     @property
     def classes(self) -> int:

@@ -97,6 +97,11 @@ def resolve_source(settings: ModelSettings, store: ArtifactStore, *, seed: int =
     """
     given = settings.source
     task: Task = "causal-lm" if settings.task == "language-model" else "encoder"
+    if settings.architecture != "transformer":
+        raise SettingsError(
+            f"model.architecture {settings.architecture} is no transformer that model.source could name: expected transformer. "
+            "Small networks are trained by ts4s language-model"
+        )
     local = Path(os.path.expanduser(given))
     if given.startswith("model:"):
         source = _registry_source(given, store, task=task)
@@ -156,7 +161,8 @@ def max_positions(config: dict[str, Any]) -> int:
 def _folder_source(folder: Path, settings: ModelSettings, *, task: Task, kind: Kind, name: str) -> ModelSource:
     given = settings.source
     sources_folder.check_folder(folder, source=given)
-    config = _checked_config(folder / sources_folder.CONFIG_FILE, task=task, source=given)
+    record = sources_folder.read_json_object(folder / sources_folder.CONFIG_FILE, source=given)
+    config = _with_defaults(record, task=task, source=given)
     files = sources_folder.weight_files(folder, source=given)
     tensors = sources_folder.stored_tensors(files, source=given)
     sources_folder.match_weights(_empty_module(config, task=task, source=given), tensors, source=given)
@@ -171,8 +177,7 @@ def _config_source(settings: ModelSettings, *, task: Task, seed: int) -> ModelSo
     path = Path(os.path.expanduser(given.removeprefix("config:")))
     if not path.is_file():
         raise SourceError(f"model.source {given} does not exist: expected a JSON file with a Hugging Face configuration")
-    config = _checked_config(path, task=task, source=given)
-    _empty_module(config, task=task, source=given)
+    config = checked_config(sources_folder.read_json_object(path, source=given), task=task, source=given)
     identity = sources_folder.content_hash([path])
     tokenizer = _tokenizer(settings, path.parent, config)
     named = f"{slug(path.stem)[:100]}-{identity[:8]}"
@@ -202,10 +207,21 @@ def _registry_source(given: str, store: ArtifactStore, *, task: Task) -> ModelSo
     return ModelSource("registry", ref.name, manifest.content_sha256, task, config, ref=ref)
 
 
-def _checked_config(path: Path, *, task: Task, source: str) -> dict[str, Any]:
+def checked_config(record: dict[str, Any], *, task: Task, source: str) -> dict[str, Any]:
+    """A configuration with its defaults, of a family that is taken and describes a module that can be built.
+
+    Raises:
+        SourceError, UnsupportedModelError: saying what is wrong with it.
+    """
+    config = _with_defaults(record, task=task, source=source)
+    _empty_module(config, task=task, source=source)
+    return config
+
+
+def _with_defaults(record: dict[str, Any], *, task: Task, source: str) -> dict[str, Any]:
     from ts4s_core.onnx.families import family_task
 
-    config = config_object(sources_folder.read_json_object(path, source=source), source=source)
+    config = config_object(record, source=source)
     family_task(config.model_type, wanted=task, source=source)
     values: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))  # defaults too: the pad token is one
     return {name: value for name, value in sorted(values.items()) if name not in _LOCAL_KEYS}
@@ -225,15 +241,23 @@ def _empty_module(config: dict[str, Any], *, task: Task, source: str) -> nn.Modu
 
 
 def _tokenizer(settings: ModelSettings, folder: Path, config: dict[str, Any]) -> dict[str, bytes]:
-    given = settings.tokenizer
     size = config.get("vocab_size")
     vocabulary = size if isinstance(size, int) else None
-    if given is None:
-        if not has_tokenizer(folder):
-            raise SourceError(
-                f"model.source {settings.source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer"
-            )
-        return tokenizer_files(folder, setting=f"model.source {settings.source}", vocabulary=vocabulary)
+    if settings.tokenizer is not None:
+        return given_tokenizer(settings.tokenizer, vocabulary=vocabulary)
+    if not has_tokenizer(folder):
+        raise SourceError(
+            f"model.source {settings.source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer"
+        )
+    return tokenizer_files(folder, setting=f"model.source {settings.source}", vocabulary=vocabulary)
+
+
+def given_tokenizer(given: str, *, vocabulary: int | None) -> dict[str, bytes]:
+    """Files of the tokenizer that ``model.tokenizer`` names: a folder, ``package:NAME`` or a hub id.
+
+    Raises:
+        SourceError: there is none, it is damaged, or it has more tokens than ``vocabulary``.
+    """
     local = Path(os.path.expanduser(given))
     if given.startswith("package:"):
         local = sources_folder.package_folder(given.removeprefix("package:"), source=given)

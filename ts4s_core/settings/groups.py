@@ -16,6 +16,7 @@ DataFormat = Literal["tsv", "csv", "json", "parquet", "text", "docstrings", "tab
 TokenizerKind = Literal["byte-level-bpe", "word-level"]
 SplitBy = Literal["block", "document"]
 Strategy = Literal["synchronous", "averaging", "hogwild"]
+Architecture = Literal["transformer", "window", "recurrent"]
 Metric = Literal["accuracy", "macro_f1", "loss"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 MAX_NAME_CHARS = 64
@@ -35,13 +36,16 @@ class ModelSettings(Group):
         min_length=1,
         description="pretrained model: a hub id; a folder (begins with / . ~ or exists); package:NAME; "
         "an .onnx file (opset 11 to 23; inputs input_ids and attention_mask, first output (batch, sequence, hidden)); "
-        "model:NAME@ALIAS or model:NAME@VERSION from the registry; config:FILE.json for random weights",
+        "model:NAME@ALIAS or model:NAME@VERSION from the registry; config:FILE.json for random weights; "
+        "for language models also config:decoder (their default) and config:llama-decoder, which are built in",
     )
     tokenizer: str | None = Field(None, min_length=1, description="hub id or folder of the tokenizer, where the source has none")
     tokenizer_kind: TokenizerKind = Field(
         "byte-level-bpe", description="tokenizer that language-model trains on the text where there is none"
     )
-    vocabulary_size: int = Field(2_048, ge=260, le=1_000_000, description="tokens of a tokenizer that language-model trains, at most")
+    vocabulary_size: int = Field(
+        2_048, ge=260, le=1_000_000, description="tokens of a tokenizer that language-model trains, at most"
+    )
     task: Task = Field("classification", description="what the head predicts")
     classes: int = Field(0, ge=0, le=100_000, description="number of classes; 0: from the dataset")
     max_length: int = Field(128, ge=2, le=8_192, description="tokens a text is cut to")
@@ -56,6 +60,35 @@ class ModelSettings(Group):
     freeze_encoder: bool = Field(False, description="train the head alone")
     lora_rank: int = Field(0, ge=0, le=1_024, description="rank of LoRA adapters on the query and value projections; 0: none")
     lora_alpha: float = Field(32.0, gt=0, description="scale of the LoRA adapters: their update is times lora_alpha / lora_rank")
+    architecture: Architecture = Field(
+        "transformer",
+        description="network of a language model: the transformer that model.source names, or a small network from random "
+        "weights: window (the last model.context tokens, a dense layer) or recurrent",
+    )
+    hidden_size: int = Field(
+        0, ge=0, le=8_192, description="hidden size of a built-in transformer, a window or a recurrent network; 0: 192, 256, 256"
+    )
+    layers: int = Field(0, ge=0, le=128, description="layers of a built-in transformer or a recurrent network; 0: 4, 1")
+    attention_heads: int = Field(
+        0,
+        ge=0,
+        le=128,
+        description="attention heads of a built-in transformer (0: 4) or of a window network (0: no self-attention)",
+    )
+    embedding_size: int = Field(
+        0,
+        ge=0,
+        le=4_096,
+        description="size of a token's vector in a window or recurrent network; 0: that of the word vectors, or 128",
+    )
+    context: int = Field(8, ge=1, le=1_024, description="tokens that a window network looks at")
+    cell: Literal["gru", "lstm"] = Field("gru", description="cell of a recurrent network")
+    word_vectors: str | None = Field(
+        None,
+        min_length=1,
+        description="file of word vectors (text form of word2vec, fastText, GloVe) that a small network begins with",
+    )
+    freeze_word_vectors: bool = Field(False, description="leave the vectors of tokens as model.word_vectors gives them")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weigh each class by the inverse of its share of the training rows"
     )

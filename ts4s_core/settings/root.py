@@ -23,6 +23,18 @@ from ts4s_core.settings.groups import (
 )
 
 ENV_PREFIX = "TS4S_"
+#: Which architectures a setting of the network is for.
+_NETWORK_SETTINGS = {
+    "hidden_size": ("transformer", "window", "recurrent"),
+    "layers": ("transformer", "recurrent"),
+    "attention_heads": ("transformer", "window"),
+    "embedding_size": ("window", "recurrent"),
+    "context": ("window",),
+    "cell": ("recurrent",),
+    "word_vectors": ("window", "recurrent"),
+}
+#: Of a small network's token vectors, where nothing else says so.
+_EMBEDDING_SIZE = 128
 
 
 class Settings(BaseSettings):
@@ -149,5 +161,28 @@ def _model_conflicts(settings: Settings) -> Iterator[str]:
             f"model.freeze_encoder true and model.lora_rank {model.lora_rank} contradict each other: "
             "LoRA trains adapters inside the encoder and keeps its weights frozen anyway"
         )
+    yield from _network_conflicts(model)
     if generate.prompt and generate.prompt_file:
         yield f"generate.prompt {generate.prompt[:40]!r} and generate.prompt_file {generate.prompt_file} are both given: use one"
+
+
+def _network_conflicts(model: ModelSettings) -> Iterator[str]:
+    """Settings of one kind of network that are given to another."""
+    kind = model.architecture
+    given = {name for name in _NETWORK_SETTINGS if getattr(model, name) != ModelSettings.model_fields[name].default}
+    for name in sorted(given):
+        if kind not in _NETWORK_SETTINGS[name]:
+            yield (
+                f"model.{name} {getattr(model, name)} has no meaning with model.architecture {kind}: "
+                f"use architecture {' or '.join(_NETWORK_SETTINGS[name])}, or leave it out"
+            )
+    # The command language-model sets the task itself, later.
+    if kind != "transformer" and "task" in model.model_fields_set and model.task != "language-model":
+        yield f"model.architecture {kind} does not go with model.task {model.task}: it is a language model's"
+    if kind != "transformer" and (model.lora_rank or model.freeze_encoder):
+        yield f"model.lora_rank and model.freeze_encoder have no meaning with model.architecture {kind}: leave them out"
+    if model.freeze_word_vectors and model.word_vectors is None:
+        yield "model.freeze_word_vectors true needs model.word_vectors, which is not given: name a file, or leave it off"
+    size = model.embedding_size or _EMBEDDING_SIZE
+    if kind == "window" and model.attention_heads and model.word_vectors is None and size % model.attention_heads:
+        yield f"model.attention_heads {model.attention_heads} does not divide model.embedding_size {size}: use a divisor"

@@ -1,0 +1,1 @@
+"""Language models: how a decoder comes to be, generation, word vectors."""

@@ -1,0 +1,88 @@
+"""What is different by default for a language model, and the built-in transformers. No torch here.
+
+The numbers were measured on the embedded corpus with ``infra/benchmarks/language_model_quality.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ts4s_core.errors import SettingsError
+from ts4s_core.settings import ModelSettings, Settings
+
+DECODER, LLAMA_DECODER = "config:decoder", "config:llama-decoder"
+#: Sizes of the networks, where the settings say 0.
+TRANSFORMER_SIZES = {"hidden_size": 192, "layers": 4, "attention_heads": 4}
+NETWORK_SIZES = {"hidden_size": 256, "layers": 1, "embedding_size": 128}
+#: A multiplication of matrices likes multiples of this.
+_ALIGNMENT = 16
+
+#: Defaults of ``ts4s language-model`` that differ from those of the settings, by group.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "model": {"task": "language-model", "source": DECODER},
+    "train": {"batch_size": 16, "epochs": 16, "learning_rate": 2e-3, "weight_decay": 0.1},
+}
+
+
+def with_defaults(settings: Settings) -> Settings:
+    """The settings of a language model: what was not set gets the value of :data:`DEFAULTS`.
+
+    Raises:
+        SettingsError: ``model.task`` or ``model.max_length`` was set to something that no language model has.
+    """
+    model, window = settings.model, settings.data.window
+    if "task" in model.model_fields_set and model.task != "language-model":
+        raise SettingsError(f"model.task {model.task} does not go with ts4s language-model: leave it out, or use ts4s retrain")
+    if "max_length" in model.model_fields_set and model.max_length != window:
+        raise SettingsError(
+            f"model.max_length {model.max_length} has no meaning for a language model, whose texts are windows of "
+            f"data.window {window} tokens: leave it out"
+        )
+    changes = {}
+    for group, defaults in DEFAULTS.items():
+        values = getattr(settings, group)
+        unset = {name: value for name, value in defaults.items() if name not in values.model_fields_set}
+        if group == "model":
+            unset["max_length"] = window
+        changes[group] = values.model_copy(update=unset)
+    return settings.model_copy(update=changes)
+
+
+def built_in_config(model: ModelSettings, *, positions: int) -> dict[str, Any] | None:
+    """The Hugging Face configuration of a built-in transformer; None if ``model.source`` names none.
+
+    The vocabulary is not in it: it is the tokenizer's.
+
+    Raises:
+        SettingsError: the heads do not divide the hidden size.
+    """
+    if model.source not in (DECODER, LLAMA_DECODER):
+        return None
+    sizes = {name: getattr(model, name) or size for name, size in TRANSFORMER_SIZES.items()}
+    hidden, layers, heads = (sizes[name] for name in ("hidden_size", "layers", "attention_heads"))
+    per_head = 2 if model.source == LLAMA_DECODER else 1  # rotary positions turn pairs of numbers
+    if hidden % (heads * per_head):
+        raise SettingsError(
+            f"model.hidden_size {hidden} cannot be cut into model.attention_heads {heads}: use a multiple of {heads * per_head}"
+        )
+    if model.source == DECODER:
+        return {
+            "model_type": "gpt2",
+            "n_positions": positions,
+            "n_embd": hidden,
+            "n_layer": layers,
+            "n_head": heads,
+            "resid_pdrop": 0.1,
+            "embd_pdrop": 0.1,
+            "attn_pdrop": 0.0,
+        }
+    return {
+        "model_type": "llama",
+        "max_position_embeddings": positions,
+        "hidden_size": hidden,
+        "intermediate_size": -(-8 * hidden // (3 * _ALIGNMENT)) * _ALIGNMENT,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "tie_word_embeddings": True,
+    }
