@@ -43,7 +43,7 @@ def bucket_of(row_id: bytes, buckets: int) -> int:
     return int.from_bytes(row_id[:4], "big") * buckets >> 32
 
 
-def write_rows(table: pa.Table, path: Path) -> None:
+def write_rows(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
     """Write one file. Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill."""
     with pq.ParquetWriter(
         path,
@@ -55,4 +55,42 @@ def write_rows(table: pa.Table, path: Path) -> None:
         data_page_version="1.0",
         version="2.6",
     ) as writer:
-        writer.write_table(table.combine_chunks(), row_group_size=ROWS_PER_GROUP)
+        writer.write_table(table.combine_chunks(), row_group_size=rows_per_group)
+
+
+#: Text of a row group of a language model's side: what is read at once.
+TEXT_BYTES_PER_GROUP = 2**20
+#: Text of a file of it: what is put in order in memory.
+TEXT_BYTES_PER_FILE = 32 * 2**20
+
+
+def text_schema() -> pa.Schema:
+    """Columns of a side of a language model's dataset: a row is a block of text.
+
+    id (16 bytes of the text's sha256), input_ids, length (tokens), bytes (of the text as UTF-8), unknown_bytes (of them, those
+    that became unknown tokens), starts (of the windows, within input_ids), text.
+    """
+    return pa.schema(
+        [
+            pa.field("id", pa.binary(ID_BYTES), nullable=False),
+            pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("bytes", pa.int32(), nullable=False),
+            pa.field("unknown_bytes", pa.int32(), nullable=False),
+            pa.field("starts", pa.list_(pa.int32()), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+        ]
+    )
+
+
+def blocks_per_group(block_bytes: int) -> int:
+    """Rows of a row group of blocks of that size."""
+    return max(1, min(ROWS_PER_GROUP, TEXT_BYTES_PER_GROUP // block_bytes))
+
+
+def text_buckets_for(text_bytes: int) -> int:
+    """Number of id ranges (a power of two) that a side of so many bytes is cut into; each becomes a file."""
+    buckets = 1
+    while text_bytes > buckets * TEXT_BYTES_PER_FILE:
+        buckets *= 2
+    return buckets
