@@ -28,6 +28,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocabulary_size: int) ->
     Returns:
         ``tokenizer.json`` and ``tokenizer_config.json`` by name.
     """
+    trainer: trainers.WordLevelTrainer | trainers.BpeTrainer
     if kind == "word-level":
         tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
         trainer = trainers.WordLevelTrainer(vocab_size=vocabulary_size, special_tokens=[BEGIN, UNKNOWN], show_progress=False)
