@@ -17,7 +17,7 @@ from pathlib import Path
 from ts4s_core.artifacts.manifest import FileEntry, Manifest
 from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.storage import Storage
-from ts4s_core.artifacts.verified import check_file
+from ts4s_core.artifacts.verified import check_file, remember
 from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
 from ts4s_core.settings import StorageSettings
 
@@ -65,8 +65,6 @@ class Cache:
         return target
 
     def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path) -> None:
-        from ts4s_core.artifacts.transfer import download
-
         where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"
         # Named by the hash: what another attempt left is the beginning of these very bytes.
         part = target.with_name(f"{TEMPORARY}{entry.sha256[:32]}")
@@ -81,8 +79,8 @@ class Cache:
                     raise IntegrityError(
                         f"{where} is damaged or missing: expected {entry.size} bytes, got {found}. Publish it again"
                     )
-                with self._storage.failures("read", f"{ref}/{entry.path}"):
-                    download(self._storage.fs, self._storage.full(f"{ref}/{entry.path}"), part, size=entry.size)
+                # Hashed as it comes: the file is not read again.
+                remember(part, self._storage.get_file(f"{ref}/{entry.path}", part, size=entry.size))
                 check_file(part, entry, where=where)
             except NotFoundError:
                 raise IntegrityError(f"{where} is missing: expected {entry.size} bytes. Publish it again") from None
@@ -92,6 +90,7 @@ class Cache:
                     continue
                 raise
             os.replace(part, target)
+            remember(target, entry.sha256)
             return
 
 

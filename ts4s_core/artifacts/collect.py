@@ -26,11 +26,12 @@ KEEP_LAST = 3
 
 @dataclass(frozen=True)
 class Collected:
-    """One thing that was removed, or would be: an object or a folder, its size, and why."""
+    """One thing that was removed, or would be: an object, a folder or an unfinished upload, its size, and why."""
 
     path: str
     bytes: int
     reason: str
+    upload: str | None = None
 
 
 def collect(
@@ -55,10 +56,14 @@ def collect(
     found = _half_written(store, oldest)
     if not living:
         found += _unreferenced(store, oldest, keep_last)
+    uploads = {upload.upload_id: upload for upload in store.storage.unfinished_uploads() if upload.begun < oldest}
+    found += [Collected(upload.path, 0, "unfinished upload", upload.upload_id) for upload in uploads.values()]
     found += _dead_leases(store)
-    if not dry_run:
-        for item in found:
+    for item in [] if dry_run else found:
+        if item.upload is None:
             _remove(store, item.path)
+        else:
+            store.storage.abort_upload(uploads[item.upload])
     return found
 
 
@@ -68,11 +73,11 @@ def _half_written(store: ArtifactStore, oldest: float) -> list[Collected]:
     groups: dict[str, list[Stored]] = {}
     for entry in everything:
         parts = entry.path.split("/")
-        hidden = next((index for index, part in enumerate(parts) if part.startswith(TEMPORARY)), None)
-        if hidden is not None:
-            groups.setdefault("/".join(parts[: hidden + 1]), []).append(entry)
-        elif parts[0] in KINDS and len(parts) > 3 and "/".join(parts[:3]) not in sealed:
+        hidden = next((index for index, part in enumerate(parts) if part.startswith(TEMPORARY)), len(parts))
+        if parts[0] in KINDS and len(parts) > 3 and hidden > 2 and "/".join(parts[:3]) not in sealed:
             groups.setdefault("/".join(parts[:3]), []).append(entry)
+        elif hidden < len(parts):
+            groups.setdefault("/".join(parts[: hidden + 1]), []).append(entry)
     return [
         Collected(path, sum(entry.size for entry in entries), "half-written")
         for path, entries in sorted(groups.items())

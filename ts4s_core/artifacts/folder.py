@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ts4s_core.artifacts.refs import MANIFEST, TEMPORARY
+from ts4s_core.artifacts.transfer import Told, unheard
 from ts4s_core.errors import ConflictError
 
 CHUNK_BYTES = 2**20
@@ -49,9 +50,9 @@ class FolderFiles:
             except FileExistsError as exc:
                 raise ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first") from exc
 
-    def put(self, path: str, local: Path) -> tuple[int, str]:
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Copy a file in; returns size and sha256 of the very bytes that were written."""
-        digest, size = hashlib.sha256(), 0
+        digest, size, total = hashlib.sha256(), 0, local.stat().st_size
 
         def copy(target: BinaryIO) -> None:
             nonlocal size
@@ -59,6 +60,7 @@ class FolderFiles:
                 while chunk := source.read(CHUNK_BYTES):
                     digest.update(chunk)
                     size += target.write(chunk)
+                    told(size, total)
 
         with self._temporary(path, copy) as temporary:
             os.replace(temporary, self._root / path)

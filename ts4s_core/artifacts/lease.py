@@ -35,6 +35,7 @@ EXPIRES_S = 60.0
 RENEW_S = 10.0
 POLL_S = 0.2
 SETTLE_S = 10.0
+GIVE_BACK_PAUSES_S = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Lease:
             lease._ended.set()
             if renewer.is_alive():
                 renewer.join()
-            storage.delete(lease._path)
+            lease._give_back()
 
     def check(self) -> None:
         """Make sure that the lease is still ours; call it before what only one may do.
@@ -110,6 +111,17 @@ class Lease:
             raise LeaseHeldError(
                 f"Lease of {self._name} was lost: it was not renewed for {EXPIRES_S:.0f} s. Run the command again"
             )
+
+    def _give_back(self) -> None:
+        """What was done under the lease is done, whether the store answers now or not."""
+        for pause in GIVE_BACK_PAUSES_S:
+            try:
+                self._storage.delete(self._path)
+                return
+            except Ts4sError as exc:
+                log.info("lease of %s could not be given back, again in %.1f s: %s", self._name, pause, exc)
+                time.sleep(pause)
+        log.warning("lease of %s could not be given back: others wait until this process ends, or 60 s", self._name)
 
     @property
     def _path(self) -> str:

@@ -6,16 +6,17 @@ created last, makes them a version.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
-from ts4s_core.artifacts.refs import MANIFEST
-from ts4s_core.artifacts.transfer import upload
+from ts4s_core.artifacts.transfer import Told, unheard, upload
 from ts4s_core.artifacts.verified import hash_file
 from ts4s_core.errors import ConflictError, SettingsError, StoreError
 from ts4s_core.settings import StorageSettings
@@ -25,6 +26,15 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 ATTEMPTS_PER_CALL = 4
 WRITER = "ts4s-writer"
+CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+class Upload(NamedTuple):
+    """An upload in parts that was begun: the object's path in the store, the server's name for it, when it was begun."""
+
+    path: str
+    upload_id: str
+    begun: float
 
 
 def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
@@ -92,10 +102,11 @@ class ObjectFiles:
             raise already_there(path)
         self.write(path, data)
 
-    def put(self, path: str, local: Path) -> tuple[int, str]:
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""
         size, sha256 = hash_file(local)
         self._fs.put_file(str(local), f"{self._root}/{path}")
+        told(size, size)
         return size, sha256
 
     def delete(self, path: str) -> None:
@@ -112,13 +123,12 @@ class ObjectFiles:
         """A version is built in place."""
         return folder
 
-    def reserve(self, folder: str) -> bool:
-        """Free if nothing lies there: names carry microseconds and the key."""
-        return not self._fs.exists(f"{self._root}/{folder}")
+    def unfinished_uploads(self) -> list[Upload]:
+        """None that this class would know of."""
+        return []
 
-    def reserved(self, folder: str) -> bool:
-        """Open until the manifest is there."""
-        return not self._fs.exists(f"{self._root}/{folder}/{MANIFEST}")
+    def abort_upload(self, upload: Upload) -> None:
+        """Nothing to do."""
 
 
 class S3Files(ObjectFiles):
@@ -155,8 +165,7 @@ class S3Files(ObjectFiles):
         try:
             self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"x", IfMatch='"0"', ContentMD5="A" * 22 + "==")
         except (OSError, ClientError) as exc:
-            cause = exc.__cause__ if isinstance(exc.__cause__, ClientError) else exc
-            code = cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
+            code = _code(exc)
             if code in ("PreconditionFailed", "NoSuchKey", "412", "404"):
                 return True
             if code in ("BadDigest", "InvalidDigest", "NotImplemented", "InvalidRequest", "InvalidArgument", "400", "501"):
@@ -173,17 +182,54 @@ class S3Files(ObjectFiles):
         if not self.conditional_writes:
             super().create(path, data)
             return
-        full, writer = f"{self._root}/{path}", uuid.uuid4().hex
-        try:
-            self._fs.pipe_file(full, data, mode="create", Metadata={WRITER: writer})
-        except FileExistsError as exc:
-            # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
-            if self._writer_of(full) != writer:
-                raise already_there(path) from exc
+        full, writer, pauses = f"{self._root}/{path}", uuid.uuid4().hex, iter(CONFLICT_PAUSES_S)
+        while True:
+            try:
+                self._fs.pipe_file(full, data, mode="create", Metadata={WRITER: writer})
+            except OSError as exc:
+                if isinstance(exc, FileExistsError) or _code(exc) in ("PreconditionFailed", "412"):
+                    # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
+                    if self._writer_of(full) != writer:
+                        raise already_there(path) from exc
+                    return
+                pause = next(pauses, None)
+                if _code(exc) not in ("ConditionalRequestConflict", "409") or pause is None:
+                    raise
+                # AWS says so while another conditional write of this object is under way: who wins is not known yet.
+                time.sleep(pause)
+                continue
+            return
 
-    def put(self, path: str, local: Path) -> tuple[int, str]:
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file in parallel parts, with bounded memory."""
-        return upload(self._fs, local, f"{self._root}/{path}")
+        return upload(self._fs, local, f"{self._root}/{path}", told=told)
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """Uploads in parts that were begun and neither completed nor aborted; their parts lie on the server unseen."""
+        from botocore.exceptions import ClientError
+
+        bucket, _, root = self._root.partition("/")
+        prefix = f"{root}/" if root else ""
+        found: list[Upload] = []
+        marker: dict[str, str] = {}
+        while True:
+            try:
+                page = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+            except (ClientError, OSError) as exc:
+                log.info("this server does not tell of unfinished uploads: %s", exc)
+                return found
+            for entry in page.get("Uploads", []):
+                path = entry["Key"].removeprefix(prefix)
+                found.append(Upload(path, entry["UploadId"], entry["Initiated"].timestamp()))
+            if not page.get("IsTruncated"):
+                return found
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Give an unfinished upload up: the server deletes its parts."""
+        bucket, _, key = f"{self._root}/{upload.path}".partition("/")
+        with contextlib.suppress(FileNotFoundError):  # finished or aborted meanwhile
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
     def delete(self, path: str) -> None:
         """Remove an object; S3 takes none there for success."""
@@ -191,8 +237,19 @@ class S3Files(ObjectFiles):
 
     def _writer_of(self, full: str) -> str:
         bucket, _, key = full.partition("/")
-        head = self._fs.call_s3("head_object", Bucket=bucket, Key=key)
+        try:
+            head = self._fs.call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return ""  # somebody else's, and deleted since
         return str(head.get("Metadata", {}).get(WRITER, ""))
+
+
+def _code(exc: BaseException) -> str:
+    """What the server called an error, or nothing."""
+    from botocore.exceptions import ClientError
+
+    cause = exc.__cause__ if isinstance(exc.__cause__, ClientError) else exc
+    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
 
 
 def already_there(path: str) -> ConflictError:

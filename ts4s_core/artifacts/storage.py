@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 import fsspec
 
 from ts4s_core.artifacts.folder import FolderFiles
 from ts4s_core.artifacts.refs import MANIFEST, TEMPORARY
-from ts4s_core.errors import InputError, NotFoundError, StoreError, Ts4sError
+from ts4s_core.artifacts.transfer import Told, download, telling, unheard
+from ts4s_core.errors import ConflictError, InputError, NotFoundError, StoreError, Ts4sError
+from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from ts4s_core.artifacts.objects import Upload
 
 #: Held while an object is created on a store without conditional writes; no model can have this name.
 STORE_LEASE = "_store"
+#: In an object store: whoever created this object below a version's folder is the version's only writer, until it is sealed.
+RESERVATION = f"{TEMPORARY}writer"
+#: Where boto looks for keys that no setting gives; errors must not show these either.
+_AWS_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+log = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
@@ -44,7 +57,7 @@ class Files(Protocol):
     def create(self, path: str, data: bytes) -> None:
         """Write an object that must not exist."""
 
-    def put(self, path: str, local: Path) -> tuple[int, str]:
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Copy a local file in."""
 
     def delete(self, path: str) -> None:
@@ -56,12 +69,6 @@ class Files(Protocol):
     def stage(self, folder: str) -> str:
         """Where a version is built."""
 
-    def reserve(self, folder: str) -> bool:
-        """Take a version."""
-
-    def reserved(self, folder: str) -> bool:
-        """Whether a version is being built."""
-
 
 class Storage:
     """Objects below one address. Opening and reading write nothing; every foreign error becomes a ts4s error.
@@ -69,12 +76,14 @@ class Storage:
     Attributes:
         settings: the settings it was opened with, the address made absolute: fit for another process on this host.
         folder: the root, if the storage is a folder of this host; else None.
+        progress: told of large files that go up or come down.
     """
 
     def __init__(self, settings: StorageSettings, *, fs: Any, root: str, files: Files) -> None:
         self.settings = settings
         self.folder = Path(root) if isinstance(files, FolderFiles) else None
         self.fs = fs
+        self.progress: Progress = silent
         self._root = root.rstrip("/")
         self._files = files
 
@@ -145,14 +154,16 @@ class Storage:
     def put_file(self, local: Path, path: str) -> tuple[int, str]:
         """Copy a local file in, with bounded memory; returns its size and sha256."""
         with self.failures("write", path):
-            return self._files.put(path, Path(local))
+            return self._files.put(path, Path(local), telling(self.progress, "upload", path))
 
-    def get_file(self, path: str, local: Path) -> None:
-        """Copy an object to a local file, with bounded memory; not verified."""
-        from ts4s_core.artifacts.transfer import download
+    def get_file(self, path: str, local: Path, *, size: int | None = None) -> str:
+        """Copy an object to a local file, with bounded memory, from where an earlier attempt stopped.
 
+        Returns:
+            sha256 of the file; the caller compares it.
+        """
         with self.failures("read", path):
-            download(self.fs, self.full(path), local)
+            return download(self.fs, self.full(path), local, size=size, told=telling(self.progress, "download", path))
 
     def size(self, path: str) -> int | None:
         """Size of an object in bytes, or None if there is none."""
@@ -193,13 +204,25 @@ class Storage:
 
     def reserve(self, folder: str) -> bool:
         """Take a version for one writer; false if it is taken."""
-        with self.failures("begin", folder):
-            return self._files.reserve(folder)
+        if isinstance(self._files, FolderFiles):
+            with self.failures("begin", folder):
+                return self._files.reserve(folder)
+        try:
+            self.create(f"{folder}/{RESERVATION}", b"")
+        except ConflictError:
+            return False
+        if self.exists(f"{folder}/{MANIFEST}"):
+            # Sealed long ago, its reservation given back: the name is taken all the same.
+            self.delete(f"{folder}/{RESERVATION}")
+            return False
+        return True
 
     def reserved(self, folder: str) -> bool:
         """Whether files may still be put into a version: begun and not published."""
-        with self.failures("look up", folder):
-            return self._files.reserved(folder)
+        if isinstance(self._files, FolderFiles):
+            with self.failures("look up", folder):
+                return self._files.reserved(folder)
+        return self.exists(f"{folder}/{RESERVATION}")
 
     def publish(self, folder: str, manifest: bytes) -> None:
         """Make a staged version appear, whole.
@@ -210,9 +233,28 @@ class Storage:
         files = self._files
         if not isinstance(files, FolderFiles):
             self.create(f"{folder}/{MANIFEST}", manifest)
+            try:
+                self.delete(f"{folder}/{RESERVATION}")
+            except StoreError as exc:
+                log.info("the reservation of %s stays until gc: %s", folder, exc)
             return
         with self.failures("publish", folder):
             files.publish(folder, manifest)
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """Uploads in parts that were begun below this address and neither completed nor aborted."""
+        from ts4s_core.artifacts.objects import ObjectFiles
+
+        with self.failures("list uploads of", ""):
+            return self._files.unfinished_uploads() if isinstance(self._files, ObjectFiles) else []
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Give an unfinished upload up."""
+        from ts4s_core.artifacts.objects import ObjectFiles
+
+        if isinstance(self._files, ObjectFiles):
+            with self.failures("abort the upload of", upload.path):
+                self._files.abort_upload(upload)
 
     def full(self, path: str) -> str:
         """The path as the fsspec filesystem wants it."""
@@ -244,9 +286,10 @@ class Storage:
     def _clean(self, exc: Exception) -> str:
         """The error's text without secrets."""
         text = f"{type(exc).__name__}: {exc}"
-        for secret in (self.settings.key, self.settings.secret):
-            if secret is not None and secret.get_secret_value():
-                text = text.replace(secret.get_secret_value(), "***")
+        given = [secret.get_secret_value() for secret in (self.settings.key, self.settings.secret) if secret is not None]
+        for secret in (*given, *(os.environ.get(name, "") for name in _AWS_SECRETS)):
+            if secret:
+                text = text.replace(secret, "***")
         return text[:600]
 
     def list(self, prefix: str = "", *, temporary: bool = False) -> list[Stored]:

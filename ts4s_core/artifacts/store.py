@@ -15,6 +15,7 @@ from ts4s_core.artifacts.storage import Storage
 from ts4s_core.artifacts.verified import check_file
 from ts4s_core.artifacts.writer import ArtifactWriter, put_part
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError, listed
+from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
 __all__ = ["ArtifactStore", "ArtifactWriter", "put_part"]
@@ -32,13 +33,19 @@ class ArtifactStore:
         self._cache = Cache(storage, cache_dir)
 
     @classmethod
-    def open(cls, settings: StorageSettings) -> ArtifactStore:
+    def open(cls, settings: StorageSettings, *, progress: Progress = silent) -> ArtifactStore:
         """Open a store; nothing is written, neither there nor in the cache.
+
+        Args:
+            settings: where it is.
+            progress: told of large files that go up or come down.
 
         Raises:
             InputError: if the address cannot be served.
         """
-        return cls(Storage.open(settings), default_cache_dir(settings))
+        storage = Storage.open(settings)
+        storage.progress = progress
+        return cls(storage, default_cache_dir(settings))
 
     def begin(
         self, kind: str, name: str, key: str, *, settings: Mapping[str, Any], upstream: Mapping[str, object]

@@ -27,6 +27,16 @@ def hash_file(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+def remember(path: Path, sha256: str) -> None:
+    """Note the hash of a file that this process just wrote, so that it need not read it again."""
+    with _seen_lock:
+        _seen[_state(path, os.stat(path))] = sha256
+
+
+def _state(path: Path, status: os.stat_result) -> _State:
+    return (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def check_file(path: Path, entry: FileEntry, *, where: str) -> None:
     """Compare a local file with its manifest entry.
 
@@ -46,7 +56,7 @@ def check_file(path: Path, entry: FileEntry, *, where: str) -> None:
         raise IntegrityError(
             f"{where} is damaged: expected {entry.size} bytes, got {status.st_size}. Make or publish that version again"
         )
-    state = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    state = _state(path, status)
     with _seen_lock:
         known = _seen.get(state)
     if known is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.environment import instruction_set, library_versions
 from ts4s_core.artifacts.keys import code_version
 from ts4s_core.artifacts.manifest import FileEntry, Manifest, RowGroup
-from ts4s_core.artifacts.refs import ArtifactRef, check_content, check_path
+from ts4s_core.artifacts.refs import MANIFEST, ArtifactRef, check_content, check_path
 from ts4s_core.errors import ConflictError, InputError, StoreError, Ts4sError
 
 if TYPE_CHECKING:
@@ -106,14 +106,33 @@ class ArtifactWriter:
             files=tuple(self._files[path] for path in sorted(self._files)),
             facts=self.facts,
         )
-        self._store.storage.publish(str(self.ref), manifest.to_json())
+        self._publish(manifest.to_json())
         self._sealed = manifest
         return manifest
 
+    def _publish(self, data: bytes) -> None:
+        storage = self._store.storage
+        try:
+            storage.publish(str(self.ref), data)
+        except ConflictError:
+            self.keep = True  # what lies there is somebody else's now
+            raise
+        except StoreError:
+            # The manifest may have arrived and only the answer been lost: then the version exists, and nobody may touch it.
+            with contextlib.suppress(Ts4sError):
+                if storage.read_bytes(f"{self.ref}/{MANIFEST}") == data:
+                    return
+            raise
+
     def abandon(self) -> None:
         """Delete what was written, unless the version is sealed."""
-        if self._sealed is None:
-            self._store.storage.delete_tree(self._store.storage.stage(str(self.ref)))
+        if self._sealed is not None:
+            return
+        storage = self._store.storage
+        if storage.folder is None:
+            # Should the manifest be there after all, no reader may see it without its files.
+            storage.delete(f"{self.ref}/{MANIFEST}")
+        storage.delete_tree(storage.stage(str(self.ref)))
 
     def __enter__(self) -> ArtifactWriter:
         return self
