@@ -1,0 +1,77 @@
+"""What a module gets of a row: numbers, cut and shaped as it wants them, or the tokens of a text.
+
+Legend: B rows, D numbers of a row, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ts4s_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """How rows become the arguments of forward.
+
+    Attributes:
+        text: whether rows are texts: forward gets ``input_ids, attention_mask``, (B, T) int64 each.
+        widths: numbers of each input column, in order; all of them are one row of D.
+        separate: whether each column is an argument of its own; else there is one argument, (B, D).
+        shape: shape of the one argument without B, e.g. (1, 28, 28); empty: as it is.
+        whole: whether the numbers are int64 (for embeddings), not float32.
+        max_length: tokens that a text is cut to.
+        pad_id: token id that texts are filled up with.
+    """
+
+    text: bool = False
+    widths: tuple[int, ...] = ()
+    separate: bool = False
+    shape: tuple[int, ...] = ()
+    whole: bool = False
+    max_length: int = 128
+    pad_id: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The form as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> InputForm:
+        """The form that :meth:`to_json` wrote."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def check(self) -> None:
+        """Refuse a shape that the numbers of a row do not fill.
+
+        Raises:
+            DataError: if they do not.
+        """
+        if self.shape and math.prod(self.shape) != sum(self.widths):
+            raise DataError(
+                f"inputShape {list(self.shape)} holds {math.prod(self.shape)} numbers: expected as many as a row has, "
+                f"got {sum(self.widths)}. Change inputShape"
+            )
+
+    def arguments(self, rows: NDArray[Any]) -> tuple[torch.Tensor, ...]:
+        """Forward's arguments of (B, D) numbers."""
+        tensor = torch.from_numpy(np.ascontiguousarray(rows, np.int64 if self.whole else np.float32))
+        if self.separate:
+            return tuple(piece.contiguous() for piece in torch.split(tensor, list(self.widths), dim=1))
+        return (tensor.view(len(rows), *self.shape) if self.shape else tensor,)
+
+
+def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` (B, T) of some texts, filled up to the longest."""
+    lengths = np.array([len(row) for row in tokens])
+    inside = np.arange(max(1, int(lengths.max(initial=1))))[None, :] < lengths[:, None]
+    ids = np.full(inside.shape, pad_id, np.int64)
+    ids[inside] = np.concatenate([np.asarray(row, np.int64) for row in tokens]) if lengths.sum() else []
+    return torch.from_numpy(ids), torch.from_numpy(inside.astype(np.int64))

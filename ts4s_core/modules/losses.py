@@ -1,0 +1,129 @@
+"""Any PyTorch loss as a sum over items and their count, so that parts of uneven size weigh right.
+
+Legend: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ts4s_core.errors import InputError
+from ts4s_core.modules.spec import Spec, describe, import_path, spec_of_call
+from ts4s_core.modules.trust import find
+from ts4s_core.training.objectives import PartLoss
+
+#: Losses that compare with a class number; all others compare with numbers of the output's own shape.
+OF_CLASSES = ("torch.nn:CrossEntropyLoss", "torch.nn:NLLLoss", "torch.nn:MultiMarginLoss")
+#: What turns outputs into probabilities, by the loss that they were trained with.
+ACTIVATIONS = {
+    "torch.nn:CrossEntropyLoss": "softmax",
+    "torch.nn:NLLLoss": "exp",
+    "torch.nn:BCEWithLogitsLoss": "sigmoid",
+    "torch.nn:MultiLabelSoftMarginLoss": "sigmoid",
+    "torch.nn:BCELoss": "identity",
+}
+_WEIGHED = OF_CLASSES[:2]
+
+
+def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
+    """The description of a loss.
+
+    Args:
+        loss: a name in ``torch.nn``, ``module:name``, a class or function, or a ``torch.nn`` loss that is built already.
+        arguments: keyword arguments of the class; for a function, of every call.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
+    if isinstance(loss, nn.Module):
+        weight = getattr(loss, "weight", None)
+        spec = {"factory": import_path(type(loss)), "arguments": {"weight": weight.tolist()}} if _is(weight) else describe(loss)
+        for name in ("ignore_index", "label_smoothing", "reduction"):
+            if _is(weight) and hasattr(loss, name):
+                spec["arguments"][name] = getattr(loss, name)
+    else:
+        if isinstance(loss, str) and ":" not in loss:
+            if not (isinstance(getattr(nn, loss, None), type) and issubclass(getattr(nn, loss), nn.Module)):
+                raise InputError(f"loss {loss!r} is not in torch.nn: use a name such as CrossEntropyLoss, or module:name")
+            loss = f"torch.nn:{loss}"
+        spec = spec_of_call(loss, dict(arguments or {}))
+    if spec["arguments"].get("reduction", "mean") != "mean":
+        raise InputError(
+            f"loss {spec['factory']} with reduction {spec['arguments']['reduction']!r}: the mean over all rows of a batch is "
+            "minimised. Leave reduction out, and change learningRate instead"
+        )
+    AnyLoss(spec)
+    return spec
+
+
+def _is(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+class AnyLoss:
+    """An objective (see :class:`ts4s_core.training.objectives.Objective`) over any loss.
+
+    A loss of ``torch.nn`` gives its items one by one; one that gives only a mean counts as the mean over the part's rows.
+
+    Raises:
+        InputError: if the loss cannot be built.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._path = str(spec["factory"])
+        arguments = dict(spec.get("arguments", {}))
+        made = find(self._path)
+        self._options = {}
+        if isinstance(made, type):
+            tensors = {
+                name: torch.tensor(arguments[name]) for name in ("weight", "pos_weight") if arguments.get(name) is not None
+            }
+            if self._path.startswith("torch.nn:") and self._path != "torch.nn:KLDivLoss":
+                arguments["reduction"] = "sum" if self._path in _WEIGHED else "none"
+            try:
+                self._loss = made(**{**arguments, **tensors})
+            except TypeError as exc:
+                raise InputError(f"loss {self._path} cannot be built: {exc}. See lossArgs") from exc
+        else:
+            self._loss, self._options = made, arguments
+
+    def __call__(self, logits: Any, batch: Any) -> PartLoss:
+        """The part's loss.
+
+        Args:
+            logits: what the module gave: a tensor, or a tuple of them, all of which the loss gets.
+            batch: the part; its labels are class numbers (B,), or numbers in as many places as the output has.
+        """
+        outputs = logits if isinstance(logits, tuple) else (logits,)
+        target = self._target(outputs[0], batch.labels)
+        losses = self._loss(*outputs, target, **self._options)
+        rows = float(len(batch.labels))
+        if self._path in _WEIGHED:
+            return PartLoss(losses, float(losses.detach().double()), self._weighed_items(target))
+        if losses.ndim == 0:
+            return PartLoss(losses * rows, float(losses.detach().double()) * rows, rows)
+        return PartLoss(losses.sum(), float(losses.detach().double().sum()), float(losses.numel()))
+
+    def _target(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if labels.dtype == torch.int64:
+            return labels
+        if self._path in OF_CLASSES:
+            return labels
+        if labels.numel() != output.numel():
+            raise InputError(
+                f"loss {self._path} compares outputs of shape {tuple(output.shape)} with labels of shape {tuple(labels.shape)}: "
+                "expected as many numbers. Change the module's last layer, or the label column"
+            )
+        return labels.view_as(output)
+
+    def _weighed_items(self, target: torch.Tensor) -> float:
+        """What PyTorch's mean divides by: the weights of the rows' classes, without those that are ignored."""
+        if target.dtype != torch.int64:
+            return float(len(target))
+        kept = target[target != self._loss.ignore_index]
+        weight = self._loss.weight
+        return float(kept.numel()) if weight is None else float(weight[kept].double().sum())

@@ -1,0 +1,75 @@
+"""Which import paths a loaded model may name.
+
+A saved model says ``module:name`` of what builds it. Importing a module runs its code, so a file from elsewhere must not
+choose it: only ``torch.nn``, ``torch.optim`` and what this process's own code has named are taken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ts4s_core.errors import InputError
+
+#: Spark configuration with further names, apart by commas.
+CONF = "spark.ts4s.trustedModules"
+_LIBRARIES = ("torch.nn", "torch.optim")
+_trusted: set[str] = set()
+_lock = threading.Lock()
+
+
+def trust(*names: str) -> None:
+    """Let saved models of this process name these.
+
+    Args:
+        names: modules (``my_package``, with all below it), or single paths (``my_package.networks:Net``).
+    """
+    with _lock:
+        _trusted.update(names)
+
+
+def check_trusted(paths: Iterable[str], *, also: Iterable[str] = ()) -> None:
+    """Refuse import paths that nobody vouched for; nothing is imported.
+
+    Args:
+        paths: ``module:name`` each.
+        also: further names that are trusted.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    with _lock:
+        known = {*_trusted, *also}
+    for path in paths:
+        module, _, name = path.partition(":")
+        parents = {module[:end] for end, char in enumerate(f"{module}.") if char == "."}
+        if module in _LIBRARIES and name.isidentifier():
+            continue
+        if path not in known and not parents & known:
+            raise InputError(
+                f"Saved model names {path!r}, which would be imported: expected torch.nn, or a module that you trust. "
+                f"Call ts4s_core.spark.trust({module!r}) before loading, or set the Spark configuration {CONF}"
+            )
+
+
+def find(path: str) -> Callable[..., Any]:
+    """What ``module:name`` (dots allowed in both) stands for.
+
+    Raises:
+        InputError: if it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for piece in name.split("."):
+            found = getattr(found, piece)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise InputError(
+            f"{path!r} cannot be used: expected module:name that every worker can import, got {exc}. "
+            "Install that module on the executors, or hand its file over with SparkContext.addPyFile"
+        ) from exc
+    if not callable(found):
+        raise InputError(f"{path!r} cannot be used: expected a class or a function, got {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
