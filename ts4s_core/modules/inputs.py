@@ -46,7 +46,8 @@ class InputForm:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> InputForm:
         """The form that :meth:`to_json` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**plain)
 
     def check(self) -> None:
         """Refuse a shape that the numbers of a row do not fill.

@@ -40,11 +40,7 @@ def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
         InputError: if it cannot be used.
     """
     if isinstance(loss, nn.Module):
-        weight = getattr(loss, "weight", None)
-        spec = {"factory": import_path(type(loss)), "arguments": {"weight": weight.tolist()}} if _is(weight) else describe(loss)
-        for name in ("ignore_index", "label_smoothing", "reduction"):
-            if _is(weight) and hasattr(loss, name):
-                spec["arguments"][name] = getattr(loss, name)
+        spec = _described(loss)
     else:
         if isinstance(loss, str) and ":" not in loss:
             if not (isinstance(getattr(nn, loss, None), type) and issubclass(getattr(nn, loss), nn.Module)):
@@ -60,8 +56,14 @@ def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
     return spec
 
 
-def _is(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+def _described(loss: nn.Module) -> Spec:
+    """The description of a loss object; its class weights are arguments."""
+    tensors = {name: getattr(loss, name, None) for name in ("weight", "pos_weight")}
+    weights = {name: value.tolist() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    if not weights:
+        return describe(loss)
+    plain = {name: getattr(loss, name) for name in ("ignore_index", "label_smoothing", "reduction") if hasattr(loss, name)}
+    return {"factory": import_path(type(loss)), "arguments": {**weights, **plain}}
 
 
 class AnyLoss:

@@ -80,8 +80,8 @@ def _probe(make: Make, name: str) -> None:
         same, reason = False, f" ({str(exc).splitlines()[0]})"
     if not same:
         raise InputError(
-            f"optimizer {name} needs whole tensors{reason}: expected one that updates each element by itself, because every "
-            "worker steps a slice of the weights. Use SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD or Rprop"
+            f"optimizer {name} needs whole tensors{reason}: expected one that updates each element by itself, "
+            "because every worker steps a slice of the weights. Use SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD or Rprop"
         )
 
 
@@ -148,11 +148,11 @@ class SlicedTorch:
         scalars: dict[str, torch.Tensor] = {}
         found: dict[int, dict[str, torch.Tensor]] = {bucket: {} for bucket in range(len(self._chunks))}
         filled: dict[tuple[int, str], int] = {}
-        for kind, bucket, start, stop, read in checkpoint.pieces():
+        for kind, place, start, stop, read in checkpoint.pieces():
             if kind == _SCALAR:
-                scalars[bucket] = read(None, None)
+                scalars[place] = read(None, None)
                 continue
-            number = int(bucket)
+            number = int(place)
             own_start, own_stop = self._exchange.slices[number]
             begin, end = max(own_start, start), min(own_stop, stop)
             if begin < end:

@@ -108,10 +108,12 @@ def _labels(column: pa.ChunkedArray) -> NDArray[Any]:
     if pa.types.is_integer(column.type):
         return column.to_numpy().astype(np.int64)
     values, _offsets = _flat(column)
-    return values.reshape(len(column), -1).astype(np.float32, copy=False)
+    labels: NDArray[Any] = values.reshape(len(column), -1).astype(np.float32, copy=False)
+    return labels
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:
     array = column.combine_chunks()
     offsets = array.offsets.to_numpy().astype(np.int64)
-    return array.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
+    values: NDArray[Any] = array.values.to_numpy()
+    return values[offsets[0] : offsets[-1]], offsets - offsets[0]
