@@ -12,14 +12,15 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the server fixtures by path: tests/ is no package."""
-    path = Path(__file__).with_name("s3_servers.py")
-    spec = importlib.util.spec_from_file_location("ts4s_tests_s3_servers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    config.pluginmanager.register(module, "ts4s_tests_s3_servers")
+    for stem in ("s3_servers", "s3_front"):
+        name = f"ts4s_tests_{stem}"
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        config.pluginmanager.register(module, name)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ Every contender keeps one object of its own, ``leases/<name>/<token>.json``, and
 Lamport's bakery: write "choosing", look at all numbers, take a higher one, then wait for everybody who is still choosing or
 holds a lower (number, token). It needs only that a finished write is seen by the next read and listing, which folders and
 S3 give. A claim holds host, pid, the process's start time and the time of its last renewal: on the same host a dead owner's
-claim is removed at once, elsewhere when it was not renewed for 60 s (hosts' clocks must agree within a few seconds).
+claim is removed at once, any other when it was not renewed for 60 s (hosts' clocks must agree within a few seconds).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
+#: Tokens of claims that this process could not remove when it was done.
+_left: set[str] = set()
 LEASES = "leases"
 EXPIRES_S = 60.0
 RENEW_S = 10.0
@@ -53,8 +55,8 @@ class Claim:
     @property
     def alive(self) -> bool:
         """Whether the owner is to be respected."""
-        if self.host == this_host():
-            return process_start(self.pid) == self.started
+        if self.host == this_host() and (self.token in _left or process_start(self.pid) != self.started):
+            return False
         return time.time() - self.renewed < EXPIRES_S
 
     def __str__(self) -> str:
@@ -121,7 +123,8 @@ class Lease:
             except Ts4sError as exc:
                 log.info("lease of %s could not be given back, again in %.1f s: %s", self._name, pause, exc)
                 time.sleep(pause)
-        log.warning("lease of %s could not be given back: others wait until this process ends, or 60 s", self._name)
+        _left.add(self._claim.token)
+        log.warning("lease of %s could not be given back: others wait %.0f s, or until this process ends", self._name, EXPIRES_S)
 
     @property
     def _path(self) -> str:
