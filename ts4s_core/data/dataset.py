@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +61,7 @@ class Dataset:
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
 
     @classmethod
-    def open(cls, store: ArtifactStore, ref: ArtifactRef) -> Dataset:
+    def open(cls, store: ArtifactStore, ref: ArtifactRef) -> Self:
         """The dataset of a version; reads its manifest alone.
 
         Raises:
@@ -129,7 +129,7 @@ class Dataset:
             parquet.close(force=True)
         self._files.clear()
 
-    def __enter__(self) -> Dataset:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -73,15 +73,15 @@ def evaluate(
     wanted = _settings(settings)
     itself = champion == trained
     if itself and settings.reuse:
-        found = _report_of(store, settings.name, trained=trained, dataset=dataset, wanted=wanted)
+        found = report_of(store, settings.name, trained=trained, dataset=dataset, wanted=wanted)
         if found is not None:
             return StepResult(found, True, time.monotonic() - started, store.manifest(found).facts)
     against = None if itself else champion
     run = _Run(settings, store, engine, trained, dataset, against, itself, step_seconds or {}, progress, started)
     inputs = {
-        "trained": _content(store, trained),
-        "dataset": _content(store, dataset),
-        "champion": ITSELF if itself else _content(store, champion),
+        "trained": content_of(store, trained),
+        "dataset": content_of(store, dataset),
+        "champion": ITSELF if itself else content_of(store, champion),
     }
     return run_step(
         store,
@@ -179,7 +179,7 @@ class _Run:
             ],
             card=card,
             novelty=verdict.novelty,
-            curves=_curves(store, self.trained),
+            curves=curves_of(store, self.trained),
             training=store.manifest(self.trained).facts,
             step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
             mistakes=most_confident_mistakes(store, self.dataset, answers, show_text=show_text),
@@ -194,13 +194,15 @@ def _settings(settings: Settings) -> dict[str, Any]:
     return {"evaluate": wanted, "show_text": settings.data.show_text}
 
 
-def _content(store: ArtifactStore, ref: ArtifactRef | None) -> str:
+def content_of(store: ArtifactStore, ref: ArtifactRef | None) -> str:
+    """The content hash of a version; empty for none."""
     return "" if ref is None else store.manifest(ref).content_sha256
 
 
-def _report_of(
+def report_of(
     store: ArtifactStore, name: str, *, trained: ArtifactRef, dataset: ArtifactRef, wanted: Mapping[str, Any]
 ) -> ArtifactRef | None:
+    """The newest report on a version that was made with the same settings, whatever champion it was compared with."""
     for ref in reversed(store.versions(KIND, name)):
         manifest = store.manifest(ref)
         upstream = manifest.upstream
@@ -209,7 +211,7 @@ def _report_of(
     return None
 
 
-def _curves(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:
+def curves_of(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:
     """The metrics stream of a training, its numbers alone; empty cells are left out."""
     with store.open_file(trained, "metrics.csv") as file:
         rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))

@@ -3,7 +3,8 @@
 The rules, in order:
 
 1. Whatever stops (a leak, a changed label set, drift, see :class:`Evidence`) keeps the champion, with the reason.
-2. Without a champion the candidate must beat the best constant answer (the majority class) in ``evaluate.metric``.
+2. Without a champion the candidate must beat the best constant answer (the majority class, or for a language model the
+   frequencies of tokens) in ``evaluate.metric``.
 3. Else both are compared on the same test rows, without the rows that either was trained on. The candidate is promoted if its
    gain is at least ``evaluate.min_improvement`` and the lower end of the gain's paired bootstrap 95 % interval is above 0.
 """
@@ -20,6 +21,10 @@ from ts4s_core.errors import IntegrityError, listed
 from ts4s_core.evaluation.bootstrap import Gain
 
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss"}
+#: The metric of language models, which have no other here.
+BITS_PER_BYTE = "bits_per_byte"
+SHOWN = {**NAMES, BITS_PER_BYTE: "bits per byte"}
+LOWER_IS_BETTER = ("loss", BITS_PER_BYTE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Evidence:
     """What the decision is made from.
 
     Attributes:
-        metric: ``accuracy``, ``macro_f1`` or ``loss``.
+        metric: ``accuracy``, ``macro_f1`` or ``loss``; ``bits_per_byte`` for a language model.
         candidate: the candidate's metric on its whole test side.
         baseline: the metric of the best constant answer on the same rows.
         gain: the paired comparison with the champion; None without a champion, or where nothing can be compared.
@@ -136,14 +141,15 @@ def stopping_reasons(evidence: Evidence) -> list[str]:
 
 
 def _against_majority(evidence: Evidence) -> tuple[bool, str]:
-    name = NAMES[evidence.metric]
-    better = evidence.candidate < evidence.baseline if evidence.metric == "loss" else evidence.candidate > evidence.baseline
+    name, lower = SHOWN[evidence.metric], evidence.metric in LOWER_IS_BETTER
+    better = evidence.candidate < evidence.baseline if lower else evidence.candidate > evidence.baseline
     verb = "beats" if better else "does not beat"
-    return better, f"first version: {name} {evidence.candidate:.4f} {verb} the majority class ({evidence.baseline:.4f})"
+    constant = "how often each token occurs" if evidence.metric == BITS_PER_BYTE else "the majority class"
+    return better, f"first version: {name} {evidence.candidate:.4f} {verb} {constant} ({evidence.baseline:.4f})"
 
 
 def _against_champion(evidence: Evidence, champion: str, *, min_improvement: float) -> tuple[bool, str]:
-    gain, name = evidence.gain, NAMES[evidence.metric]
+    gain, name = evidence.gain, SHOWN[evidence.metric]
     if gain is None:
         return False, f"no test row that neither this version nor {champion} was trained on: nothing to compare"
     shown = (

@@ -128,7 +128,7 @@ def score(scorer: Scorer, rows: Rows, *, threads: int) -> npt.NDArray[np.float32
     """Logits (N, C) of some rows, in their order, with the classes in the dataset's order."""
     tokens = scorer.tokenised(rows.texts) if scorer.needs_texts else rows.tokens
     logits = np.empty((len(tokens), len(scorer.columns)), dtype=np.float32)
-    with _threads(threads):
+    with threads_set(threads):
         for batch in batches([len(row) for row in tokens]):
             logits[batch] = _forward(scorer.model, [tokens[row] for row in batch], pad_id=scorer.pad_id)[:, scorer.columns]
     return logits
@@ -168,7 +168,8 @@ def _forward(
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_set(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads, for a while."""
     import torch
 
     before = torch.get_num_threads()

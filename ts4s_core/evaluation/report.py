@@ -79,15 +79,20 @@ def render(data: ReportData) -> str:
         ("mistakes", "Most confident mistakes", of_model.mistakes(data)),
         ("settings", "Settings", of_data.settings(data)),
     ]
+    return page(data.name, data.trained, data.created, sections)
+
+
+def page(name: str, trained: str, created: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
+    """An HTML document of (anchor, title, body) sections."""
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _body in sections)
     bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in sections)
-    title = text(f"{data.name}: report")
+    title = text(f"{name}: report")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<style>{_STYLE}</style></head><body><header><h1>{text(data.name)}</h1>"
-        f"<p>{text(data.trained)}<br>{text(data.created)}</p></header><nav>{links}</nav><main>{bodies}</main></body></html>\n"
+        f"<style>{_STYLE}</style></head><body><header><h1>{text(name)}</h1>"
+        f"<p>{text(trained)}<br>{text(created)}</p></header><nav>{links}</nav><main>{bodies}</main></body></html>\n"
     )
 
 

@@ -32,10 +32,10 @@ def card(data: ReportData) -> Markup:
     found = data.card
     if not found:
         return joined(note("The dataset has no card."), _novelty(data))
-    return joined(_figures(found), side_by_side(_label_table(found), _lengths(found)), _novelty(data))
+    return joined(figures(found), side_by_side(_label_table(found), _lengths(found)), _novelty(data))
 
 
-def _figures(found: Mapping[str, Any]) -> Markup:
+def figures(found: Mapping[str, Any]) -> Markup:
     """Numbers as tiles, words below them: hashes are too long for a tile."""
     words = [note(f"{name.replace('_', ' ')}: {value}") for name, value in found.items() if isinstance(value, str)]
     return joined(facts(_counts(found)), *words)
@@ -98,8 +98,8 @@ def training(data: ReportData) -> Markup:
     """Loss and learning-rate curves, throughput, padding and memory."""
     memory = [row["memory"] for row in data.curves if "memory" in row]
     peak = {"peak_memory_mib": max(memory)} if memory else {}
-    figures = _figures({**data.training, **peak}) if data.training else note("No training figures are recorded.")
-    return joined(figures, _curves(data.curves))
+    shown = figures({**data.training, **peak}) if data.training else note("No training figures are recorded.")
+    return joined(shown, _curves(data.curves))
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.evaluation import charts
-from ts4s_core.evaluation.gate import NAMES
+from ts4s_core.evaluation.gate import BITS_PER_BYTE, NAMES, SHOWN
 from ts4s_core.evaluation.html import Cell, Markup, facts, figure, joined, note, number, paragraph, side_by_side, table, text
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ def champion(data: ReportData) -> Markup:
     figures = data.decision.figures
     gain = figures.get("gain")
     if data.decision.champion is None:
-        compared = note("No champion yet: this is compared with the majority class alone.")
+        constant = "how often each token occurs" if figures.get("metric") == BITS_PER_BYTE else "the majority class"
+        compared = note(f"No champion yet: this is compared with {constant} alone.")
     elif gain is None:
         compared = note(f"Not compared with the champion {data.decision.champion}: {data.decision.why}.")
     else:
-        name = NAMES[figures["metric"]]
+        name = SHOWN[figures["metric"]]
         compared = joined(
             paragraph(f"Champion: {data.decision.champion}. Both answered the same test rows."),
             facts(
