@@ -142,6 +142,9 @@ class TrainSettings(Group):
     max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm to this; 0: no clipping")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of order, dropout and new weights")
     strategy: Strategy = Field("synchronous", description="how workers combine what they learn")
+    compile: bool = Field(
+        False, description="compile the model's forward and backward with torch.compile; needs a C++ compiler on every worker's host"
+    )
     averaging_frequency: int = Field(0, ge=0, description="steps between averages (strategy averaging); 0: once an epoch")
     early_stopping_patience: int = Field(0, ge=0, description="stop after this many validations without a better loss; 0: never")
     checkpoint_every_steps: int = Field(50, ge=1, description="steps between checkpoints")

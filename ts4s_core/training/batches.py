@@ -7,10 +7,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+
+class PartBatch(Protocol):
+    """One part, whatever its rows are."""
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """The positional arguments of the module's forward."""
+        ...
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """What the objective compares the outputs with."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, or rows."""
+        ...
+
+    @property
+    def padded_tokens(self) -> int:
+        """The same with padding."""
+        ...
+
+
+class Block(Protocol):
+    """Some rows that were read together."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """What each row costs, in tokens."""
+        ...
+
+    def named(self, rows: NDArray[np.int64]) -> list[str]:
+        """The rows' sample ids in hex."""
+        ...
+
+    def batch(self, rows: NDArray[np.int64], *, pad_id: int) -> PartBatch:
+        """Some rows as one part."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +80,10 @@ class RowBlock:
         """The rows' sample ids in hex."""
         return [self.ids[row].hex() for row in rows]
 
+    def batch(self, rows: NDArray[np.int64], *, pad_id: int) -> Batch:
+        """Some rows, padded to their longest."""
+        return collate(self, rows, pad_id=pad_id)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -54,6 +100,11 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
     tokens: int
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """``input_ids, attention_mask``."""
+        return self.input_ids, self.attention_mask
 
     @property
     def padded_tokens(self) -> int:

@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,7 @@ class Progressed:
         best_step: when it was reached.
         worse: validations since then.
         metrics: a row a step.
+        strategy: what the strategy says of the run, as of its last join.
     """
 
     step: int = 0
@@ -58,10 +59,11 @@ class Progressed:
     best_step: int = 0
     worse: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    strategy: dict[str, Any] = field(default_factory=dict)
 
     def copy(self) -> Progressed:
         """A copy that training does not change."""
-        return Progressed(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics))
+        return Progressed(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Snapshot:
     best: dict[str, Array] | None
 
 
-def named_moments(slices: list[tuple[int, int]], moments: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def named_moments(slices: list[tuple[int, int]], moments: Sequence[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
     """A copy of a rank's moments, named by the elements that they are."""
     named = {}
     for bucket, ((start, stop), pair) in enumerate(zip(slices, moments, strict=True)):
@@ -221,6 +223,11 @@ def checkpoints(store: ArtifactStore, name: str, key: str) -> list[ArtifactRef]:
     return [ref for ref in reversed(refs) if store.manifest(ref).key == key]
 
 
+def _read_elements(file: Any, name: str, start: int | None, stop: int | None) -> torch.Tensor:
+    found: torch.Tensor = file.get_tensor(name) if start is None else file.get_slice(name)[start:stop]
+    return found
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in a local, verified folder."""
@@ -245,6 +252,14 @@ class Checkpoint:
         path = self.folder / _BEST
         return read_weights(path) if path.exists() else None
 
+    def pieces(self) -> Iterator[tuple[str, str, int, int, Callable[[int | None, int | None], torch.Tensor]]]:
+        """Every rank's tensors of optimiser state: kind, bucket, start, stop, and what reads elements of it (None: all)."""
+        for path in sorted(self.folder.glob("moments-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                    kind, bucket, start, stop = name.split("/")
+                    yield kind, bucket, int(start), int(stop), functools.partial(_read_elements, file, name)
+
     def restore_moments(
         self, layout: Layout, slices: list[tuple[int, int]], moments: list[tuple[torch.Tensor, torch.Tensor]]
     ) -> None:
@@ -254,17 +269,14 @@ class Checkpoint:
             IntegrityError: if elements are missing.
         """
         filled = [0] * len(layout.bucket_sizes)
-        for path in sorted(self.folder.glob("moments-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                    kind, bucket, start, stop = name.split("/")
-                    own_start, own_stop = slices[int(bucket)]
-                    begin, end = max(own_start, int(start)), min(own_stop, int(stop))
-                    if begin < end:
-                        target = moments[int(bucket)][kind == "exp_avg_sq"]
-                        piece = file.get_slice(name)[begin - int(start) : end - int(start)]
-                        target[begin - own_start : end - own_start] = piece
-                        filled[int(bucket)] += end - begin
+        for kind, name, start, stop, read in self.pieces():
+            bucket = int(name)
+            own_start, own_stop = slices[bucket]
+            begin, end = max(own_start, start), min(own_stop, stop)
+            if begin < end:
+                target = moments[bucket][kind == "exp_avg_sq"]
+                target[begin - own_start : end - own_start] = read(begin - start, end - start)
+                filled[bucket] += end - begin
         for bucket, (start, stop) in enumerate(slices):
             if filled[bucket] != 2 * (stop - start):
                 raise IntegrityError(

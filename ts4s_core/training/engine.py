@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ts4s_core.errors import NonFiniteError
-from ts4s_core.training.batches import Batch
+from ts4s_core.training.batches import PartBatch
 from ts4s_core.training.embeddings import RowGradients
 from ts4s_core.training.exchange import GATHER_MARGIN, Exchange, GlobalSquares
 from ts4s_core.training.objectives import Objective
-from ts4s_core.training.optimiser import SlicedAdamW
+from ts4s_core.training.optimiser import Optimiser
+from ts4s_core.training.running import RunningStatistics
 from ts4s_core.training.tree import GradientTree
 
 #: Numbers that each part brings to the gather: loss sum, items, real tokens, padded tokens.
@@ -36,6 +37,14 @@ class SeedDropout(Protocol):
 
     def __call__(self, model: nn.Module, seed: int, step: int, *, part: int) -> object:
         """Seed them for the next forward."""
+        ...
+
+
+class Forward(Protocol):
+    """Computes a module's outputs some other way than by calling it."""
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """What ``module(*inputs)`` gives."""
         ...
 
 
@@ -59,6 +68,8 @@ class StepStats:
         padded_tokens: tokens with padding.
         flag: whether any rank raised its flag.
         memory_mib: of the largest rank.
+        items: what the loss is the mean over.
+        staleness: updates that a gradient came too late for, where ranks do not wait for each other.
     """
 
     loss: float
@@ -67,6 +78,8 @@ class StepStats:
     padded_tokens: int
     flag: bool
     memory_mib: float
+    items: float
+    staleness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,15 +103,18 @@ class Engine:
         model: nn.Module,
         parameters: dict[str, nn.Parameter],
         exchange: Exchange,
-        optimiser: SlicedAdamW,
+        optimiser: Optimiser,
         *,
         objective: Objective,
         seed: int,
         parts: int,
         max_grad_norm: float,
         seed_dropout: SeedDropout,
+        forward: Forward | None = None,
     ) -> None:
         self.model = model
+        self.statistics = RunningStatistics(model)
+        self._forward = forward or model
         self.exchange = exchange
         self.optimiser = optimiser
         self.parts = parts
@@ -108,7 +124,8 @@ class Engine:
         self._seed = seed
         self._max_grad_norm = max_grad_norm
         self._seed_dropout = seed_dropout
-        rows = RowGradients(model, parameters)
+        # Its hooks look tables up in the module itself.
+        rows = RowGradients(model, parameters) if forward is None else None
         self._tree = GradientTree(parameters, exchange, parts=self.parts_per_rank, rows=rows)
         self._squares = GlobalSquares(exchange.layout, exchange.world_size)
         if self.parts_per_rank * _PER_PART + _PER_RANK > GATHER_MARGIN:
@@ -119,7 +136,7 @@ class Engine:
         first = self.exchange.rank * self.parts_per_rank
         return range(first, first + self.parts_per_rank)
 
-    def step(self, batches: Sequence[Batch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
+    def step(self, batches: Sequence[PartBatch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
         """Take one step.
 
         Args:
@@ -134,6 +151,7 @@ class Engine:
             WorkerLostError: if a peer does not keep up.
         """
         self.model.train()
+        self.statistics.begin()
         numbers = np.zeros(_PER_RANK + _PER_PART * self.parts_per_rank + self._squares.width)
         numbers[:_PER_RANK] = float(flag), memory_mib
         for place, (part, batch) in enumerate(zip(self.own_parts(), batches, strict=True)):
@@ -141,23 +159,25 @@ class Engine:
             if batch is not None:
                 at = _PER_RANK + _PER_PART * place
                 numbers[at : at + _PER_PART] = self._backward(batch, step=step, part=part)
+            self.statistics.end_part(computed=batch is not None)
             self._tree.end()
         self.exchange.collect()
         numbers[_PER_RANK + _PER_PART * self.parts_per_rank :][: len(self.exchange.squares)] = self.exchange.squares
         gathered = self.exchange.gather(numbers)
         stats, divisor = self._judge(gathered, step=step)
         self.optimiser.step(step + 1, learning_rate=rate, divisor=divisor)
+        self.statistics.end(self.exchange)
         self.exchange.publish()
         return stats
 
-    def evaluate(self, batches: Sequence[Batch | None]) -> NDArray[np.float64]:
+    def evaluate(self, batches: Sequence[PartBatch | None]) -> NDArray[np.float64]:
         """Loss sum and items of each of the rank's own parts, (P, 2), without dropout or gradients."""
         self.model.eval()
         sums = np.zeros((self.parts_per_rank, 2))
         with torch.no_grad():
             for place, batch in enumerate(batches):
                 if batch is not None:
-                    found = self._objective(self.model(batch.input_ids, batch.attention_mask), batch)
+                    found = self._objective(self._forward(*batch.inputs), batch)
                     sums[place] = found.value, found.items
         return sums
 
@@ -166,7 +186,7 @@ class Engine:
         everybody = self.exchange.gather(sums.reshape(-1)).reshape(-1, 2)
         return Sums(float(np.sum(everybody[:, 0])), float(np.sum(everybody[:, 1])))
 
-    def suspects(self, batches: Sequence[Batch | None], *, step: int) -> list[int]:
+    def suspects(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
         """Own parts whose loss or gradient is not finite: each is computed again, alone."""
         self._tree.close()
         found = []
@@ -186,10 +206,10 @@ class Engine:
         self._tree.close()
         self.exchange.close()
 
-    def _backward(self, batch: Batch, *, step: int, part: int) -> tuple[float, float, float, float]:
+    def _backward(self, batch: PartBatch, *, step: int, part: int) -> tuple[float, float, float, float]:
         torch.manual_seed(_torch_seed(self._seed, step, part))
         self._seed_dropout(self.model, self._seed, step, part=part)
-        loss = self._objective(self.model(batch.input_ids, batch.attention_mask), batch)
+        loss = self._objective(self._forward(*batch.inputs), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
         return loss.value, loss.items, batch.tokens, batch.padded_tokens
 
@@ -205,7 +225,8 @@ class Engine:
         items = items or 1.0  # a batch whose every label is masked teaches nothing
         norm /= items
         clip = min(1.0, self._max_grad_norm / (norm + 1e-6)) if self._max_grad_norm else 1.0
-        stats = StepStats(loss / items, norm, int(tokens), int(padded), bool(gathered[:, 0].any()), float(gathered[:, 1].max()))
+        flag, memory_mib = bool(gathered[:, 0].any()), float(gathered[:, 1].max())
+        stats = StepStats(loss / items, norm, int(tokens), int(padded), flag, memory_mib, items)
         return stats, items / clip
 
 

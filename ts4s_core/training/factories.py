@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from torch import nn
 
 from ts4s_core.artifacts.refs import ArtifactRef
@@ -21,8 +22,13 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import InputError
 from ts4s_core.onnx.weights import Array
 from ts4s_core.training.batches import RowBlock
-from ts4s_core.training.engine import SeedDropout
+from ts4s_core.training.engine import Forward, SeedDropout
+from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.objectives import Objective
+from ts4s_core.training.optimiser import SlicedOptimiser
+from ts4s_core.training.schedule import Rate, learning_rate
+from ts4s_core.training.windows import RowSource
 
 _COLUMNS = ("id", "label", "input_ids")
 
@@ -36,14 +42,25 @@ class BuiltModel:
     """A module that can be trained.
 
     Attributes:
-        module: ``forward(input_ids (B, T), attention_mask (B, T)) -> logits``; what requires a gradient is trained.
+        module: ``forward(*inputs)`` of what its rows bring (of texts ``input_ids (B, T), attention_mask (B, T)``) to what
+            its objective takes; what requires a gradient is trained.
         seed_dropout: makes its dropout hang on (seed, step, part).
         names: stored name of each parameter where it differs from the module's own.
+        buffers: what is stored beside the parameters, by stored name; tensors of the module.
+        objective: what is minimised; None: that of the job's task.
+        optimiser: makes the optimiser of a rank's slices; None: AdamW.
+        rate: the learning rate of each step.
+        forward: what to call instead of the module.
     """
 
     module: nn.Module
     seed_dropout: SeedDropout = no_dropout_of_ours
     names: Mapping[str, str] = field(default_factory=dict)
+    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    objective: Objective | None = None
+    optimiser: Callable[[Exchange], SlicedOptimiser] | None = None
+    rate: Rate = learning_rate
+    forward: Forward | None = None
 
     def stored_name(self, parameter: str) -> str:
         """The name that a parameter of the module is stored under."""
@@ -51,7 +68,8 @@ class BuiltModel:
 
     def weights(self) -> dict[str, Array]:
         """All weights by stored name, frozen ones included, a tied one once; views."""
-        return {self.stored_name(name): parameter.detach().numpy() for name, parameter in self.module.named_parameters()}
+        weights = {self.stored_name(name): parameter.detach().numpy() for name, parameter in self.module.named_parameters()}
+        return weights | {name: buffer.numpy() for name, buffer in self.buffers.items()}
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -78,9 +96,15 @@ def model_of_artifact(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     return BuiltModel(build_model(store.local(ArtifactRef.parse(job.model))), seed_dropout)
 
 
-def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> DatasetRows:
-    """The rows of a ``dataset`` artifact."""
-    return DatasetRows(Dataset.open(store, ArtifactRef.parse(job.dataset)))
+def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> RowSource:
+    """The rows of a ``dataset`` artifact; of a language model's, its windows."""
+    ref = ArtifactRef.parse(job.dataset)
+    if store.manifest(ref).facts.get("task") == "language-model":
+        from ts4s_core.data.text_dataset import TextDataset
+        from ts4s_core.training.window_rows import WindowRows
+
+        return WindowRows(TextDataset.open(store, ref))
+    return DatasetRows(Dataset.open(store, ref))
 
 
 class DatasetRows:

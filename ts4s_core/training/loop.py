@@ -10,14 +10,14 @@ import psutil
 
 from ts4s_core.onnx.weights import Array
 from ts4s_core.settings import TrainSettings
-from ts4s_core.training.batches import Batch, collate
-from ts4s_core.training.checkpoint import CheckpointWriter, Progressed, Snapshot, named_moments
-from ts4s_core.training.engine import Engine, GradientNotFiniteError, non_finite
+from ts4s_core.training.batches import PartBatch
+from ts4s_core.training.checkpoint import CheckpointWriter, Progressed, Snapshot
+from ts4s_core.training.engine import GradientNotFiniteError, StepStats, non_finite
 from ts4s_core.training.factories import BuiltModel
 from ts4s_core.training.ledger import Ledger
 from ts4s_core.training.plan import Plan
-from ts4s_core.training.schedule import learning_rate
 from ts4s_core.training.setup import Peers
+from ts4s_core.training.strategy import Strategy
 from ts4s_core.training.validation import validation_loss
 from ts4s_core.training.windows import PlannedStep, RowSource, planned_steps
 
@@ -36,7 +36,7 @@ class Loop:
 
     def __init__(
         self,
-        engine: Engine,
+        strategy: Strategy,
         built: BuiltModel,
         rows: RowSource,
         settings: TrainSettings,
@@ -51,7 +51,8 @@ class Loop:
         self.best = best
         self.plan = Plan(rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
         self.total_steps = self.plan.total_steps(settings.epochs, settings.max_steps)
-        self._engine = engine
+        self._strategy = strategy
+        self._checkpoint_interval = strategy.checkpoint_interval(settings.checkpoint_every_steps)
         self._built = built
         self._rows = rows
         self._settings = settings
@@ -74,7 +75,10 @@ class Loop:
         self._tell({"type": "start", "step": first, "steps": self.total_steps, "metrics": self.progressed.metrics})
         for planned in planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps):
             busy = self._step(planned)
-            if self._validates_after(planned) and self._validate():
+            validates = self._validates_after(planned)
+            if self._strategy.apart:
+                self._join_after(planned, validates=validates)
+            if validates and self._validate():
                 log.info("early stop after step %d: best loss at step %d", self.progressed.step, self.progressed.best_step)
                 break
             if self._checkpoint_due and not busy:
@@ -83,53 +87,62 @@ class Loop:
         self._checkpoints.wait()
 
     def weights(self) -> dict[str, Array]:
-        """The trainable weights by stored name: the current ones, as views."""
-        views = self._engine.exchange.layout.views(self._engine.exchange.parameters)
-        return {self._built.stored_name(name): view.numpy() for name, view in views.items()}
+        """The trained weights by stored name: the current ones, as views; running statistics too."""
+        weights = {self._built.stored_name(name): view.numpy() for name, view in self._strategy.weights().items()}
+        return weights | self._strategy.statistics()
 
     def _step(self, planned: PlannedStep) -> bool:
         """Take a step; whether any rank is still writing a checkpoint."""
         started = time.perf_counter()
         settings = self._settings
         step = planned.step
-        rate = learning_rate(
+        rate = self._built.rate(
             step, total_steps=self.total_steps, highest=settings.learning_rate, warmup_fraction=settings.warmup_fraction
         )
         batches = self._own_batches(planned)
         memory_mib = self._process.memory_info().rss / 2**20
         try:
-            stats = self._engine.step(batches, step=step, rate=rate, flag=self._checkpoints.busy, memory_mib=memory_mib)
+            stats = self._strategy.step(batches, step=step, rate=rate, flag=self._checkpoints.busy, memory_mib=memory_mib)
         except GradientNotFiniteError as exc:
             raise self._explained(exc, planned, batches) from exc
         seconds = time.perf_counter() - started
         self.progressed.step = self._peers.control.step = step + 1
-        row = {
-            "step": step + 1,
-            "epoch": planned.epoch,
-            "loss": stats.loss,
-            "learning_rate": rate,
-            "grad_norm": stats.grad_norm,
-            "tokens": stats.tokens,
-            "padded_tokens": stats.padded_tokens,
-            "tokens_per_s": stats.tokens / seconds,
-            "milliseconds": seconds * 1e3,
-            "memory": stats.memory_mib,
-        }
-        self._record(row)
-        self._checkpoint_due |= (step + 1) % settings.checkpoint_every_steps == 0
+        row = {"step": step + 1, "epoch": planned.epoch, "learning_rate": rate, "milliseconds": seconds * 1e3}
+        self._record(row | _figures(stats, seconds))
+        self._checkpoint_due |= (step + 1) % self._checkpoint_interval == 0
         return stats.flag
+
+    def _join_after(self, planned: PlannedStep, *, validates: bool) -> None:
+        """Let ranks that step apart join where the strategy, a validation, a checkpoint or the end asks for it."""
+        strategy, done = self._strategy, self.progressed.step
+        saves = self._checkpoint_due and done < self.total_steps
+        if saves:
+            self._checkpoints.wait()  # each rank comes here in its own time: it must not skip one that its peers write
+        if not (validates or done == self.total_steps or strategy.joins_after(planned) or (saves and strategy.joins_to_save)):
+            return
+        started = time.perf_counter()
+        joined = strategy.join(done, saving=saves)
+        self.progressed.strategy = strategy.facts()
+        rows = self.progressed.metrics
+        if self._peers.rank == 0 and joined:
+            rows[-1] = rows[-1] | {"milliseconds": rows[-1]["milliseconds"] + (time.perf_counter() - started) * 1e3}
+            since = slice(len(rows) - len(joined), None)
+            # New rows: a checkpoint that is being written may hold the old.
+            rows[since] = [row | _figures(joined[row["step"] - 1], row["milliseconds"] / 1e3) for row in rows[since]]
+            self._unsent = rows[since]
+            self._send_metrics()
 
     def _validates_after(self, planned: PlannedStep) -> bool:
         last = planned.step + 1 == self.total_steps
         return bool(self._settings.early_stopping_patience) and (planned.ends_epoch or last)
 
-    def _own_batches(self, planned: PlannedStep) -> list[Batch | None]:
-        batches: list[Batch | None] = []
-        for part in self._engine.own_parts():
+    def _own_batches(self, planned: PlannedStep) -> list[PartBatch | None]:
+        batches: list[PartBatch | None] = []
+        for part in self._strategy.own_parts():
             rows = planned.parts[part]
             if self._ledger is not None:
                 self._ledger.write(planned.step, part, planned.block.named(rows))
-            batches.append(collate(planned.block, rows, pad_id=self._rows.pad_id) if len(rows) else None)
+            batches.append(planned.block.batch(rows, pad_id=self._rows.pad_id) if len(rows) else None)
         return batches
 
     def _checkpoint(self) -> None:
@@ -140,16 +153,18 @@ class Loop:
         chief = self._peers.rank == 0
         snapshot = Snapshot(
             self.progressed.copy(),
-            named_moments(self._engine.exchange.slices, self._engine.optimiser.moments),
+            self._strategy.saved(),
             {name: view.copy() for name, view in self.weights().items()} if chief else None,
             self.best if chief else None,
         )
         # No barrier is needed: a peer steps only after this rank has brought its next gradients.
         self._checkpoints.write(snapshot)
+        if self._strategy.joins_to_save and self._checkpoint_interval == 1:
+            self._checkpoints.wait()  # a kill in the next step must find it
 
     def _validate(self) -> bool:
         """Measure the validation loss, keep the best weights; whether patience is at its end."""
-        loss = validation_loss(self._engine, self._rows, self._settings)
+        loss = validation_loss(self._strategy, self._rows, self._settings)
         state = self.progressed
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.worse = loss, state.step, 0
@@ -160,10 +175,12 @@ class Loop:
         self._tell({"type": "validation", "step": state.step, "loss": loss})
         return state.worse >= self._settings.early_stopping_patience
 
-    def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[Batch | None]) -> Exception:
-        parts = error.parts or self._engine.suspects(batches, step=planned.step)
-        own = set(self._engine.own_parts()).intersection(parts)
+    def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[PartBatch | None]) -> Exception:
+        parts = error.parts or self._strategy.suspects(batches, step=planned.step)
+        own = set(self._strategy.own_parts()).intersection(parts)
         ids = {part: planned.block.named(planned.parts[part]) for part in own}
+        if self._strategy.apart:  # the peers are at other steps, and need not know
+            return non_finite(planned.step + 1, ids)
         everybody = self._peers.gather("non-finite", {str(part): names for part, names in ids.items()})
         return non_finite(planned.step + 1, {int(part): names for found in everybody for part, names in found.items()})
 
@@ -183,3 +200,16 @@ class Loop:
     def _tell(self, message: dict[str, Any]) -> None:
         if self._peers.rank == 0:
             self._peers.control.send(message)
+
+
+def _figures(stats: StepStats, seconds: float) -> dict[str, Any]:
+    """The part of a step's row that comes from all ranks."""
+    figures = {
+        "loss": stats.loss,
+        "grad_norm": stats.grad_norm,
+        "tokens": stats.tokens,
+        "padded_tokens": stats.padded_tokens,
+        "tokens_per_s": stats.tokens / seconds,
+        "memory": stats.memory_mib,
+    }
+    return figures if stats.staleness is None else figures | {"staleness": stats.staleness}

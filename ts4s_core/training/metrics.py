@@ -86,9 +86,10 @@ class Metrics:
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """``metrics.csv``."""
+    """``metrics.csv``; columns that a strategy has of its own come last."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    extra = sorted({name for row in rows for name in row}.difference(COLUMNS))
+    writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

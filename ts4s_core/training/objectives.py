@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,8 @@ class PartLoss:
 class Objective(Protocol):
     """Turns logits and a batch into a sum of losses."""
 
-    def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
-        """The part's loss."""
+    def __call__(self, logits: Any, batch: Any) -> PartLoss:
+        """The part's loss, of what the module gave for the part's inputs."""
         ...
 
 
@@ -58,12 +58,19 @@ class MultiLabel:
 
 
 class NextToken:
-    """Cross-entropy of each token after the first, given those before; padding does not count. Logits are (B, T, V)."""
+    """Cross-entropy of the token after each one, given those up to it; padding does not count. Logits are (B, T, V).
+
+    Labels are (B, T), -100 where nothing is to be predicted; rows with labels of another kind are their own targets.
+    """
 
     def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
         """See :class:`Objective`."""
-        targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
-        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
+        targets = batch.labels
+        if targets.shape != batch.input_ids.shape:
+            targets = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)[:, 1:]
+            logits = logits[:, :-1]
+        flat = logits.flatten(0, 1)
+        losses = F.cross_entropy(flat, targets.flatten(), ignore_index=-100, reduction="none")
         return _part_loss(losses, float((targets != -100).sum()))
 
 

@@ -7,12 +7,41 @@ call its threads cut at multiples of 64 elements, so the thread count does not c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 
+from ts4s_core.training.checkpoint import Checkpoint, named_moments
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.flat import chunks
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class Optimiser(Protocol):
+    """What an engine steps with."""
+
+    @property
+    def moments(self) -> Sequence[tuple[torch.Tensor, ...]]:
+        """For each bucket the moments of what this rank holds of it."""
+        ...
+
+    def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
+        """See :meth:`SlicedAdamW.step`."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the state for a checkpoint, by ``kind/bucket/start/stop``."""
+        ...
+
+
+class SlicedOptimiser(Optimiser, Protocol):
+    """An optimiser of a rank's slices that checkpoints hold; :class:`ts4s_core.training.sliced.SlicedTorch` is another."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint's state, whichever ranks wrote it."""
+        ...
 
 
 class SlicedAdamW:
@@ -23,6 +52,7 @@ class SlicedAdamW:
     """
 
     def __init__(self, exchange: Exchange, *, weight_decay: float) -> None:
+        self._exchange = exchange
         self._decays = {True: weight_decay, False: 0.0}
         self._calls: dict[bool, tuple[list[torch.Tensor], ...]] = {True: ([], [], [], []), False: ([], [], [], [])}
         self.moments: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -35,6 +65,14 @@ class SlicedAdamW:
                 gradients.append(exchange.gradients[bucket][begin:end])
                 averages.append(average[begin - start : end - start])
                 squares.append(square[begin - start : end - start])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the moments of the own slices."""
+        return named_moments(self._exchange.slices, self.moments)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take the moments of the own slices out of a checkpoint."""
+        checkpoint.restore_moments(self._exchange.layout, self._exchange.slices, self.moments)
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
         """Update the own slices of the parameters.

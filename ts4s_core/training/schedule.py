@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+
+class Rate(Protocol):
+    """Gives the learning rate of each step."""
+
+    def __call__(self, step: int, *, total_steps: int, highest: float, warmup_fraction: float) -> float:
+        """The rate of a step, counted from 0."""
+        ...
+
+
+def constant(step: int, *, total_steps: int, highest: float, warmup_fraction: float) -> float:
+    """The highest rate in every step."""
+    return highest
+
 
 def learning_rate(step: int, *, total_steps: int, highest: float, warmup_fraction: float) -> float:
     """Linear warm-up, then linear decay towards 0 after the last step; no step has rate 0.

@@ -1,10 +1,12 @@
 """How workers combine what they learn: which strategies there are, and which settings fix their results.
 
-``synchronous`` promises one result for any number of workers. Others join here with what they promise.
+``synchronous`` promises one result for any number of workers, ``averaging`` one for a fixed number, ``hogwild`` none.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 from ts4s_core.errors import InputError
@@ -12,18 +14,29 @@ from ts4s_core.settings import TrainSettings
 
 #: Settings that never bear on the weights.
 _NO_BEARING = ("max_restarts", "timeout_s", "checkpoint_every_steps", "prefetch_batches", "ledger")
-AVAILABLE = ("synchronous",)
 
 
 def check_strategy(train: TrainSettings) -> None:
-    """Refuse a strategy before anything starts.
+    """Refuse what this machine cannot do before anything starts.
 
     Raises:
-        InputError: if it is not there.
+        InputError: if ``train.compile`` finds no compiler.
     """
-    if train.strategy not in AVAILABLE:
+    if train.compile:
+        check_compiler()
+
+
+def check_compiler() -> None:
+    """Make sure of what ``torch.compile`` builds its kernels with; no torch is imported.
+
+    Raises:
+        InputError: if there is no C++ compiler.
+    """
+    wanted = os.environ.get("CXX", "g++")
+    if shutil.which(wanted) is None:
         raise InputError(
-            f"train.strategy {train.strategy} is not available yet: expected {' or '.join(AVAILABLE)}. Use one of these"
+            f"train.compile true needs a C++ compiler: expected {wanted} on PATH (or another named by the variable CXX), "
+            "found none. Install one, or leave train.compile off"
         )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ts4s_core.artifacts.keys import step_key
+from ts4s_core.artifacts.lease import Lease
 from ts4s_core.artifacts.manifest import FileEntry
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.unsealed import discard_unsealed
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.errors import IntegrityError, SparkError, StoreError, WorkerLostError
 from ts4s_core.progress import Progress, silent
@@ -104,16 +107,30 @@ def train(
         attempts.run()
         _seal(writer, store, model, metrics, facts={"restarts": attempts.restarts, "workers": attempts.workers}, started=started)
 
-    return run_step(
-        store,
-        kind="trained",
-        name=settings.name,
-        key=key,
-        settings=settings.plain(),
-        upstream={"dataset": dataset, "model": model},
-        reuse=settings.reuse,
-        build=build,
-    )
+    with _alone(settings, store, key):
+        return run_step(
+            store,
+            kind="trained",
+            name=settings.name,
+            key=key,
+            settings=settings.plain(),
+            upstream={"dataset": dataset, "model": model},
+            reuse=settings.reuse,
+            build=build,
+        )
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings, store: ArtifactStore, key: str) -> Iterator[None]:
+    """One training of a name at a time, unless it is done already; what an earlier one left half-written is removed."""
+    if settings.reuse and store.find("trained", settings.name, key):
+        yield
+        return
+    # No model can have this name: a lease of the model itself may be held by the run that this step belongs to.
+    with Lease.hold(store, f"_train-{settings.name}"):
+        for kind in ("checkpoint", "trained"):
+            discard_unsealed(store, kind, settings.name, key)
+        yield
 
 
 class Attempts:
@@ -179,6 +196,11 @@ class Attempts:
         """Go on with fewer workers where slots were lost."""
         slots = self._launcher.slots()
         if slots < min(self._slots, self.workers):
+            if self._job.settings.strategy == "averaging":
+                raise SparkError(
+                    f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
+                    f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
+                )
             self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
             log.warning("%d slots are left of %d: going on with %d workers", slots, self._slots, self.workers)
 
@@ -239,6 +261,7 @@ def _seal(
         seconds=round(time.monotonic() - started, 3),
         **facts,
     )
+    writer.facts.update(result["strategy"])
     if result["validation_loss"] is not None:
         writer.facts.update(validation_loss=result["validation_loss"], best_step=result["best_step"])
     writer.add_json("training.json", writer.facts, identity=False)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from ts4s_core.settings import TrainSettings
-from ts4s_core.training.batches import collate
-from ts4s_core.training.engine import Engine
 from ts4s_core.training.plan import Plan
+from ts4s_core.training.strategy import Strategy
 from ts4s_core.training.windows import RowSource, planned_steps
 
 #: Rows of a part; no gradients are kept, so that more fit than in training.
 ROWS_PER_PART = 16
 
 
-def validation_loss(engine: Engine, rows: RowSource, settings: TrainSettings) -> float:
+def validation_loss(strategy: Strategy, rows: RowSource, settings: TrainSettings) -> float:
     """Mean loss over the validation side.
 
     Raises:
@@ -22,8 +21,8 @@ def validation_loss(engine: Engine, rows: RowSource, settings: TrainSettings) ->
     """
     parts = settings.logical_shards
     plan = Plan(rows.rows_per_group("validation"), ROWS_PER_PART * parts, parts, 0, shuffled=False)
-    sums = np.zeros((engine.parts_per_rank, 2))
+    sums = np.zeros((strategy.parts_per_rank, 2))
     for planned in planned_steps(rows, "validation", plan, first=0, stop=plan.steps_in_epoch(0)):
-        own = [planned.parts[part] for part in engine.own_parts()]
-        sums += engine.evaluate([collate(planned.block, part, pad_id=rows.pad_id) if len(part) else None for part in own])
-    return engine.gather_sums(sums).mean
+        own = [planned.parts[part] for part in strategy.own_parts()]
+        sums += strategy.evaluate([planned.block.batch(part, pad_id=rows.pad_id) if len(part) else None for part in own])
+    return strategy.gather_sums(sums).mean

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from ts4s_core.training.batches import RowBlock
+from ts4s_core.training.batches import Block
 from ts4s_core.training.plan import Plan, Rows, Window
 
 
@@ -24,7 +24,7 @@ class RowSource(Protocol):
         """Rows of each row group of a side (``train``, ``validation``), in canonical order."""
         ...
 
-    def read(self, side: str, groups: Sequence[int]) -> RowBlock:
+    def read(self, side: str, groups: Sequence[int]) -> Block:
         """Some row groups, in the order given."""
         ...
 
@@ -42,7 +42,7 @@ class PlannedStep:
     step: int
     epoch: int
     ends_epoch: bool
-    block: RowBlock
+    block: Block
     parts: list[Rows]
 
 
@@ -50,7 +50,7 @@ def planned_steps(source: RowSource, side: str, plan: Plan, *, first: int, stop:
     """The steps ``first`` .. ``stop - 1`` of a run, their rows read as they are needed: two windows are held at most."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
 
-        def read(span: _Span | None) -> Future[RowBlock] | None:
+        def read(span: _Span | None) -> Future[Block] | None:
             return None if span is None else reader.submit(source.read, side, span.window.row_groups)
 
         spans = _spans(plan, first, stop)

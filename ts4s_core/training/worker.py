@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,27 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.errors import Ts4sError, WorkerLostError
 from ts4s_core.onnx.weights import weights_sha256
+from ts4s_core.training.averaging import averaging
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
+from ts4s_core.training.compiling import compiled
 from ts4s_core.training.control_client import ControlClient
 from ts4s_core.training.engine import Engine
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.factories import BuiltModel, resolve
-from ts4s_core.training.flat import attach, lay_out, trainable_parameters
+from ts4s_core.training.flat import lay_out, trainable_parameters
+from ts4s_core.training.hogwild import hogwild
 from ts4s_core.training.job import ControlAddress, TrainJob
 from ts4s_core.training.ledger import Ledger
 from ts4s_core.training.loop import Loop
 from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.optimiser import SlicedAdamW
+from ts4s_core.training.optimiser import Optimiser
 from ts4s_core.training.scratch import scratch_file, write_tensors
-from ts4s_core.training.setup import Peers, connect, meet, same_weights
+from ts4s_core.training.setup import Peers, meet, same_weights
+from ts4s_core.training.strategy import Parts, Strategy, synchronous
 
 log = logging.getLogger(__name__)
+
+_STRATEGIES: dict[str, Callable[[Parts], Strategy]] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
 
 
 def run_worker(
@@ -76,9 +82,9 @@ def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
     rows = resolve(job.rows_factory)(job, store)
     checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
     writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
-    with _engine(job, built, peers, checkpoint) as engine, _ledger(job, peers.rank) as ledger:
+    with contextlib.closing(_strategy(job, built, peers, checkpoint)) as strategy, _ledger(job, peers.rank) as ledger:
         loop = Loop(
-            engine,
+            strategy,
             built,
             rows,
             job.settings,
@@ -97,8 +103,7 @@ def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
     return result
 
 
-@contextlib.contextmanager
-def _engine(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Iterator[Engine]:
+def _strategy(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Strategy:
     settings = job.settings
     parameters = trainable_parameters(built.module)
     if checkpoint is not None:
@@ -106,35 +111,37 @@ def _engine(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoi
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(torch.from_numpy(saved[built.stored_name(name)]))
+        for name in built.buffers.keys() & saved.keys():
+            built.buffers[name].copy_(torch.from_numpy(saved[name]))
     same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()}))
-    layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
-    exchange, one_copy = connect(layout, peers, kind=job.exchange)
-    try:
-        attach(parameters, layout.views(exchange.parameters), copy=peers.rank == 0 or not one_copy)
-        _barrier(exchange)
-        optimiser = SlicedAdamW(exchange, weight_decay=settings.weight_decay)
-        if checkpoint is not None:
-            checkpoint.restore_moments(layout, exchange.slices, optimiser.moments)
-        engine = Engine(
+
+    forward = compiled(built.module) if settings.compile and built.forward is None else built.forward
+
+    def make_engine(kind: type[Engine], exchange: Exchange, optimiser: Optimiser, **more: Any) -> Engine:
+        return kind(
             built.module,
             parameters,
             exchange,
             optimiser,
-            objective=objective_for(job.task, job.class_weights),
+            objective=built.objective or objective_for(job.task, job.class_weights),
             seed=settings.seed,
-            parts=settings.logical_shards,
             max_grad_norm=settings.max_grad_norm,
             seed_dropout=built.seed_dropout,
+            forward=forward,
+            **more,
         )
-        yield engine
-        engine.close()
-    finally:
-        exchange.close()
 
-
-def _barrier(exchange: Exchange) -> None:
-    """Nobody reads shared parameters before rank 0 has written them."""
-    exchange.publish()
+    parts = Parts(
+        parameters,
+        lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()]),
+        settings,
+        peers,
+        checkpoint,
+        exchange_kind=job.exchange,
+        make_optimiser=built.optimiser,
+        make_engine=make_engine,
+    )
+    return _STRATEGIES[settings.strategy](parts)
 
 
 @contextlib.contextmanager
@@ -158,4 +165,5 @@ def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop:
         "weights_sha256": weights_sha256(trained),
         "best_step": loop.progressed.best_step,
         "validation_loss": loop.progressed.best_loss,
+        "strategy": loop.progressed.strategy,
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ts4s_core.errors import InputError, NonFiniteError, WorkerLostError
+from ts4s_core.errors import NonFiniteError, WorkerLostError
 from ts4s_core.training.checkpoint import checkpoints
 from ts4s_core.training.local import LocalLauncher
 
@@ -108,12 +108,6 @@ def test_early_stopping_keeps_the_best_weights(run, store):
     assert facts[0]["weights_sha256"] == facts[1]["weights_sha256"]
     assert facts[0]["validation_loss"] == facts[1]["validation_loss"]
     assert facts[0]["best_step"] + 6 == facts[0]["steps"] < 72
-
-
-def test_strategies_that_are_not_there_are_refused_before_anything_starts(run, store):
-    with pytest.raises(InputError, match=r"train\.strategy hogwild is not available yet"):
-        run(strategy="hogwild")
-    assert store.names("trained") == []
 
 
 def test_workers_follow_the_slots_that_are_left(run, tmp_path: Path):

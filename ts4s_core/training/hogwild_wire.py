@@ -1,0 +1,183 @@
+"""How the ranks of strategy ``hogwild`` send each other slices: raw FP32 behind fixed headers, over the workers' own network.
+
+A server listens on the interface by which its peers reach it, and admits those who know the run's secret: each side answers
+the other's random challenge with an HMAC of it, so that the secret itself never travels. A request is ``kind, seen,
+rate, divisor`` and, for a push, the owner's slices of a gradient; the answer is ``updates, staleness`` and the owner's
+slices of the parameters. Nothing is parsed but those numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ts4s_core.errors import WorkerLostError
+
+log = logging.getLogger(__name__)
+
+_REQUEST = struct.Struct("<BQdd")
+_ANSWER = struct.Struct("<QQ")
+_PULL, _PUSH = 0, 1
+_NONCE_BYTES, _DIGEST = 32, "sha256"
+_DIGEST_BYTES = 32
+_HANDSHAKE_LIMIT_S = 10.0
+
+#: Called with a buffer of the owner's slices, ``seen``, ``rate`` and ``divisor`` (``seen`` None: a pull); fills the buffer
+#: with the parameters and returns (updates, staleness).
+Serve = Callable[[torch.Tensor, "int | None", float, float], tuple[int, int]]
+
+
+class SliceServer:
+    """Serves one rank's slices to its peers, a thread each.
+
+    Attributes:
+        address: (host, port) for the peers.
+    """
+
+    def __init__(self, host: str, *, secret: str, elements: int, serve: Serve) -> None:
+        self._secret = secret.encode()
+        self._elements = elements
+        self._serve = serve
+        self._connections: list[socket.socket] = []
+        self._lock = threading.Lock()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._server = socket.create_server((host, 0), family=family, backlog=1024)
+        self.address: tuple[str, int] = (host, self._server.getsockname()[1])
+        threading.Thread(target=self._accept, name="slices-accept", daemon=True).start()
+
+    def close(self) -> None:
+        """End every connection."""
+        with self._lock:
+            sockets = [self._server, *self._connections]
+        for each in sockets:
+            _shut(each)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _peer = self._server.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._connections.append(connection)
+            threading.Thread(target=self._handle, args=(connection,), name="slices-peer", daemon=True).start()
+
+    def _handle(self, connection: socket.socket) -> None:
+        try:
+            connection.settimeout(_HANDSHAKE_LIMIT_S)
+            if not self._admit(connection):
+                log.warning("a stranger was turned away from the slices")
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.settimeout(None)
+            buffer = torch.zeros(self._elements)
+            view = _bytes(buffer)
+            while True:
+                kind, seen, rate, divisor = _REQUEST.unpack(_received(connection, _REQUEST.size))
+                if kind == _PUSH:
+                    _fill(connection, view)
+                answer = self._serve(buffer, seen if kind == _PUSH else None, rate, divisor)
+                connection.sendall(_ANSWER.pack(*answer))
+                connection.sendall(view)
+        except OSError as exc:
+            log.debug("a peer of the slices left: %s", exc)
+        finally:
+            _shut(connection)
+
+    def _admit(self, connection: socket.socket) -> bool:
+        challenge = secrets.token_bytes(_NONCE_BYTES)
+        connection.sendall(challenge)
+        answer = _received(connection, _DIGEST_BYTES + _NONCE_BYTES)
+        if not hmac.compare_digest(answer[:_DIGEST_BYTES], hmac.digest(self._secret, b"client" + challenge, _DIGEST)):
+            return False
+        connection.sendall(hmac.digest(self._secret, b"server" + answer[_DIGEST_BYTES:], _DIGEST))
+        return True
+
+
+class SliceClient:
+    """A rank's connection to the owner of some slices."""
+
+    def __init__(self, address: Sequence[Any], *, owner: int, secret: str, timeout_s: float) -> None:
+        self._owner = owner
+        host, port = str(address[0]), int(address[1])
+        try:
+            self._connection = socket.create_connection((host, port), timeout=timeout_s)
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            challenge, own = _received(self._connection, _NONCE_BYTES), secrets.token_bytes(_NONCE_BYTES)
+            self._connection.sendall(hmac.digest(secret.encode(), b"client" + challenge, _DIGEST) + own)
+            proof = _received(self._connection, _DIGEST_BYTES)
+        except OSError as exc:
+            raise WorkerLostError(f"The slices of rank {owner} cannot be reached at {host}:{port}: {exc}") from exc
+        if not hmac.compare_digest(proof, hmac.digest(secret.encode(), b"server" + own, _DIGEST)):
+            raise WorkerLostError(f"Who answers at {host}:{port} is not rank {owner} of this run")
+
+    def push(
+        self, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor], *, seen: int, rate: float, divisor: float
+    ) -> tuple[int, int]:
+        """Send the owner's slices of a gradient and receive its slices of the parameters.
+
+        Returns:
+            updates that the owner's slices have had, and how many of them the gradient was too late for.
+
+        Raises:
+            WorkerLostError: if the owner does not answer in time.
+        """
+        return self._ask(_REQUEST.pack(_PUSH, seen, rate, divisor), gradients, parameters)
+
+    def pull(self, parameters: Sequence[torch.Tensor]) -> int:
+        """Receive the owner's slices of the parameters, and how many updates they have had.
+
+        Raises:
+            WorkerLostError: if the owner does not answer in time.
+        """
+        return self._ask(_REQUEST.pack(_PULL, 0, 0.0, 1.0), (), parameters)[0]
+
+    def close(self) -> None:
+        """End the connection."""
+        _shut(self._connection)
+
+    def _ask(self, header: bytes, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
+        try:
+            self._connection.sendall(header)
+            for piece in gradients:
+                self._connection.sendall(_bytes(piece))
+            updates, staleness = _ANSWER.unpack(_received(self._connection, _ANSWER.size))
+            for piece in parameters:
+                _fill(self._connection, _bytes(piece))
+        except OSError as exc:
+            raise WorkerLostError(f"The slices of rank {self._owner} are lost: {exc}") from exc
+        return updates, staleness
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return tensor.numpy().data.cast("B") if tensor.numel() else memoryview(b"")
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    data = bytearray(size)
+    _fill(connection, memoryview(data))
+    return bytes(data)
+
+
+def _fill(connection: socket.socket, view: memoryview) -> None:
+    while view:
+        count = connection.recv_into(view)
+        if not count:
+            raise ConnectionError("the peer closed the connection")
+        view = view[count:]
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed by the peer before
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
