@@ -128,11 +128,22 @@ def _conflicts(settings: Settings) -> Iterator[str]:
         )
     yield from _storage_conflicts(settings)
     yield from _model_conflicts(settings)
-    for pair in spark.conf:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
+    yield from _spark_conflicts(settings)
+
+
+def _spark_conflicts(settings: Settings) -> Iterator[str]:
+    fixed = {
+        "spark.master": (settings.spark.master, "spark.master"),
+        "spark.task.cpus": (str(settings.train.threads_per_worker), "train.threads_per_worker"),
+    }
+    for pair in settings.spark.conf:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        wanted, setting = fixed.get(name, (value, ""))
+        if not equals or not name:
             yield f"spark.conf {pair!r} is not KEY=VALUE"
-        elif name == "spark.dynamicAllocation.enabled" and value.strip().lower() == "true":
+        elif value != wanted:
+            yield f"spark.conf {name}={value} contradicts {setting} {wanted}: leave it out, and set {setting}"
+        elif name == "spark.dynamicAllocation.enabled" and value.lower() == "true":
             yield "spark.conf spark.dynamicAllocation.enabled=true does not go with training's barrier stage: leave it off"
         elif re.search(r"(?i)secret|password|access\.?key|session\.?token", name):
             yield f"spark.conf {name} would put a secret into Spark's configuration: use the environment or the AWS chain"
