@@ -133,8 +133,8 @@ class Registry:
         if to is not None and not self._store.sealed(ArtifactRef(KIND, name, to)):
             self._store.manifest(ArtifactRef(KIND, name, to))  # says which versions there are
         who = f"{getpass.getuser()}@{socket.gethostname()}" if who is None else who
+        paths = self._paths(name)
         while True:
-            paths = self._paths(name)
             entry = Entry(
                 number=1 + (_number(paths[-1]) if paths else 0),
                 name=name,
@@ -147,10 +147,12 @@ class Registry:
                 when=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 metrics=dict(metrics or {}),
             )
+            path = f"{REGISTRY}/{name}/{entry.number:08d}.json"
             try:
-                self._storage.create(f"{REGISTRY}/{name}/{entry.number:08d}.json", entry.to_json())
+                self._storage.create(path, entry.to_json())
             except ConflictError:
-                continue  # somebody else took that number: look again, and take the next
+                paths.append(path)  # somebody else took that number: heed what they decided, and take the next
+                continue
             return entry
 
     def rollback(self, name: str, *, alias: str = CHAMPION, why: str, who: str | None = None) -> Entry:
