@@ -124,7 +124,7 @@ class NetworkModel(TrainableModel):
         for parameter in self.network.parameters():
             nn.init.zeros_(parameter)
         if sizes.frozen_embedding:
-            self.network.embedding.weight.requires_grad_(requires_grad=False)
+            self.network.embedding.weight.requires_grad_(False)
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """``(B, T)`` int64 twice to ``(B, T, V)``."""

@@ -1,0 +1,132 @@
+"""Decoders from settings: built in, from a file, pretrained, and the small networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_language_models import MODELS, SMALL, WORDS
+
+from ts4s_core.errors import InputError
+from ts4s_core.language.decoder import check_decoder, export_decoder, source_tokenizer
+from ts4s_core.language.defaults import DEFAULTS, with_defaults
+from ts4s_core.language.networks import NetworkModel, initial_weights
+from ts4s_core.onnx.dropout import seed_dropout
+from ts4s_core.onnx.model import build_model
+from ts4s_core.settings import Settings
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+def test_each_position_sees_what_is_before_it_alone(store, make, kind):
+    model = build_model(store.local(make(kind).ref)).eval()
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, len(WORDS), (3, 12), generator=generator)
+    changed = ids.clone()
+    changed[:, 7:] = torch.randint(2, len(WORDS), (3, 5), generator=generator)
+    with torch.no_grad():
+        logits, other = model(ids, torch.ones_like(ids)), model(changed, torch.ones_like(ids))
+        mask = (torch.arange(12) < 7).long().expand_as(ids)
+        padded = model(changed, mask)
+    assert logits.shape == (3, 12, len(WORDS))
+    for found in (other, padded):
+        torch.testing.assert_close(found[:, :7], logits[:, :7], rtol=1e-4, atol=1e-5)
+    assert (other[:, 7:] - logits[:, 7:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["window", "recurrent"])
+def test_dropout_hangs_on_seed_step_and_part(store, make, kind):
+    model = build_model(store.local(make(kind).ref))
+    ids = torch.arange(2, 14).view(1, 12)
+    runs = []
+    for part in (0, 1, 0):
+        torch.manual_seed(len(runs))
+        seed_dropout(model, 1, 5, part=part)
+        runs.append(model(ids, torch.ones_like(ids)))
+    assert torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[0], runs[1])
+
+
+def test_the_vocabulary_is_the_tokenizers_and_the_head_is_tied(store, make):
+    folder = store.local(make("gpt2").ref)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["vocab_size"], config["eos_token_id"], config["n_positions"]) == (len(WORDS), 1, 16)
+    model = build_model(folder)
+    assert dict(model.spec.tied) == {"lm_head.weight": "transformer.wte.weight"}
+    assert model.spec.max_length == 16
+    assert model.spec.dropout == 0.1
+    assert "transformer.wte.weight" in model.trained_tensors()
+
+
+def test_weights_hang_on_the_seed_alone(store, make, settings_of):
+    first = build_model(store.local(make("recurrent").ref))
+    assert isinstance(first, NetworkModel)
+    again, other = initial_weights(first, seed=0), initial_weights(first, seed=1)
+    stored = {name: parameter.detach().numpy() for name, parameter in first.named_parameters()}
+    assert all(np.array_equal(again[name], stored[name]) for name in stored)
+    assert not np.array_equal(again["network.embedding.weight"], other["network.embedding.weight"])
+
+
+def test_a_configuration_file(store, words, settings_of, tmp_path: Path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}))
+    settings = settings_of(model={"source": f"config:{path}"}, data={"window": 32})
+    check_decoder(settings, store)
+    assert source_tokenizer(settings, store) is None
+    exported = export_decoder(settings, store, tokenizer=words)
+    assert exported is not None
+    assert exported.facts["summary"]["vocabulary"] == len(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"model": {"source": "config:nowhere.json"}}, "config:nowhere.json does not exist"),
+        ({"model": {"hidden_size": 30, "attention_heads": 4}}, "model.hidden_size 30 .* model.attention_heads 4"),
+        ({"model": {"source": "config:PATH", "layers": 3}}, "model.layers 3 has no meaning with model.source"),
+        ({"model": {"source": "config:PATH"}, "data": {"window": 64}}, "data.window 64 is longer than .* at most 32"),
+        ({"model": {"architecture": "window", "word_vectors": "nowhere.txt"}}, "model.word_vectors nowhere.txt cannot be read"),
+        ({"model": {"source": "config:BROKEN"}}, "config.json"),
+    ],
+)
+def test_what_is_refused_before_the_first_write(store, settings_of, tmp_path, groups, message):
+    path, broken = tmp_path / "mine.json", tmp_path / "broken.json"
+    path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}))
+    broken.write_text(json.dumps({"model_type": "gpt2", "n_embd": 15, "n_layer": 1, "n_head": 2}))
+    source = groups["model"].get("source", "config:decoder").replace("PATH", str(path)).replace("BROKEN", str(broken))
+    groups = {**groups, "model": {**groups["model"], "source": source}}
+    if groups["model"].get("architecture"):
+        del groups["model"]["source"]
+    with pytest.raises(InputError, match=message):
+        check_decoder(settings_of(**groups), store)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"context": 4}, "model.context 4 has no meaning with model.architecture transformer: use architecture window"),
+        ({"architecture": "window", "layers": 2}, "model.layers 2 has no meaning with model.architecture window"),
+        ({"architecture": "window", "attention_heads": 3}, "model.attention_heads 3 does not divide model.embedding_size 128"),
+        ({"architecture": "recurrent", "task": "classification"}, "model.architecture recurrent does not go with model.task"),
+        ({"architecture": "recurrent", "freeze_word_vectors": True}, "model.freeze_word_vectors true needs model.word_vectors"),
+    ],
+)
+def test_settings_that_do_not_go_together(model, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(model=model)
+
+
+def test_defaults_fill_in_what_was_not_set():
+    settings = with_defaults(Settings(train={"epochs": 3}, data={"window": 64}))
+    assert settings.model.source == "config:decoder"
+    assert settings.model.task == "language-model"
+    assert settings.model.max_length == 64
+    assert settings.train.epochs == 3
+    assert settings.train.learning_rate == DEFAULTS["train"]["learning_rate"]
+    assert with_defaults(settings) == settings
+    with pytest.raises(InputError, match=r"model\.max_length 32 has no meaning"):
+        with_defaults(Settings(model={"max_length": 32}))
+    with pytest.raises(InputError, match=r"model\.task classification"):
+        with_defaults(Settings(model={"task": "classification", **SMALL}))

@@ -1,0 +1,223 @@
+"""Text from a trained language model.
+
+Each prompt is computed by itself, one token after the other, with random numbers that hang on (seed, prompt) alone: a text
+is the same whatever other prompts stand beside it.
+
+A model takes as many tokens at once as its training windows had. A prompt has to leave room for one token more; when a text
+has filled the room, its last half is read anew, and it goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ts4s_core.data.tokenisers import load_tokenizer
+from ts4s_core.errors import SettingsError
+from ts4s_core.language.sampling import chance, next_token
+from ts4s_core.language.tokens import special_ids
+from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.settings import GenerateSettings
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from ts4s_core.language.steppers import Stepper
+
+#: Called with the prompt's number and the next piece of its text, as it comes.
+OnPiece = Callable[[int, str], None]
+#: A broken character at the end of a text: its other bytes may come with the next token.
+_BROKEN = "�"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One text.
+
+    Attributes:
+        prompt: what it goes on from.
+        text: the prompt and what was generated.
+        ids: the tokens that were generated.
+        seconds: how long it took.
+        ended: whether the model ended the text itself.
+    """
+
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    seconds: float
+    ended: bool
+
+
+def prompts_of(options: GenerateSettings) -> list[str]:
+    """The prompts that the settings name: one, or each line of a file that is not blank.
+
+    Raises:
+        SettingsError: there is none, or the file cannot be read.
+    """
+    if options.prompt_file is None:
+        if not options.prompt.strip():
+            raise SettingsError("generate.prompt is empty: expected some text to go on from. Give it, or generate.prompt_file")
+        return [options.prompt]
+    path = Path(options.prompt_file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise SettingsError(f"generate.prompt_file {path} cannot be read: {exc.strerror or exc}. Name a text file") from exc
+    except UnicodeDecodeError as exc:
+        raise SettingsError(f"generate.prompt_file {path} is not UTF-8 text: {exc.reason} at byte {exc.start}") from exc
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise SettingsError(f"generate.prompt_file {path} has no prompt: expected one a line, got blank lines alone")
+    return prompts
+
+
+class Generator:
+    """A language model that generates.
+
+    Attributes:
+        positions: tokens that the model takes at once.
+        tokenizer: its own.
+    """
+
+    def __init__(self, stepper: Stepper, tokenizer: Tokenizer, *, positions: int, end: int | None, never: frozenset[int]) -> None:
+        self.positions = positions
+        self.tokenizer = tokenizer
+        self._stepper = stepper
+        self._end = end
+        self._never = never
+
+    @classmethod
+    def open(cls, folder: Path) -> Generator:
+        """The generator of a ``trained`` artifact's folder.
+
+        Raises:
+            SettingsError: the model is no language model.
+            IntegrityError: its files are damaged.
+        """
+        spec = ModelSpec.read(folder)
+        if spec.task != "language-model":
+            raise SettingsError(
+                f"The model's task is {spec.task}: expected language-model, which alone generates text. "
+                "Name a model that ts4s language-model trained"
+            )
+        from ts4s_core.language.steppers import stepper_of
+
+        stepper, _model = stepper_of(folder)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        end = special_ids(folder / "tokenizer", tokenizer).get("eos")
+        special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        surplus = range(tokenizer.get_vocab_size(), spec.vocab_size)  # rows of the table that no token has
+        never = frozenset(number for number in {*special, *surplus} if number != end and number < spec.vocab_size)
+        return cls(stepper, tokenizer, positions=spec.max_length, end=end, never=never)
+
+    def check(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The prompts as tokens.
+
+        Raises:
+            SettingsError: one is empty, or too long.
+        """
+        found = [list(encoding.ids) for encoding in self.tokenizer.encode_batch(list(prompts), add_special_tokens=False)]
+        for number, ids in enumerate(found, start=1):
+            if not ids:
+                raise SettingsError(f"Prompt {number} has no token that the model knows: expected some text to go on from")
+            if len(ids) >= self.positions:
+                raise SettingsError(
+                    f"Prompt {number} has {len(ids)} tokens: expected at most {self.positions - 1}, one less than the model "
+                    "takes at once. Shorten it"
+                )
+        return found
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        options: GenerateSettings,
+        *,
+        on_piece: OnPiece | None = None,
+        stop_at_end: bool = True,
+    ) -> list[Generated]:
+        """Go on from each prompt.
+
+        Args:
+            prompts: the prompts.
+            options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``.
+            on_piece: hears of each piece of text as it comes, the prompt first.
+            stop_at_end: whether the model's own end of a text ends it; else that token is never chosen.
+
+        Raises:
+            SettingsError: a prompt is empty or too long.
+        """
+        texts = []
+        for number, (prompt, ids) in enumerate(zip(prompts, self.check(prompts), strict=True)):
+            started = time.perf_counter()
+            spoken = _Spoken(self.tokenizer, prompt, ids, tell=_bound(on_piece, number))
+            new: list[int] = []
+            ended = False
+            for token in self._tokens(prompt, ids, options, stop_at_end=stop_at_end):
+                ended = stop_at_end and token == self._end
+                if ended:
+                    break
+                new.append(token)
+                spoken.add(token)
+            texts.append(Generated(prompt, spoken.finish(), tuple(new), time.perf_counter() - started, ended))
+        return texts
+
+    def _tokens(self, prompt: str, ids: list[int], options: GenerateSettings, *, stop_at_end: bool) -> Iterator[int]:
+        random = chance(options.seed, prompt)
+        never = self._never if stop_at_end or self._end is None else self._never | {self._end}
+        held = list(ids)
+        logits = self._stepper.read(held, anew=True)
+        for left in range(options.max_new_tokens, 0, -1):
+            token = next_token(logits, options, random=random, never=never)
+            yield token
+            if left == 1:
+                return
+            held.append(token)
+            if len(held) > self.positions:
+                held = held[-max(1, self.positions // 2) :]
+                logits = self._stepper.read(held, anew=True)
+            else:
+                logits = self._stepper.read([token], anew=False)
+
+
+class _Spoken:
+    """The text of growing tokens, told piece by piece, whole characters alone; each token costs the same."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str, ids: list[int], *, tell: Callable[[str], None]) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(ids)
+        # What is decoded begins a piece before the one that is new: some decoders put spaces between tokens.
+        self._begin, self._end = 0, len(ids)
+        self._pieces = [prompt]
+        self._tell = tell
+        tell(prompt)
+
+    def add(self, token: int) -> None:
+        """One token more."""
+        self._ids.append(token)
+        piece = self._new_piece()
+        if piece and not piece.endswith(_BROKEN):
+            self._take(piece)
+
+    def finish(self) -> str:
+        """The whole text; what was not told yet is told."""
+        piece = self._new_piece()
+        if piece:
+            self._take(piece)
+        return "".join(self._pieces)
+
+    def _new_piece(self) -> str:
+        old = str(self._tokenizer.decode(self._ids[self._begin : self._end]))
+        return str(self._tokenizer.decode(self._ids[self._begin :]))[len(old) :]
+
+    def _take(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._begin, self._end = self._end, len(self._ids)
+        self._tell(piece)
+
+
+def _bound(on_piece: OnPiece | None, number: int) -> Callable[[str], None]:
+    return (lambda piece: None) if on_piece is None else (lambda piece: on_piece(number, piece))
