@@ -97,7 +97,7 @@ def _execute(command: Command, parsed: Parsed, settings: Settings) -> int:
     result_stream = sys.stdout
     # Libraries print (torch's exporter does); standard output is the result's alone.
     with _quiet(parsed.debug), Display() as display, contextlib.redirect_stdout(sys.stderr if parsed.debug else io.StringIO()):
-        outcome = command.load()(Invocation(settings, parsed.options, display))
+        outcome = command.load()(Invocation(settings, parsed.options, display, None if parsed.json else result_stream))
     write(outcome, as_json=parsed.json, stream=result_stream)
     return outcome.exit_code
 

@@ -6,7 +6,7 @@ import importlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ts4s_core.settings import Settings
 
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Invocation:
-    """What a command's function is given."""
+    """What a command's function is given.
+
+    Attributes:
+        settings: all of them.
+        options: the command's own flags and arguments.
+        display: shows progress on standard error.
+        stream: where text may be written as it comes, before the result; None: the result alone is wanted (``--json``).
+    """
 
     settings: Settings
     options: Namespace
     display: Display
+    stream: TextIO | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,14 @@ COMMANDS: tuple[Command, ...] = (
         "that is under way elsewhere is waited for.",
     ),
     Command(
+        "language-model",
+        "Train a language model on plain text: tokenizer, windows, decoder, training, evaluation, a generated sample.",
+        "flows.cli_language_model:language_model_command",
+        (*_PIPELINE, "generate"),
+        notes="Without data.source the text is the topics of Python's own help. What is not set has defaults for this command: "
+        "a small decoder (model.source config:decoder) with a tokenizer trained on the text, and a schedule to go with it.",
+    ),
+    Command(
         "export",
         "Write the base model as an ONNX artifact with its tokenizer and the names of its weights.",
         "flows.cli_steps:export_command",
@@ -134,6 +150,15 @@ COMMANDS: tuple[Command, ...] = (
         "flows.cli_steps:evaluate_command",
         ("evaluate", "spark", "storage"),
         (_FROM,),
+    ),
+    Command(
+        "generate",
+        "Go on from a prompt, or from each line of a file, with a trained language model.",
+        "flows.cli_generate:generate_command",
+        ("generate", "storage"),
+        (Option("--model", "the language model: NAME, NAME@ALIAS or NAME@VERSION", "NAME[@...]", required=True),),
+        notes="The text is written as it comes. The same seed gives the same text for a prompt, whatever other prompts stand "
+        "beside it. With --json: prompts, texts, tokens, tokens_per_s. A prompt has to fit into the model's window.",
     ),
     Command("models list", "List the models in the store.", "flows.cli_models:list_command", ("storage",)),
     Command(

@@ -186,12 +186,11 @@ def _checked_config(settings: Settings, *, vocabulary: int, special: dict[str, i
 
 
 def _vocabulary_of(tokenizer: Path) -> dict[str, Any]:
-    from ts4s_core.data.tokenisers import load_tokenizer
-    from ts4s_core.language.tokens import special_ids
+    from ts4s_core.language.tokens import special_ids, tokenizer_of
 
-    loaded = load_tokenizer(tokenizer)
-    names = special_ids(tokenizer, loaded)
-    return {"vocabulary": loaded.get_vocab_size(), "special": {f"{name}_token_id": number for name, number in names.items()}}
+    described = tokenizer_of(tokenizer)
+    names = special_ids(tokenizer, described.load())
+    return {"vocabulary": described.vocabulary, "special": {f"{name}_token_id": number for name, number in names.items()}}
 
 
 def _refuse_sizes(model: ModelSettings) -> None:

@@ -20,6 +20,8 @@ _ALIGNMENT = 16
 #: Defaults of ``ts4s language-model`` that differ from those of the settings, by group.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"task": "language-model", "source": DECODER},
+    "data": {"test_fraction": 0.1},
+    "generate": {"max_new_tokens": 400},
     "train": {"batch_size": 16, "epochs": 16, "learning_rate": 2e-3, "weight_decay": 0.1},
 }
 

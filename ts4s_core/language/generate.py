@@ -3,8 +3,9 @@
 Each prompt is computed by itself, one token after the other, with random numbers that hang on (seed, prompt) alone: a text
 is the same whatever other prompts stand beside it.
 
-A model takes as many tokens at once as its training windows had. A prompt has to leave room for one token more; when a text
-has filled the room, its last half is read anew, and it goes on from there.
+A model takes as many tokens at once as its training windows had; a text begins with the token that every training text began
+with. A prompt has to leave room for one token more; when a text has filled the room, its last half is read anew, and it goes
+on from there.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ts4s_core.data.tokenisers import load_tokenizer
 from ts4s_core.errors import SettingsError
 from ts4s_core.language.sampling import chance, next_token
-from ts4s_core.language.tokens import special_ids
+from ts4s_core.language.tokens import special_ids, tokenizer_of
 from ts4s_core.onnx.model_spec import ModelSpec
 from ts4s_core.settings import GenerateSettings
 
@@ -83,10 +83,20 @@ class Generator:
         tokenizer: its own.
     """
 
-    def __init__(self, stepper: Stepper, tokenizer: Tokenizer, *, positions: int, end: int | None, never: frozenset[int]) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        tokenizer: Tokenizer,
+        *,
+        positions: int,
+        begin: int | None,
+        end: int | None,
+        never: frozenset[int],
+    ) -> None:
         self.positions = positions
         self.tokenizer = tokenizer
         self._stepper = stepper
+        self._begin = [] if begin is None else [begin]
         self._end = end
         self._never = never
 
@@ -107,12 +117,13 @@ class Generator:
         from ts4s_core.language.steppers import stepper_of
 
         stepper, _model = stepper_of(folder)
-        tokenizer = load_tokenizer(folder / "tokenizer")
+        described = tokenizer_of(folder / "tokenizer")
+        tokenizer = described.load()
         end = special_ids(folder / "tokenizer", tokenizer).get("eos")
         special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        surplus = range(tokenizer.get_vocab_size(), spec.vocab_size)  # rows of the table that no token has
-        never = frozenset(number for number in {*special, *surplus} if number != end and number < spec.vocab_size)
-        return cls(stepper, tokenizer, positions=spec.max_length, end=end, never=never)
+        nothing = set(range(spec.vocab_size)) - set(tokenizer.get_vocab().values())  # rows of the table that no token has
+        never = frozenset(number for number in special | nothing if number != end and number < spec.vocab_size)
+        return cls(stepper, tokenizer, positions=spec.max_length, begin=described.begin_id, end=end, never=never)
 
     def check(self, prompts: Sequence[str]) -> list[list[int]]:
         """The prompts as tokens.
@@ -124,10 +135,11 @@ class Generator:
         for number, ids in enumerate(found, start=1):
             if not ids:
                 raise SettingsError(f"Prompt {number} has no token that the model knows: expected some text to go on from")
-            if len(ids) >= self.positions:
+            room = self.positions - 1 - len(self._begin)
+            if len(ids) > room:
                 raise SettingsError(
-                    f"Prompt {number} has {len(ids)} tokens: expected at most {self.positions - 1}, one less than the model "
-                    "takes at once. Shorten it"
+                    f"Prompt {number} has {len(ids)} tokens: expected at most {room}, what the window of {self.positions} "
+                    "leaves. Shorten it"
                 )
         return found
 
@@ -168,7 +180,7 @@ class Generator:
     def _tokens(self, prompt: str, ids: list[int], options: GenerateSettings, *, stop_at_end: bool) -> Iterator[int]:
         random = chance(options.seed, prompt)
         never = self._never if stop_at_end or self._end is None else self._never | {self._end}
-        held = list(ids)
+        held = [*self._begin, *ids]
         logits = self._stepper.read(held, anew=True)
         for left in range(options.max_new_tokens, 0, -1):
             token = next_token(logits, options, random=random, never=never)

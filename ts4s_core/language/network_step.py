@@ -185,11 +185,11 @@ def _model_spec(settings: Settings, network: NetworkSpec, *, pad_id: int) -> Mod
 
 def _given(model: ModelSettings, tokenizer: Path) -> tuple[int, Given]:
     """The size of the vocabulary, and the vectors of its tokens."""
-    from ts4s_core.data.tokenisers import load_tokenizer
+    from ts4s_core.language.tokens import tokenizer_of
     from ts4s_core.language.word_vectors import token_words
 
-    loaded = load_tokenizer(tokenizer)
-    vocabulary = int(loaded.get_vocab_size())
+    described = tokenizer_of(tokenizer)
+    loaded, vocabulary = described.load(), described.vocabulary
     if model.word_vectors is None:
         return vocabulary, Given()
     names = [loaded.id_to_token(number) or "" for number in range(vocabulary)]

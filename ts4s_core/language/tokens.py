@@ -6,12 +6,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ts4s_core.data.text_tokens import TextTokenizer
+from ts4s_core.errors import SourceError
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FILES = ("tokenizer_config.json", "special_tokens_map.json")
 #: What tokenizers without those files call the end of a text.
 _USUAL_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>")
+
+
+def tokenizer_of(folder: Path) -> TextTokenizer:
+    """The tokenizer of a folder as language models use it.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+        return TextTokenizer.of(files)
+    except (OSError, KeyError) as exc:
+        raise SourceError(f"Tokenizer in {folder} cannot be read: expected a file tokenizer.json, got {exc}") from exc
 
 
 def special_ids(folder: Path, tokenizer: Tokenizer) -> dict[str, int]:

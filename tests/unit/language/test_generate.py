@@ -126,7 +126,7 @@ def test_prompts(tmp_path, folders, store, make):
         with pytest.raises(SettingsError, match=message):
             prompts_of(options)
     generator = Generator.open(folders["gpt2"])
-    with pytest.raises(SettingsError, match="Prompt 2 has 16 tokens: expected at most 15"):
+    with pytest.raises(SettingsError, match="Prompt 2 has 16 tokens: expected at most 15, what the window of 16 leaves"):
         generator.check(["w1", "w1 " * 16])
     assert len(generator.check(["w1 " * 15])[0]) == 15
 
