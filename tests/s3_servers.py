@@ -54,7 +54,14 @@ def moto_server() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """rclone's server over a folder: ignores If-None-Match, checks signatures."""
-    folder = tmp_path_factory.mktemp("rclone")
+    with rclone_serving(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def rclone_serving(folder: Path) -> Iterator[S3Server]:
+    """Serve the folders in a folder as buckets."""
+    folder.mkdir(exist_ok=True)
     spec = find_spec("rclone_api")
     assert spec is not None
     assert spec.origin is not None

@@ -14,8 +14,10 @@
     ├── ParityError              the imported model differs from the original
     ├── TrainingError            a training attempt failed
     │   ├── NonFiniteError       loss or gradient is not finite
+    │   ├── WorkerFailedError    a worker raised an error that nobody foresaw
     │   └── WorkerLostError      a worker died or fell silent
     └── SparkError               Spark or Java failed
+        └── SlotsError           fewer task slots than workers
 
 A message says: what failed, for which, what was expected, what was found, what to do.
 Foreign exceptions are wrapped once, at the edge, with ``raise ... from``.
@@ -96,8 +98,16 @@ class WorkerLostError(TrainingError):
     """A worker died, or was silent for longer than ``train.timeout_s``."""
 
 
+class WorkerFailedError(TrainingError):
+    """A worker raised an error that is not one of ours."""
+
+
 class SparkError(Ts4sError):
     """Spark or Java could not be started, or failed."""
+
+
+class SlotsError(SparkError):
+    """Spark has fewer task slots than training needs."""
 
 
 def one_line(text: str) -> str:

@@ -42,7 +42,7 @@ def die_with_parent(parent_pid: int | None = None, *, on_death: Callable[[], Non
     parent = os.getppid() if parent_pid is None else parent_pid
     end = _kill_self if on_death is None else on_death
     if on_death is None:
-        _set_death_signal(signal.SIGKILL)
+        set_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
         end()
         return
@@ -59,7 +59,8 @@ def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _set_death_signal(number: int) -> None:
+def set_death_signal(number: int) -> None:
+    """Let the kernel send this process a signal when the thread that started it ends (Linux; elsewhere nothing happens)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
@@ -140,7 +141,7 @@ def supervise(parent_pid: int, command: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
     # A session of its own: its tree can be found whole even after parts of it were orphaned.
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: _set_death_signal(signal.SIGKILL))
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=lambda: set_death_signal(signal.SIGKILL))
     while not has_died(child.pid):
         if os.getppid() != parent_pid or ending.is_set():
             child.terminate()

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import time
 import uuid
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from ts4s_core.errors import SparkError, Ts4sError, WorkerLostError
+from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.spark.failures import as_error
 
 if TYPE_CHECKING:
@@ -110,14 +111,15 @@ class BarrierLauncher:
         """Run one attempt to its end.
 
         Raises:
-            SparkError: if there are fewer slots than workers, or Spark fails.
+            SlotsError: if there are fewer slots than workers.
+            SparkError: if Spark fails.
             WorkerLostError: if a worker died.
             Ts4sError: the first failure that the control server heard of.
         """
         session = self._session()
         free = slots(session, wanted=world_size)
         if free < world_size:
-            raise SparkError(
+            raise SlotsError(
                 f"training attempt on {session.sparkContext.master}: expected {world_size} task slots of {self._threads} cores, "
                 f"got {free}. Lower train.workers, or give Spark more cores"
             )
@@ -161,8 +163,11 @@ class _Stage:
         thread = InheritableThread(target=collect, name=self._group, daemon=True)
         self._running = True
         thread.start()
-        while thread.is_alive() and not control.failed.is_set():
+        finished_s = 0.0
+        # Results come over the control channel: a stage that hangs although every worker is done need not be waited for.
+        while thread.is_alive() and not control.failed.is_set() and finished_s < END_LIMIT_S:
             thread.join(_POLL_S)
+            finished_s += _POLL_S * control.finished
         if thread.is_alive():
             self._cancel()
             thread.join(END_LIMIT_S)
@@ -200,6 +205,10 @@ def task_body(
     def body(_items: Iterable[int]) -> Iterable[str]:
         from pyspark import BarrierTaskContext
 
+        from ts4s_core.processes import set_death_signal
+
+        # PySpark's daemon tells its workers to end when its JVM is gone, which one that is stopped does not hear.
+        set_death_signal(signal.SIGKILL)
         # Before anything imports torch; PySpark presets the first by spark.task.cpus, which a cluster may override.
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
         context = BarrierTaskContext.get()

@@ -73,16 +73,24 @@ class SparkProgram:
         """Start the program and its Spark session, without waiting for it; a failure shows up in the first job."""
         self._living_child().send("warm-up", self._settings)
 
-    def run(self, job: Mapping[str, Any], *, progress: Progress = silent, timeout_s: float | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        job: Mapping[str, Any],
+        *,
+        progress: Progress = silent,
+        timeout_s: float | None = None,
+        silence_s: float | None = None,
+    ) -> dict[str, Any]:
         """Run a job and wait for its result.
 
         Args:
             job: ``{"job": NAME, ...}``; the settings are added.
             progress: called in this thread.
             timeout_s: end the program if the job takes longer.
+            silence_s: end the program if it gives no sign of life for longer; it gives one every second, however busy.
 
         Raises:
-            SparkError: if the program died or ran out of time.
+            SparkError: if the program died, fell silent, or ran out of time.
             Ts4sError: what the job raised.
         """
         child = self._living_child()
@@ -95,6 +103,8 @@ class SparkProgram:
                 if event is None:
                     if deadline is not None and time.monotonic() > deadline:
                         raise SparkError(f"job {name} did not end within {timeout_s:g} s and was stopped")
+                    if silence_s is not None:
+                        child.check_alive(name, silence_s)
                 elif event["event"] == "progress":
                     progress(event["stage"], event["fields"])
                 elif event["event"] == "died":
@@ -142,6 +152,7 @@ class _Child:
         self._events: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._lock = threading.Lock()
         self._dead = False
+        self._heard = time.monotonic()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         arguments = ["--temporary", str(self.temporary), "--parent", str(os.getpid())]
         self.process = subprocess.Popen(
@@ -174,9 +185,25 @@ class _Child:
                 self.process.stdin.flush()
         return events
 
+    def check_alive(self, name: str, silence_s: float) -> None:
+        """Make sure that the program gave a sign of life of late.
+
+        Raises:
+            SparkError: if it did not.
+        """
+        silent_s = time.monotonic() - self._heard
+        if silent_s > silence_s:
+            raise SparkError(
+                f"job {name} was lost: the Spark program (pid {self.process.pid}) was silent for {silent_s:.0f} s, "
+                f"expected a sign of life within {silence_s:g} s. Run the command again: it resumes"
+            )
+
     def _read_events(self, stream: IO[bytes]) -> None:
         for line in stream:
+            self._heard = time.monotonic()
             event = json.loads(line)
+            if event["event"] == "beat":
+                continue
             if event["event"] == "log":
                 logging.getLogger(event["logger"]).log(event["level"], "%s", event["message"])
             else:

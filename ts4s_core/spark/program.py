@@ -1,8 +1,8 @@
 """The driver of a Spark step as a process of its own, which a timeout or a cancel can end.
 
 ``python -m ts4s_core.spark.program --temporary FOLDER --parent PID`` reads one JSON job a line from standard input and
-writes JSON lines to standard output: ``progress``, ``log``, and for each job one ``result`` or ``error``. It ends when
-standard input closes, on SIGTERM, and when its parent dies; whatever it started ends with it.
+writes JSON lines to standard output: ``beat`` every second, ``progress``, ``log``, and for each job one ``result`` or
+``error``. It ends when standard input closes, on SIGTERM, and when its parent dies; whatever it started ends with it.
 
 ``spark-submit --py-files ts4s_core.zip program.py --job FILE.json`` runs one job on a cluster and prints its last line.
 
@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +39,7 @@ from ts4s_core.spark.steps import Place, run_job
 logger = logging.getLogger(__name__)
 
 STOP_LIMIT_S = 4.0
+BEAT_EVERY_S = 1.0
 #: Held by a living program: a folder whose lock is free is a dead one's.
 LOCK_FILE = "program.lock"
 
@@ -60,6 +62,16 @@ class Wire(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """A log record as an event."""
         self.send("log", logger=record.name, level=record.levelno, message=self.format(record))
+
+    def beat(self) -> None:
+        """Signs of life from now on, so that the parent can tell a stopped program from a busy one."""
+
+        def signs() -> None:
+            while True:
+                self.send("beat")
+                time.sleep(BEAT_EVERY_S)
+
+        threading.Thread(target=signs, name="beat", daemon=True).start()
 
 
 class Ending:
@@ -202,6 +214,7 @@ def main() -> int:
     ending.on_signals()
     die_with_parent(arguments.parent, on_death=lambda: ending.end(1))
     wire = Wire(answers)
+    wire.beat()
     own = logging.getLogger("ts4s_core")
     own.setLevel(logging.INFO)
     own.propagate = False

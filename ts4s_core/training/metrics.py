@@ -57,6 +57,12 @@ class Metrics:
         elif kind == "result" and rank == 0:
             self.result = message["result"]
 
+    @property
+    def last_step(self) -> int:
+        """The last step that was heard of, counted from 1."""
+        with self._lock:
+            return max(self._rows, default=0)
+
     def rows(self) -> list[Row]:
         """The rows so far, in order."""
         with self._lock:

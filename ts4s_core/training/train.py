@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.unsealed import discard_unsealed
 from ts4s_core.artifacts.writer import ArtifactWriter
-from ts4s_core.errors import IntegrityError, SparkError, StoreError, WorkerLostError
+from ts4s_core.errors import Ts4sError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
-from ts4s_core.training.checkpoint import checkpoints
-from ts4s_core.training.control import ControlServer
+from ts4s_core.training.attempts import Attempts, largest_divisor
+from ts4s_core.training.checkpoint import prune
 from ts4s_core.training.job import TrainJob, storage_to_wire
 from ts4s_core.training.launcher import Launcher
 from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
@@ -30,8 +30,6 @@ from ts4s_core.training.strategies import bearing_settings, check_strategy
 
 log = logging.getLogger(__name__)
 
-_RETRIED = (WorkerLostError, SparkError, StoreError)
-_LONGEST_PAUSE_S = 30.0
 #: Files of the model artifact that the trained one has its own of, or that say nothing of it.
 _NOT_COPIED = ("model.safetensors", "parity.json")
 
@@ -61,6 +59,7 @@ def train(
     Raises:
         InputError: if the strategy is not there, or the data or the model cannot be trained on.
         NonFiniteError: if a loss or a gradient is not finite.
+        WorkerFailedError: if a worker raised the same error twice at the same step.
         WorkerLostError, SparkError, StoreError: if more than ``train.max_restarts`` attempts failed.
     """
     check_strategy(settings.train)
@@ -133,97 +132,12 @@ def _alone(settings: Settings, store: ArtifactStore, key: str) -> Iterator[None]
         yield
 
 
-class Attempts:
-    """Runs attempts until one comes to its end.
-
-    Attributes:
-        restarts: attempts that failed.
-        workers: workers of the current attempt.
-    """
-
-    def __init__(
-        self,
-        job: TrainJob,
-        store: ArtifactStore,
-        launcher: Launcher,
-        *,
-        metrics: Metrics,
-        workers: int,
-        max_restarts: int,
-        oldest_checkpoint: str = "",
-    ) -> None:
-        self.restarts = 0
-        self.workers = workers
-        self._job = job
-        self._store = store
-        self._launcher = launcher
-        self._metrics = metrics
-        self._max_restarts = max_restarts
-        self._oldest_checkpoint = oldest_checkpoint
-        self._slots = launcher.slots()
-
-    def run(self) -> None:
-        """Run them.
-
-        Raises:
-            Ts4sError: the last attempt's failure, or one that another attempt would not mend.
-        """
-        while True:
-            try:
-                self._attempt()
-                return
-            except _RETRIED as exc:
-                if isinstance(exc, IntegrityError) or self.restarts >= self._max_restarts:
-                    raise
-                self.restarts += 1
-                log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
-                if isinstance(exc, StoreError):
-                    time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
-                self._shrink()
-
-    def _attempt(self) -> None:
-        job = replace(self._job, attempt=self.restarts, resume=self._newest_checkpoint())
-        with ControlServer(
-            self._launcher.control_host(), world_size=self.workers, timeout_s=job.timeout_s, listener=self._metrics.listen
-        ) as control:
-            self._launcher.run(job, world_size=self.workers, control=control)
-            if control.failure is not None:
-                raise control.failure
-            if not control.finished:
-                raise WorkerLostError("Training ended before every worker was done: its launcher returned early")
-
-    def _shrink(self) -> None:
-        """Go on with fewer workers where slots were lost."""
-        slots = self._launcher.slots()
-        if slots < min(self._slots, self.workers):
-            if self._job.settings.strategy == "averaging":
-                raise SparkError(
-                    f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
-                    f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
-                )
-            self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
-            log.warning("%d slots are left of %d: going on with %d workers", slots, self._slots, self.workers)
-
-    def _newest_checkpoint(self) -> str | None:
-        for ref in checkpoints(self._store, self._job.name, self._job.key):
-            if ref.version < self._oldest_checkpoint:
-                break
-            try:
-                self._store.local(ref)
-            except IntegrityError as exc:
-                log.warning("checkpoint %s is damaged, an older one is used: %s", ref, exc)
-                continue
-            log.info("training goes on from checkpoint %s", ref)
-            return str(ref)
-        return None
-
-
-def largest_divisor(parts: int, *, at_most: int) -> int:
-    """The largest power of two that divides ``parts`` and is not above ``at_most`` (1 at least)."""
-    workers = parts
-    while workers > max(1, at_most):
-        workers //= 2
-    return workers
+def _drop_checkpoints(store: ArtifactStore, name: str, key: str) -> None:
+    """What was sealed is never gone on from; the weights are done, whatever the store says to this."""
+    try:
+        prune(store, name, key, keep=0)
+    except (Ts4sError, OSError) as exc:
+        log.warning("checkpoints of %s stay until gc: %s", name, exc)
 
 
 def _absolute(folder: str | None) -> str | None:

@@ -14,7 +14,7 @@ import torch
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
-from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
 from ts4s_core.onnx.weights import weights_sha256
 from ts4s_core.training.averaging import averaging
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
@@ -36,6 +36,8 @@ from ts4s_core.training.strategy import Parts, Strategy, synchronous
 
 log = logging.getLogger(__name__)
 
+#: What torch and the system say when there is no more memory; torch raises a plain RuntimeError.
+_OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "Unable to allocate")
 _STRATEGIES: dict[str, Callable[[Parts], Strategy]] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
 
 
@@ -69,11 +71,23 @@ def run_worker(
         raise
     except Exception as exc:
         log.exception("worker %d failed", rank)
-        error = WorkerLostError(f"Worker {rank} on {socket.gethostname()} failed: {type(exc).__name__}: {exc}")
+        error = _unforeseen(exc, job, rank=rank, step=client.step + 1)
         client.fail(error)
         raise error from exc
     client.done(result, timeout_s=job.timeout_s)
     return result
+
+
+def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> TrainingError:
+    """An error that is not one of ours, with where it was raised; the same at every attempt if it has the same cause."""
+    where = f"Worker {rank} on {socket.gethostname()}"
+    if isinstance(exc, MemoryError) or any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+        settings = job.settings
+        return TrainingError(
+            f"{where} ran out of memory in step {step}: train.batch_size {settings.batch_size} in {settings.logical_shards} "
+            f"parts does not fit ({exc}). Lower train.batch_size or model.max_length, or raise train.logical_shards"
+        )
+    return WorkerFailedError(f"{where} failed in step {step}: {type(exc).__name__}: {exc}")
 
 
 def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:

@@ -44,6 +44,12 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = [
     ({"model": {"freeze_encoder": True, "lora_rank": 4}}, {}, ("model.freeze_encoder true", "model.lora_rank 4")),
     ({"generate": {"prompt": "one", "prompt_file": "two.txt"}}, {}, ("generate.prompt 'one'", "two.txt")),
     ({"spark": {"conf": ["novalue"]}}, {}, ("spark.conf 'novalue'", "KEY=VALUE")),
+    ({"spark": {"conf": ["spark.master=yarn"], **LOCAL_8}}, {}, ("spark.conf spark.master=yarn", "spark.master local[8]")),
+    (
+        {"spark": {"conf": ["spark.task.cpus=4"], **LOCAL_8}, "train": {"threads_per_worker": 2}},
+        {},
+        ("spark.task.cpus=4", "train.threads_per_worker 2"),
+    ),
     ({"spark": {"conf": ["spark.dynamicAllocation.enabled=true"]}}, {}, ("dynamicAllocation", "barrier")),
     ({"spark": {"conf": ["spark.hadoop.fs.s3a.secret.key=hush"]}}, {}, ("fs.s3a.secret.key", "secret")),
 ]

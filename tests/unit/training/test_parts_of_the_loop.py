@@ -9,6 +9,7 @@ from toy import ToyRows
 
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.settings import TrainSettings
+from ts4s_core.training.attempts import largest_divisor
 from ts4s_core.training.batches import RowBlock, collate
 from ts4s_core.training.factories import resolve
 from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
@@ -17,7 +18,6 @@ from ts4s_core.training.plan import Plan
 from ts4s_core.training.schedule import learning_rate
 from ts4s_core.training.scratch import scratch_file, write_tensors
 from ts4s_core.training.strategies import bearing_settings
-from ts4s_core.training.train import largest_divisor
 from ts4s_core.training.windows import planned_steps
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from toy import ToyRows
 
 from ts4s_core.errors import NonFiniteError, WorkerLostError
 from ts4s_core.training.checkpoint import checkpoints
@@ -72,18 +73,27 @@ def test_resumed_runs_end_as_the_undisturbed_one(run, store, tmp_path: Path):
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     assert resumed["steps"] == 12
 
+    # A version that is sealed is never gone on from: its checkpoints went at the seal.
+    assert store.versions("checkpoint", "killed") == []
+
+
+def test_the_same_command_goes_on_with_another_number_of_workers(run, store, tmp_path: Path):
+    whole = run(name="whole", workers=1).facts
+    extra = {"what": "kill", "at": 8, "mark": str(tmp_path / "killed")}
+    with pytest.raises(WorkerLostError):
+        run(name="killed", workers=2, extra=extra, checkpoint_every_steps=1, max_restarts=0)
     kept = store.versions("checkpoint", "killed")
     # A checkpoint that falls due while one is being written is left out, so only the most is known.
     assert 1 <= len(kept) <= 2
     steps = [store.manifest(ref).settings["step"] for ref in kept]
-    # A third command, with the same key, goes on from the newest of those and with another number of workers.
+    assert steps == sorted(steps)
+    assert steps[0] >= 1
+    assert checkpoints(store, "killed", store.manifest(kept[-1]).key) == kept[::-1]
     again = run(name="killed", workers=4, extra=extra)
     assert again.facts["weights_sha256"] == whole["weights_sha256"]
     rows = table(store.local(again.ref) / "metrics.csv")
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
-    assert steps == sorted(steps)
-    assert steps[0] >= 1
-    assert checkpoints(store, "killed", store.manifest(kept[-1]).key) == kept[::-1]
+    assert store.versions("checkpoint", "killed") == []
 
 
 def test_a_stopped_worker_is_noticed(run, tmp_path: Path):
@@ -100,6 +110,24 @@ def test_a_loss_that_is_not_finite_stops_all_before_the_update(run, store, tmp_p
     part = int(str(failure.value).split("in part ")[1][0])
     assert all(sample in str(failure.value) for sample in ledger(book)[(3, part)].split())
     assert store.versions("trained", "toy") == []
+
+
+def test_a_gradient_that_is_not_finite_stops_all_before_the_update(run, store, tmp_path: Path):
+    """The loss is as it should be; the gradient of every part that has one word is not."""
+    rows = ToyRows(70)
+    block = rows.read("train", range(len(rows.rows_per_group("train"))))
+    words, counts = np.unique(block.tokens, return_counts=True)
+    word = int(words[counts == 1][0])
+    row = int(np.searchsorted(block.offsets, np.flatnonzero(block.tokens == word)[0], side="right") - 1)
+    book = tmp_path / "ledger"
+    extra = {"what": "nan gradient of a word", "at": word, "mark": ""}
+    with pytest.raises(NonFiniteError, match=r"Loss or gradient of step \d+ is not finite in part [0-3] \(samples") as failure:
+        run(workers=2, extra=extra, ledger=book, checkpoint_every_steps=1)
+    sample = block.named([row])[0]
+    (at,) = [at for at, samples in ledger(book).items() if sample in samples.split()]
+    assert f"step {at[0]} is not finite in part {at[1]} (samples " in str(failure.value)
+    assert sample in str(failure.value)
+    assert max(step for step, _part in ledger(book)) == at[0]
 
 
 def test_early_stopping_keeps_the_best_weights(run, store):

@@ -56,6 +56,10 @@ class Saboteur(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         logits = self.inner(input_ids, attention_mask)
+        if self.what == "nan gradient of a word":
+            if self.training and bool((input_ids == self.at).any()):
+                logits.register_hook(lambda gradient: gradient * float("nan"))
+            return logits
         self.calls += self.training
         if self.training and self.calls == self.at and self._first():
             if self.what == "nan":

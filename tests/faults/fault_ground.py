@@ -1,0 +1,395 @@
+"""Where runs take place: one tiny model and its rows, and whatever runs them, kept alive from point to point."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fault_leftovers import MARK, marked
+from fault_points import CHECKPOINT_EVERY, STEPS, Point
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import Ts4sError
+from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.spark.client import SparkProgram
+
+COMMAND_LIMIT_S = 200.0
+DISK_MIB = 12
+#: Longest silence of a worker: short where a fault is a silence, else long enough for a busy machine.
+NOTICED_WITHIN_S, PATIENCE_S = 6.0, 60.0
+TOPICS = {
+    "cocina": "arroz sal aceite horno sopa pan",
+    "liga": "gol portero balón árbitro césped",
+    "tiempo": "lluvia viento nube sol niebla",
+}
+COMMON = ["el", "la", "un", "con", "hoy", "muy", "y", "sin", "para", "siempre"]
+
+
+class LogListener(logging.Handler):
+    """Keeps what ts4s logs during a point, and tells whoever waits for a word in it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self.on_line: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        self.lines.append(line)
+        for listener in self.on_line:
+            listener(line)
+
+
+@dataclass
+class Refusals:
+    """A rule for the front before the S3 server: so many requests go wrong, then all is well again.
+
+    Attributes:
+        left: requests that are still to go wrong.
+        action: in which way.
+        done: requests that went wrong.
+    """
+
+    left: int
+    action: str
+    done: int = 0
+
+    def __call__(self, _request: object) -> str:
+        if self.left <= 0:
+            return "pass"
+        self.left -= 1
+        self.done += 1
+        return self.action
+
+
+class Ground:
+    """The places of :data:`fault_points.KINDS`; ``close`` ends everything."""
+
+    def __init__(self, folder: Path, *, s3: Any, front: Any, cluster: Any) -> None:
+        self.folder = folder
+        self.mark = uuid.uuid4().hex
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.stores = {"folder": folder / "store"}
+        self.log = LogListener()
+        self.front: Any = None
+        self.cluster: Any = None
+        self.command: subprocess.Popen[str] | None = None
+        self.disk: Path | None = None
+        self._s3, self._front, self._cluster_class = s3, front, cluster
+        self._programs: dict[str, SparkProgram] = {}
+        self._endings = contextlib.ExitStack()
+        self._infrastructure: set[int] = set()
+        self._environment()
+        self.inputs = self._prepare()
+
+    def close(self) -> list[str]:
+        """End everything; returns the processes that are left."""
+        for program in self._programs.values():
+            program.close()
+        deadline = time.monotonic() + 10
+        kept = set(self._infrastructure) | (self.cluster.pids() if self.cluster else set())
+        while (left := {pid: line for pid, line in marked(self.mark).items() if pid not in kept}) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self._endings.close()
+        return [f"process {pid} {line}" for pid, line in left.items()]
+
+    def kept(self) -> set[int]:
+        """Roots of the process trees that live on from point to point."""
+        pids = {program.pid for program in self._programs.values() if program.pid is not None}
+        return pids | self._infrastructure | (self.cluster.pids() if self.cluster is not None else set())
+
+    def settings(self, point: Point, ledger: Path, *, workers: int | None = None) -> Settings:
+        """The settings of a point's run; what bears on its weights is the same for all."""
+        masters = {"spark": "local[2]", "cluster": self.cluster.url if self.cluster else "", "retrain-command": "local[2]"}
+        timeout_s = NOTICED_WITHIN_S if point.kind == "worker-stop" else PATIENCE_S
+        return Settings(
+            name=point.name,
+            **self._inputs,
+            train={
+                "workers": point.workers if workers is None else workers,
+                "batch_size": 24,
+                "epochs": 20,
+                "max_steps": STEPS,
+                "learning_rate": 3e-3,
+                "checkpoint_every_steps": CHECKPOINT_EVERY,
+                "timeout_s": timeout_s,
+                "ledger": str(ledger),
+            },
+            spark={"master": masters.get(point.place, "none"), "conf": self.cluster.conf if point.place == "cluster" else ()},
+            storage=self.storage(point.place),
+        )
+
+    def storage(self, place: str) -> StorageSettings:
+        """The store of a place."""
+        if place == "s3":
+            return self._bucket.model_copy(update={"endpoint_url": self.front.url})
+        return StorageSettings(uri=str(self.stores["disk" if place == "disk" else "folder"]))
+
+    def store_folder(self, place: str) -> Path:
+        """The folder that a place's store is in."""
+        return self.stores.get(place, self.stores["folder"])
+
+    def program(self, place: str) -> SparkProgram:
+        """The driver program of a place, started by its first job."""
+        return self._programs[place]
+
+    def ready(self, place: str) -> None:
+        """Start what a place needs."""
+        if place == "cluster":
+            if self.cluster is None:
+                before = set(marked(self.mark))
+                self.cluster = self._endings.enter_context(self._cluster_class(self.folder / "cluster"))
+                self._infrastructure |= set(marked(self.mark)) - before
+            for number in self.cluster.missing_workers():
+                self.cluster.start_worker(number)
+        if place == "disk" and self.disk is None:
+            self.disk = self._endings.enter_context(small_disk(self.folder / "disk"))
+            (self.disk / "tmp").mkdir()
+            self.stores["disk"] = self.disk / "store"
+            self._copy_inputs(self.stores["disk"])
+        if place == "s3" and self.front is None:
+            self._start_s3()
+        if not place.endswith("-command"):
+            self._programs.setdefault(place, SparkProgram(Settings()))
+
+    def train(self, point: Point, settings: Settings) -> dict[str, Any]:
+        """One command to the end: facts of the trained version.
+
+        Raises:
+            Ts4sError: if it failed or was killed.
+        """
+        if point.place.endswith("-command"):
+            return self._run_command(point, settings)
+        program = self.program(point.place)
+        program._settings = settings  # one program runs many points
+        job = {"job": "train", **{kind: str(ref) for kind, ref in self.inputs.items()}}
+        where = self.disk / "tmp" if point.place == "disk" and self.disk else self.temporary
+        tempfile.tempdir = str(where)
+        try:
+            return dict(program.run(job, timeout_s=COMMAND_LIMIT_S)["facts"])
+        finally:
+            tempfile.tempdir = str(self.temporary)
+
+    def reference(self) -> tuple[str, dict[tuple[int, int], str]]:
+        """Hash and ledger of an undisturbed run of one worker."""
+        ledger = self.folder / "ledger-reference"
+        point = Point(0, 0, "none", "processes", (), 0, 1, 0)
+        self.ready("processes")
+        facts = self.train(point, self.settings(point, ledger))
+        return str(facts["weights_sha256"]), read_ledger(ledger)
+
+    def java(self, pid: int) -> list[psutil.Process]:
+        """JVMs that a process started."""
+        return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
+
+    def _run_command(self, point: Point, settings: Settings) -> dict[str, Any]:
+        words = ["retrain"] if point.place == "retrain-command" else ["train", *(f"--from={ref}" for ref in self.inputs.values())]
+        command = [sys.executable, "-m", "flows.cli", *words, *flags(settings), "--json"]
+        log = self.folder / "command.log"
+        with log.open("w+", encoding="utf-8") as errors:
+            self.command = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder, start_new_session=True
+            )
+            try:
+                out, _ = self.command.communicate(timeout=COMMAND_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self.command.kill()
+                out, _ = self.command.communicate()
+        said = log.read_text(encoding="utf-8").strip().splitlines()
+        self.log.lines += said
+        if self.command.returncode != 0:
+            raise Ts4sError(f"exit {self.command.returncode}: {said[-1] if said else 'no word'}")
+        values = json.loads(out.splitlines()[-1])
+        return {**values, **values.get("train", {})}
+
+    def _environment(self) -> None:
+        values = {MARK: self.mark, "TMPDIR": str(self.temporary), "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hf")}
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        tempdir, tempfile.tempdir = tempfile.tempdir, str(self.temporary)
+        logger = logging.getLogger("ts4s_core")
+        level = logger.level
+        logger.addHandler(self.log)
+        logger.setLevel(logging.INFO)
+
+        def restore() -> None:
+            logger.removeHandler(self.log)
+            logger.setLevel(level)
+            tempfile.tempdir = tempdir
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+        self._endings.callback(restore)
+
+    def _prepare(self) -> dict[str, ArtifactRef]:
+        """The dataset and the model that every run uses."""
+        from ts4s_core.data.engine import LocalEngine
+        from ts4s_core.data.prepare import prepare_dataset
+        from ts4s_core.data.scan import scan
+        from ts4s_core.onnx.export_step import export_model
+        from ts4s_core.onnx.import_step import import_model
+
+        self._inputs = {
+            "model": {
+                "source": f"config:{write_model(self.folder / 'base')}/config.json",
+                "tokenizer": str(self.folder / "base"),
+                "max_length": 24,
+            },
+            "data": {"source": str(write_rows(self.folder / "rows.tsv")), "format": "tsv"},
+        }
+        settings = Settings(name="inputs", **self._inputs, spark={"master": "none"}, storage=self.storage("processes"))
+        store, engine = ArtifactStore.open(settings.storage), LocalEngine()
+        found = scan(settings, engine)
+        onnx = export_model(settings, store).ref
+        data = prepare_dataset(settings, store, engine, scan=found, tokenizer_folder=store.local(onnx) / "tokenizer").ref
+        model = import_model(settings, store, onnx_ref=onnx, classes=len(found.labels), label_names=found.labels).ref
+        return {"dataset": data, "model": model}
+
+    def _copy_inputs(self, target: Path) -> None:
+        for kind in self.inputs:
+            shutil.copytree(self.stores["folder"] / kind / "inputs", target / kind / "inputs")
+
+    def _start_s3(self) -> None:
+        before = set(marked(self.mark))
+        folder = self.folder / "s3"
+        server = self._endings.enter_context(self._s3(folder))
+        self._infrastructure |= set(marked(self.mark)) - before
+        self._bucket = server.settings(self.folder / "cache", bucket="faults")
+        server.make_bucket("faults")
+        self.stores["s3"] = folder / "faults" / "pre" / "fix"
+        self._copy_inputs(self.stores["s3"])
+        self.front = self._endings.enter_context(self._front(server.url))
+
+
+def flags(settings: Settings) -> list[str]:
+    """Settings as flags of the command line: what was given alone."""
+    words = [f"--name={settings.name}"]
+    for group, values in settings.model_dump(mode="json", exclude_unset=True).items():
+        if isinstance(values, dict):
+            words += [f"--{group}.{name}={value}" for name, value in values.items() if value not in (None, [], ())]
+    return words
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk that is soon full. Needs the right to mount."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)], check=True, capture_output=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+def may_mount() -> bool:
+    """Whether this user may mount a small disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with small_disk(Path(folder) / "disk"):
+                return True
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return False
+
+
+def fill(disk: Path) -> Path:
+    """Write until nothing more fits."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (65_536, 4_096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"\0" * size):
+                    pass
+    return ballast
+
+
+def kill(pids: list[int], number: signal.Signals = signal.SIGKILL, *, wanted: tuple[str, ...] = ("Z", "")) -> list[int]:
+    """Signal processes and wait until they are in one of the wanted states (none: gone); those that were hit."""
+    hit = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            hit.append(pid)
+    deadline = time.monotonic() + 5
+    while any(state(pid) not in wanted for pid in hit) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return [pid for pid in hit if state(pid) in wanted]
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for a process's state; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def read_ledger(folder: Path) -> dict[tuple[int, int], str]:
+    """(step, part) -> samples over all attempts and ranks; a step that was repeated must have repeated its samples."""
+    found: dict[tuple[int, int], str] = {}
+    for path in sorted(folder.glob("*.csv")):
+        lines = [line for line in path.read_text(encoding="ascii").splitlines(keepends=True) if line.endswith("\n")]
+        for row in csv.DictReader(lines):
+            at = int(row["step"]), int(row["part"])
+            if found.setdefault(at, row["samples"]) != row["samples"]:
+                raise AssertionError(f"{path.name} has other samples in step {at[0]}, part {at[1]}")
+    return found
+
+
+def write_rows(path: Path) -> Path:
+    """300 labelled sentences."""
+    draw = random.Random(5)
+    lines = []
+    for number in range(300):
+        label = sorted(TOPICS)[number % 3]
+        words = draw.sample(TOPICS[label].split(), 3) + draw.sample(COMMON, draw.randint(2, 8))
+        draw.shuffle(words)
+        lines.append(f"{label}\t{' '.join(words)} {number}\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def write_model(folder: Path) -> Path:
+    """The configuration of a tiny RoBERTa, and a tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder.mkdir(parents=True)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *COMMON, *" ".join(TOPICS.values()).split(), *map(str, range(300))]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    config = {
+        "model_type": "roberta",
+        "architectures": ["RobertaModel"],
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 40,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder

@@ -1,0 +1,38 @@
+"""Seeded faults at any step of a run, each of which must end as the undisturbed run does and leave nothing behind.
+
+``make test-faults POINTS=n SEED=s`` runs the points 0 .. n-1 of a seed that the result file does not have yet.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from fault_ground import Ground, may_mount
+from fault_points import Point, draw
+from fault_run import PointRun, Results
+
+POINTS, SEED = int(os.environ.get("FAULT_POINTS") or 20), int(os.environ.get("FAULT_SEED") or 0)
+RESULTS = Path(os.environ.get("FAULT_RESULTS") or Path(__file__).with_name("results.json"))
+TRIES = 3
+
+Undisturbed = tuple[str, dict[tuple[int, int], str]]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("point", [draw(SEED, index) for index in range(POINTS)], ids=lambda point: point.name)
+def test_a_run_ends_as_the_undisturbed_one(ground: Ground, undisturbed: Undisturbed, point: Point) -> None:
+    results = Results(RESULTS)
+    if results.has(point):
+        pytest.skip("counted before")
+    if point.kind == "disk-full" and not may_mount():
+        pytest.skip("needs the right to mount a small disk")
+    for _ in range(TRIES):
+        record = PointRun(ground, point, expected=undisturbed[0], ledger=undisturbed[1]).run()
+        results.add(record)
+        assert record.well, record
+        if record.hit:
+            return
+    pytest.skip(f"the victim was not hit in {TRIES} tries: {record}")

@@ -1,0 +1,106 @@
+"""Which failures are worth another attempt."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ts4s_core.errors import (
+    IntegrityError,
+    NonFiniteError,
+    SlotsError,
+    SparkError,
+    Ts4sError,
+    WorkerFailedError,
+    WorkerLostError,
+)
+from ts4s_core.training.attempts import Attempts
+from ts4s_core.training.control import ControlServer
+from ts4s_core.training.job import TrainJob
+from ts4s_core.training.metrics import Metrics
+from ts4s_core.training.worker import _unforeseen
+
+
+@dataclasses.dataclass
+class Failing:
+    """A launcher whose attempts fail one after the other, each after some steps; then one that ends well."""
+
+    failures: list[tuple[Ts4sError, int]]
+    metrics: Metrics
+    attempts: int = 0
+
+    def control_host(self) -> str:
+        return "127.0.0.1"
+
+    def slots(self) -> int:
+        return 2
+
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+        self.attempts += 1
+        error, step = self.failures.pop(0)
+        if step:
+            self.metrics.listen(0, {"type": "start", "step": 0, "steps": 9, "metrics": []})
+            row = {"step": step, "loss": 1.0, "tokens": 1, "milliseconds": 1.0}
+            self.metrics.listen(0, {"type": "metrics", "rows": [row]})
+        raise error
+
+
+def attempts_until(store, failures: list[tuple[Ts4sError, int]]) -> tuple[int, Ts4sError]:
+    metrics = Metrics(lambda stage, fields: None)
+    launcher = Failing(failures, metrics)
+    job = TrainJob(
+        name="toy", key="ab" * 32, dataset="", model="", output="", task="classification", train={}, storage={"uri": "nowhere"}
+    )
+    attempts = Attempts(job, store, launcher, metrics=metrics, workers=2, max_restarts=5)
+    with pytest.raises(Ts4sError) as caught:
+        attempts.run()
+    assert attempts.restarts == launcher.attempts - 1
+    return launcher.attempts, caught.value
+
+
+def failed(worker: int, step: int, why: str = "ValueError: odd") -> WorkerFailedError:
+    return WorkerFailedError(f"Worker {worker} on host failed in step {step}: {why}")
+
+
+def test_the_same_error_at_the_same_step_is_not_tried_a_third_time(store):
+    # Another rank may be the one that tells it.
+    attempts, error = attempts_until(store, [(failed(0, 7), 6), (failed(1, 7), 6), (failed(0, 7), 6)])
+    assert (attempts, str(error)) == (2, "Worker 1 on host failed in step 7: ValueError: odd")
+    attempts, _ = attempts_until(store, [(failed(0, 7), 6), (failed(0, 8), 7), (failed(0, 9), 8), (failed(0, 9), 8)])
+    assert attempts == 4
+    same = SparkError("training attempt failed in Spark: ModuleNotFoundError: No module named 'torch'")
+    assert attempts_until(store, [(same, 0)] * 3)[0] == 2
+
+
+def test_deaths_are_tried_again_however_often_they_come(store):
+    death = WorkerLostError("Worker 0 on host (pid 5) died: its connection ended")
+    attempts, error = attempts_until(store, [(death, 3)] * 6)
+    assert (attempts, error) == (6, death)
+
+
+@pytest.mark.parametrize(
+    "error", [NonFiniteError("Loss of step 3 is nan"), IntegrityError("damaged"), SlotsError("expected 4 task slots, got 2")]
+)
+def test_what_cannot_be_mended_is_not_tried_again(store, error):
+    assert attempts_until(store, [(error, 0)] * 2) == (1, error)
+
+
+def test_slots_that_went_while_training_are_waited_for(store):
+    lost = WorkerLostError("Worker 0 on host (pid 5) died")
+    few = SlotsError("expected 2 task slots, got 1")
+    assert attempts_until(store, [(lost, 3), (few, 3), (lost, 3), (IntegrityError("x"), 3)])[0] == 4
+
+
+def test_unforeseen_errors_say_where_and_memory_what_to_do():
+    job = TrainJob(
+        name="toy", key="", dataset="", model="", output="", task="classification", train={"batch_size": 64}, storage={"uri": "x"}
+    )
+    torchs = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+    for memory in (torchs, MemoryError("Unable to allocate 3 GiB")):
+        error = _unforeseen(memory, job, rank=1, step=5)
+        assert type(error).__name__ == "TrainingError"
+        assert "ran out of memory in step 5: train.batch_size 64 in 4 parts" in str(error)
+    other = _unforeseen(KeyError("x"), job, rank=1, step=5)
+    assert isinstance(other, WorkerFailedError)
+    assert str(other).endswith("failed in step 5: KeyError: 'x'")
