@@ -107,7 +107,7 @@ def train(
         _seal(writer, store, model, metrics, facts={"restarts": attempts.restarts, "workers": attempts.workers}, started=started)
 
     with _alone(settings, store, key):
-        return run_step(
+        result = run_step(
             store,
             kind="trained",
             name=settings.name,
@@ -117,6 +117,9 @@ def train(
             reuse=settings.reuse,
             build=build,
         )
+        if not result.reused:
+            _drop_checkpoints(store, settings.name, key)
+    return result
 
 
 @contextlib.contextmanager
