@@ -30,6 +30,8 @@ from ts4s_core.training.strategies import check_strategy
 if TYPE_CHECKING:
     from ts4s_core.onnx.sources import ModelSource
 
+#: A driver program that was silent for less may just be starting on a busy machine.
+SHORTEST_SILENCE_S = 60.0
 _CURRENT: ContextVar[Run | None] = ContextVar("ts4s_run", default=None)
 
 
@@ -187,10 +189,13 @@ class Run:
 
     def evaluate(self, trained: ArtifactRef, dataset: ArtifactRef, *, seconds: Mapping[str, float]) -> StepResult:
         """Evaluate a trained version against the champion of now."""
+        return self._evaluate(trained, dataset, seconds=seconds)
+
+    def _evaluate(self, trained: ArtifactRef, dataset: ArtifactRef, *, seconds: Mapping[str, float], **inputs: Any) -> StepResult:
         champion = self.registry.alias(self.settings.name)
         against = None if champion is None else str(ArtifactRef("trained", self.settings.name, champion))
         return self._spark_step(
-            "evaluate", trained=str(trained), dataset=str(dataset), champion=against, step_seconds=dict(seconds)
+            "evaluate", trained=str(trained), dataset=str(dataset), champion=against, step_seconds=dict(seconds), **inputs
         )
 
     def _spark_step(self, name: str, **inputs: Any) -> StepResult:
@@ -198,7 +203,8 @@ class Run:
             return done(StepResult.from_json(self._job(name, **inputs)))
 
     def _job(self, name: str, **inputs: Any) -> dict[str, Any]:
-        return self.program.run({"job": name, **inputs}, progress=self.progress)
+        silence_s = max(SHORTEST_SILENCE_S, self.settings.train.timeout_s)
+        return self.program.run({"job": name, **inputs}, progress=self.progress, silence_s=silence_s)
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[Callable[[StepResult], StepResult]]:
@@ -222,13 +228,21 @@ def current_run() -> Run:
 @contextlib.contextmanager
 def open_run(settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage) -> Iterator[Run]:
     """Begin a run; at its end the Spark program and all that it started are gone."""
-    run = Run(settings, progress=progress, stage=stage)
+    run = _run_class(settings)(settings, progress=progress, stage=stage)
     token = _CURRENT.set(run)
     try:
         with run.program:
             yield run
     finally:
         _CURRENT.reset(token)
+
+
+def _run_class(settings: Settings) -> type[Run]:
+    if settings.model.task != "language-model":
+        return Run
+    from tasks.language_run import LanguageRun
+
+    return LanguageRun
 
 
 @contextlib.contextmanager
