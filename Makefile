@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup run test test-long lint bench clean
+.PHONY: setup run test test-long test-faults lint bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m long
+
+# POINTS=n SEED=s: the points 0 .. n-1 of a seed that tests/faults/results.json does not have yet, and no other fault test.
+test-faults: setup
+	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_fault_matrix.py,tests)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -102,29 +102,57 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ids=["classification", "lora", "frozen", "language-model"],
 )
 def test_real_models_have_one_hash_for_any_number_of_workers(store, tmp_path, bases, base, model, workers):
-    language = base == "gpt2"
-    model = {"source": str(bases[base]), "max_length": 16, "dropout": 0.1, **model}
-    data = prepared(store, tmp_path)
-    facts, content = [], []
-    for count in workers:
+    one_hash(store, tmp_path, str(bases[base]), model, [{"workers": count} for count in workers])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_500)
+@pytest.mark.parametrize(
+    ("base", "model", "train"),
+    [
+        ("roberta", {"attention_dropout": 0.1}, {}),
+        ("roberta", {"attention_dropout": 0.1, "task": "multi-label"}, {"batch_size": 37}),
+        ("roberta", {"lora_rank": 2}, {"max_grad_norm": 0.05}),
+        ("roberta", {"freeze_encoder": True}, {"batch_size": 5}),
+        ("roberta", {"class_weights": "balanced"}, {"early_stopping_patience": 1}),
+        ("gpt2", {"task": "language-model"}, {}),
+        ("gpt2", {"task": "language-model", "lora_rank": 2}, {"batch_size": 13}),
+    ],
+    ids=["classification", "multi-label", "lora", "frozen", "early-stopping", "language-model", "language-model-lora"],
+)
+def test_one_two_four_and_eight_workers_have_one_hash(store, tmp_path, bases, base, model, train):
+    """Dropout is on; the last batch of an epoch is uneven, or there are fewer rows than parts; W = 2 by the network too."""
+    runs = [{"workers": count, "logical_shards": 8, "max_steps": 12, **train} for count in (1, 2, 4, 8)]
+    one_hash(store, tmp_path, str(bases[base]), model, runs, networks=(2, 4))
+
+
+def one_hash(store, tmp_path, source: str, model: dict, runs: list[dict], *, networks: tuple[int, ...] = ()) -> None:
+    """Train with each of the runs' settings, and by the network with so many workers; compare all that must be the same."""
+    language = model.get("task") == "language-model"
+    model = {"source": source, "max_length": 16, "dropout": 0.1, **model}
+    data = prepared(store, tmp_path, task=model.get("task", "classification"))
+    facts, content, ledgers = [], [], []
+    exchanges = [(run, "auto") for run in runs] + [(run, "network") for run in runs if run["workers"] in networks]
+    for number, (run, exchange) in enumerate(exchanges):
+        book = tmp_path / f"ledger-{number}"
+        train_settings = {"batch_size": 22, "max_steps": 5, "timeout_s": 120, "learning_rate": 0.01, "ledger": str(book), **run}
         settings = Settings(
-            name=f"run{count}",
-            train={"workers": count, "batch_size": 22, "max_steps": 5, "timeout_s": 60, "learning_rate": 0.01},
-            model=model,
-            storage=store.storage.settings,
-            spark={"master": "none"},
+            name=f"run{number}", train=train_settings, model=model, storage=store.storage.settings, spark={"master": "none"}
         )
         onnx = export_model(settings, store).ref
         labels = None if language else ["a", "b", "c"]
         start = import_model(settings, store, onnx_ref=onnx, classes=0 if language else 3, label_names=labels)
-        factories = Factories(rows="toy:rows") if language else Factories()
+        factories = Factories(rows="toy:rows" if language else Factories.rows, exchange=exchange)
         launcher = LocalLauncher(threads_per_worker=1, python_path=[TOY])
         result = train(settings, store, launcher, dataset=data, model=start.ref, factories=factories)
         facts.append(result.facts)
         content.append(store.manifest(result.ref).content_sha256)
+        ledgers.append({line for path in book.iterdir() for line in path.read_text(encoding="ascii").splitlines()})
+        assert len(list(book.iterdir())) == run["workers"]
         assert result.facts["weights_sha256"] != start.facts["weights_sha256"]
     assert len({found["weights_sha256"] for found in facts}) == 1
     assert len(set(content)) == 1
+    assert all(book == ledgers[0] for book in ledgers)
     trained = build_model(store.local(result.ref))
     assert weights_sha256(trained.trained_tensors()) == facts[0]["weights_sha256"]
 

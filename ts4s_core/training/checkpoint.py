@@ -154,13 +154,15 @@ class CheckpointWriter:
         entries = []
         try:
             for name, write in _files(snapshot, rank=self._rank):
-                with scratch_file() as local:
-                    write(local)
-                    entry = retried(functools.partial(put_part, self._store, ref, name, local))
-                entries.append(asdict(entry))
+                entries.append(asdict(retried(functools.partial(self._put, ref, name, write))))
         except (Ts4sError, OSError) as exc:
             return f"rank {self._rank}: {exc}"
         return entries
+
+    def _put(self, ref: ArtifactRef, name: str, write: Callable[[Path], object]) -> FileEntry:
+        with scratch_file() as local:
+            write(local)
+            return put_part(self._store, ref, name, local)
 
     def _seal(self, writer: ArtifactWriter, shares: list[Any]) -> None:
         failed = [share for share in shares if isinstance(share, str)]

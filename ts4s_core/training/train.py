@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from ts4s_core.errors import Ts4sError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.training.attempts import Attempts, largest_divisor
-from ts4s_core.training.checkpoint import prune
+from ts4s_core.training.checkpoint import prune, retried
 from ts4s_core.training.job import TrainJob, storage_to_wire
 from ts4s_core.training.launcher import Launcher
 from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
@@ -168,8 +169,8 @@ def _seal(
     folder = store.local(model)
     for file in store.manifest(model).files:
         if file.path not in _NOT_COPIED:
-            writer.add_file(folder / file.path, file.path, identity=file.identity)
-    writer.add_bytes("metrics.csv", as_csv(rows), identity=False)
+            retried(functools.partial(writer.add_file, folder / file.path, file.path, identity=file.identity))
+    retried(lambda: writer.add_bytes("metrics.csv", as_csv(rows), identity=False))
     writer.facts.update(
         weights_sha256=result["weights_sha256"],
         steps=result["steps"],
@@ -181,4 +182,4 @@ def _seal(
     writer.facts.update(result["strategy"])
     if result["validation_loss"] is not None:
         writer.facts.update(validation_loss=result["validation_loss"], best_step=result["best_step"])
-    writer.add_json("training.json", writer.facts, identity=False)
+    retried(lambda: writer.add_json("training.json", writer.facts, identity=False))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ts4s_core.artifacts.manifest import FileEntry
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
@@ -171,11 +172,14 @@ def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
 def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> dict[str, Any]:
     """Write the trained weights (the best ones, with early stopping) beside the frozen ones into the output version."""
     trained = loop.best if loop.best is not None else loop.weights()
-    with scratch_file() as local:
-        write_tensors(local, {**built.weights(), **trained})
-        entry = retried(lambda: put_part(store, ArtifactRef.parse(job.output), "model.safetensors", local))
+
+    def write() -> FileEntry:
+        with scratch_file() as local:
+            write_tensors(local, {**built.weights(), **trained})
+            return put_part(store, ArtifactRef.parse(job.output), "model.safetensors", local)
+
     return {
-        "weights": asdict(entry),
+        "weights": asdict(retried(write)),
         "weights_sha256": weights_sha256(trained),
         "best_step": loop.progressed.best_step,
         "validation_loss": loop.progressed.best_loss,

@@ -1,0 +1,24 @@
+"""Four points of the fault matrix, chosen by hand: a worker, the driver while a checkpoint is written, the JVM, the store."""
+
+from __future__ import annotations
+
+import pytest
+from fault_ground import Ground
+from fault_points import Aim, Point
+from fault_run import PointRun
+
+POINTS = [
+    Point(0, 0, "worker-kill", "processes", (Aim(17, "step"),), victim=1, workers=2, more=1),
+    Point(0, 1, "driver-kill", "processes", (Aim(9, "checkpoint"),), victim=0, workers=2, more=1),
+    Point(0, 2, "store-fails", "s3", (Aim(20, "checkpoint"),), victim=2, workers=2, more=2),
+    Point(0, 3, "jvm-kill", "spark", (Aim(31, "step"),), victim=0, workers=2, more=1),
+]
+
+
+@pytest.mark.parametrize("point", POINTS, ids=lambda point: point.kind)
+def test_a_run_ends_as_the_undisturbed_one(
+    ground: Ground, undisturbed: tuple[str, dict[tuple[int, int], str]], point: Point
+) -> None:
+    record = PointRun(ground, point, expected=undisturbed[0], ledger=undisturbed[1]).run()
+    assert record.hit, record
+    assert record.well, record
