@@ -77,7 +77,7 @@ class Run:
 
     def __init__(self, settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage) -> None:
         self.settings = settings
-        self.store = ArtifactStore.open(settings.storage)
+        self.store = ArtifactStore.open(settings.storage, progress=self.progress)
         self.program = SparkProgram(settings)
         self.stage = stage
         self._progress = progress
