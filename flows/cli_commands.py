@@ -199,6 +199,24 @@ COMMANDS: tuple[Command, ...] = (
         (Option("--dry-run", "say what would be deleted, delete nothing", switch=True),),
     ),
     Command(
+        "plan",
+        "Say before a run what training will cost: memory, time and traffic for 1, 2, 4, ... workers.",
+        "flows.plan:plan_command",
+        ("model", "train", "storage"),
+        (
+            _FROM,
+            Option("--workers", "largest number of workers in the table; default: train.logical_shards", "N"),
+            Option("--workers-per-host", "workers that share a host; default: as many as this machine has cores for", "N"),
+            Option("--network", "speed of a host's network; default: 1Gbit", "SPEED"),
+            Option("--memory", "memory of a host, as in 16GB; default: this machine's", "SIZE"),
+            Option("--rows", "training rows to assume where there is no dataset; default: 3000", "N"),
+            Option("--tokens", "typical tokens of a row to assume likewise; default: 60", "N"),
+        ),
+        notes="Measures real steps on this machine for a few seconds: of the newest imported model and dataset under --name, or, "
+        "where there are none yet, of random weights in the shape of model.source on rows of assumed lengths. "
+        "Starts no Spark and no server and writes nothing. Refuses what cannot fit into memory.",
+    ),
+    Command(
         "doctor",
         "Check Java, memory, slots, the store and versions on this machine.",
         "flows.doctor:doctor_command",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime
@@ -31,7 +32,7 @@ from ts4s_core.settings import (
 )
 
 APPROVAL_TIMEOUT_S = 24 * 3600
-STEPS = ("export", "import", "prepare", "train", "evaluate")
+KINDS = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
 TRAIN_FACTS = ("steps", "tokens_per_s", "padding_fraction", "seconds", "restarts")
 
 
@@ -82,11 +83,11 @@ def _retrain(run: Run) -> dict[str, Any]:
     made["train"] = train_on_spark(dataset, made["import"]["ref"])
     trained = made["train"]["ref"]
     made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
-    published = publish(trained, made["evaluate"]["ref"], _approved(run, trained, made["evaluate"]))
+    published = publish(trained, made["evaluate"]["ref"], approved(run, trained, made["evaluate"]))
     return result_of(run, made, published=published, seconds=time.monotonic() - began)
 
 
-def _approved(run: Run, trained: str, evaluated: dict[str, Any]) -> bool:
+def approved(run: Run, trained: str, evaluated: dict[str, Any]) -> bool:
     """Ask a person in Prefect's UI, if the settings say so and the gate would promote: resuming the run approves."""
     wanted = run.settings.evaluate.require_approval and evaluated["facts"]["decision"]["promote"]
     if not wanted or decided(run.store, ArtifactRef.parse(trained)) is not None:
@@ -96,11 +97,17 @@ def _approved(run: Run, trained: str, evaluated: dict[str, Any]) -> bool:
     return True
 
 
-def result_of(run: Run, made: dict[str, dict[str, Any]], *, published: dict[str, Any], seconds: float) -> dict[str, Any]:
+def result_of(
+    run: Run,
+    made: dict[str, dict[str, Any]],
+    *,
+    published: dict[str, Any],
+    seconds: float,
+    kinds: Mapping[str, str] = KINDS,
+) -> dict[str, Any]:
     """The result of a run, from what its steps made or found."""
     trained, facts = made["train"]["ref"], made["train"]["facts"]
     unchanged = all(result["reused"] for result in made.values()) and not published["new"]
-    kinds = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
     return {
         "status": "unchanged" if unchanged else "done",
         "model": run.settings.name,
@@ -110,8 +117,8 @@ def result_of(run: Run, made: dict[str, dict[str, Any]], *, published: dict[str,
         "weights_sha256": facts["weights_sha256"],
         "metrics": made["evaluate"]["facts"]["metrics"],
         "train": {fact: facts.get(fact) for fact in TRAIN_FACTS},
-        "seconds": {step: round(made[step]["seconds"], 3) for step in STEPS} | {"total": round(seconds, 3)},
-        "artifacts": {kinds[step]: made[step]["ref"] for step in STEPS},
+        "seconds": {step: round(made[step]["seconds"], 3) if step in made else 0.0 for step in kinds} | {"total": round(seconds, 3)},
+        "artifacts": {kind: made[step]["ref"] for step, kind in kinds.items() if step in made},
     }
 
 

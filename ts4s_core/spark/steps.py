@@ -5,6 +5,7 @@ A job is JSON: ``{"job": NAME, "settings": Settings.plain(), ...}``; so is its r
 
 from __future__ import annotations
 
+import base64
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.errors import SettingsError
-from ts4s_core.progress import Progress
+from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.spark.session import SessionPlan, Sessions
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ts4s_core.artifacts.refs import ArtifactRef
     from ts4s_core.artifacts.store import ArtifactStore
+    from ts4s_core.data.corpus_scan import TextScan
     from ts4s_core.data.engine import DataEngine
     from ts4s_core.data.scan import Scan
     from ts4s_core.spark.engine import SparkEngine
@@ -39,12 +41,16 @@ class Place:
         temporary: private folder of the program.
         sessions: holds at most one Spark session.
         scanned: what was scanned last, and what it says.
+        progress: told of files that go to the store or come from there.
+        scanned_text: the same for the text of a language model.
     """
 
     settings: Settings
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
     scanned: tuple[object, Scan] | None = None
+    scanned_text: tuple[object, TextScan] | None = None
+    progress: Progress = silent
     _engine: tuple[SparkSession, SparkEngine] | None = None
 
     @property
@@ -91,7 +97,7 @@ class Place:
         """The artifact store of the settings."""
         from ts4s_core.artifacts.store import ArtifactStore
 
-        return ArtifactStore.open(self.settings.storage)
+        return ArtifactStore.open(self.settings.storage, progress=self.progress)
 
     def scan(self, *, again: bool) -> Scan:
         """What the data are: what the last scan of the same data found, unless it is to be done again."""
@@ -104,6 +110,18 @@ class Place:
         return self.scanned[1]
 
 
+    def scan_text(self, tokenizer: Mapping[str, bytes] | None, *, again: bool) -> TextScan:
+        """What the text is, and its tokenizer: what the last scan of the same text found, unless it is to be done again."""
+        from ts4s_core.data.corpus_scan import scan_text
+
+        model = self.settings.model
+        wanted = (self.settings.data, model.tokenizer_kind, model.vocabulary_size, tokenizer)
+        if again or self.scanned_text is None or self.scanned_text[0] != wanted:
+            self.scanned_text = None
+            self.scanned_text = (wanted, scan_text(self.settings, self.engine(), tokenizer=tokenizer))
+        return self.scanned_text[1]
+
+
 def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
     """Run one job.
 
@@ -114,6 +132,7 @@ def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
     run = JOBS.get(str(job.get("job")))
     if run is None:
         raise SettingsError(f"job {job.get('job')!r} is not one of {', '.join(sorted(JOBS))}")
+    place.progress = progress
     return run(job, place, progress)
 
 
@@ -139,8 +158,10 @@ def _folded(text: str) -> str:
     return str(errors.one_line(text))
 
 
-def _scan(_job: Job, place: Place, progress: Progress) -> Result:
+def _scan(job: Job, place: Place, progress: Progress) -> Result:
     """Read all of the data once; nothing is written."""
+    if place.settings.model.task == "language-model":
+        return _scan_text(job, place, progress)
     found = place.scan(again=True)
     progress("scan", {"rows": found.rows, "labels": len(found.labels), "bad_rows": found.bad_rows})
     return {
@@ -154,8 +175,42 @@ def _scan(_job: Job, place: Place, progress: Progress) -> Result:
     }
 
 
+def _scan_text(job: Job, place: Place, progress: Progress) -> Result:
+    """Read all of a text once and train its tokenizer, if none is given; nothing is written."""
+    found = place.scan_text(_tokenizer(job), again=True)
+    sides = {name: counts.blocks for name, counts in found.sides.items()}
+    size = {name: counts.size for name, counts in found.sides.items()}
+    progress("scan", {"bytes": sum(size.values()), "blocks": sum(sides.values()), "bad_rows": found.bad_rows})
+    return {
+        "rows": sum(sides.values()),
+        "labels": [],
+        "sides": sides,
+        "bytes": size,
+        "lines": found.lines,
+        "bad_rows": found.bad_rows,
+        "fingerprint": found.fingerprint,
+    }
+
+
+def _tokenizer(job: Job) -> dict[str, bytes] | None:
+    """The files that travel with a job, in base64."""
+    files = job.get("tokenizer")
+    return None if files is None else {name: base64.b64decode(data) for name, data in files.items()}
+
+
+def _prepare_text(job: Job, place: Place, progress: Progress) -> Result:
+    """The dataset artifact of a language model."""
+    from ts4s_core.data.prepare_text import prepare_text
+
+    found = place.scan_text(_tokenizer(job), again=False)
+    place.scanned_text = None  # should the text have changed, the next try looks again
+    return prepare_text(place.settings, place.store(), place.engine(), scan=found, progress=progress).to_json()
+
+
 def _prepare(job: Job, place: Place, progress: Progress) -> Result:
     """The dataset artifact, tokenised as the ``onnx`` (or ``model``) artifact's tokenizer does."""
+    if place.settings.model.task == "language-model":
+        return _prepare_text(job, place, progress)
     from ts4s_core.data.prepare import prepare_dataset
 
     store, onnx = place.store(), _ref(job, "onnx")
@@ -188,6 +243,8 @@ def _train(job: Job, place: Place, progress: Progress) -> Result:
 
 def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
     """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one."""
+    if place.store().manifest(_ref(job, "dataset")).facts.get("task") == "language-model":
+        return _evaluate_language(job, place, progress)
     from ts4s_core.evaluation.evaluate import evaluate
 
     return evaluate(
@@ -197,6 +254,23 @@ def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
         trained=_ref(job, "trained"),
         dataset=_ref(job, "dataset"),
         champion=_ref(job, "champion") if job.get("champion") else None,
+        step_seconds=job.get("step_seconds"),
+        progress=progress,
+    ).to_json()
+
+
+def _evaluate_language(job: Job, place: Place, progress: Progress) -> Result:
+    """The same of a language model; the report shows what it holds likely after each of the ``prompts``."""
+    from ts4s_core.evaluation.language_evaluate import evaluate_language
+
+    return evaluate_language(
+        place.settings,
+        place.store(),
+        place.engine(),
+        trained=_ref(job, "trained"),
+        dataset=_ref(job, "dataset"),
+        champion=_ref(job, "champion") if job.get("champion") else None,
+        prompts=job.get("prompts") or (),
         step_seconds=job.get("step_seconds"),
         progress=progress,
     ).to_json()
