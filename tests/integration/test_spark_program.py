@@ -186,6 +186,20 @@ def test_without_spark_the_same_program_has_no_jvm(folder: Path) -> None:
         assert len(family(program)) == 1
 
 
+def test_a_program_that_falls_silent_is_ended(folder: Path) -> None:
+    with SparkProgram(settings(folder, "none")) as program:
+        program.run({"job": "echo"})
+        (root,) = family(program)
+        root.suspend()
+        began = time.monotonic()
+        with pytest.raises(SparkError, match=r"job echo was lost: the Spark program \(pid \d+\) was silent for \d+ s"):
+            program.run({"job": "echo"}, silence_s=4)
+        assert time.monotonic() - began < 15
+        assert gone([root])
+        assert program.run({"job": "echo", "items": ["a"]}, silence_s=30) == {"items": ["a"]}
+    assert list(folder.iterdir()) == []
+
+
 def test_sigterm_ends_the_program_with_143(folder: Path) -> None:
     with SparkProgram(settings(folder, "none")) as program:
         program.run({"job": "echo"})

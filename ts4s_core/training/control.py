@@ -205,6 +205,8 @@ class ControlServer:
             self._gather(worker.info.rank, str(message["key"]), message["value"])
         elif kind == "error":
             self.fail(from_wire(message["error"]))
+        elif kind == "warning":
+            log.warning("worker %d on %s: %s", worker.info.rank, worker.info.host, message["message"])
         elif kind == "done":
             worker.done = True
             worker.send({"type": "bye"})

@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import Any, NoReturn
 
-from ts4s_core.errors import Ts4sError, WorkerLostError, to_wire
+from ts4s_core.errors import Ts4sError, WorkerLostError, one_line, to_wire
 from ts4s_core.training.control import MAX_LINE_BYTES
 from ts4s_core.training.job import ControlAddress
 
@@ -100,6 +100,19 @@ class ControlClient:
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_EVERY_S):
             self.send({"type": "beat", "step": self.step})
+
+
+class WarningsToDriver(logging.Handler):
+    """Sends a worker's warnings to the driver, whose user sees no worker's own output; errors go there by themselves."""
+
+    def __init__(self, client: ControlClient) -> None:
+        super().__init__(logging.WARNING)
+        self._client = client
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one; what this module says of a broken channel cannot go over it."""
+        if record.levelno == logging.WARNING and record.name != __name__:
+            self._client.send({"type": "warning", "message": one_line(record.getMessage())})
 
 
 def _exit(reason: str) -> NoReturn:

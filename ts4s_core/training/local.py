@@ -136,8 +136,6 @@ def _wait(workers: list[_Process], control: ControlServer) -> None:
     control.failed.wait(_GRACE_S)
     _let_end(workers)
     dead = next((worker for worker in workers if worker.poll() not in (None, 0)), workers[0])
-    for line in dead.last_lines:
-        log.error("%s", line)
     raise control.failure or _lost(dead)
 
 

@@ -20,7 +20,7 @@ from ts4s_core.onnx.weights import weights_sha256
 from ts4s_core.training.averaging import averaging
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
 from ts4s_core.training.compiling import compiled
-from ts4s_core.training.control_client import ControlClient
+from ts4s_core.training.control_client import ControlClient, WarningsToDriver
 from ts4s_core.training.engine import Engine
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.factories import BuiltModel, resolve
@@ -63,6 +63,9 @@ def run_worker(
         Ts4sError: what went wrong; the driver has been told.
     """
     client = ControlClient(control, rank=rank, own_address=address)
+    warnings = WarningsToDriver(client)
+    own = logging.getLogger("ts4s_core")
+    own.addHandler(warnings)
     try:
         torch.set_num_threads(job.threads_per_worker)
         peers = meet(job, client, where=control, rank=rank, world_size=world_size, address=address)
@@ -75,6 +78,8 @@ def run_worker(
         error = _unforeseen(exc, job, rank=rank, step=client.step + 1)
         client.fail(error)
         raise error from exc
+    finally:
+        own.removeHandler(warnings)
     client.done(result, timeout_s=job.timeout_s)
     return result
 

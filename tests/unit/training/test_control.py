@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 from ts4s_core.errors import NonFiniteError, WorkerLostError
 from ts4s_core.training.control import ControlServer
-from ts4s_core.training.control_client import ControlClient
+from ts4s_core.training.control_client import ControlClient, WarningsToDriver
 from ts4s_core.training.job import ControlAddress, TrainJob
 
 
@@ -28,6 +29,24 @@ def speak(server: ControlServer, rank: int, *, secret: str | None = None) -> soc
     hello = {"secret": secret or server.address.secret, "rank": rank, "host": "elsewhere", "pid": 7, "address": "10.0.0.9"}
     connection.sendall(json.dumps(hello).encode() + b"\n")
     return connection
+
+
+def test_warnings_of_workers_are_the_drivers(heard, caplog):
+    with serve(heard, world_size=1) as server:
+        client = ControlClient(server.address, rank=0, own_address="127.0.0.1")
+        handler = WarningsToDriver(client)
+        own = logging.getLogger("ts4s_core.training.checkpoint")
+        own.addHandler(handler)
+        try:
+            own.warning("checkpoint of step %d\nwas not written", 7)
+            logging.getLogger("ts4s_core.training.checkpoint").error("told by other ways")
+        finally:
+            own.removeHandler(handler)
+        client.done({}, timeout_s=10)
+        assert server.finished
+    forwarded = [record.getMessage() for record in caplog.records if record.name == "ts4s_core.training.control"]
+    assert forwarded == [f"worker 0 on {socket.gethostname()}: checkpoint of step 7 was not written"]
+    assert [message["type"] for _rank, message in heard] == ["result"]
 
 
 def test_values_are_gathered_in_rank_order_and_results_arrive(heard):
