@@ -96,6 +96,7 @@ _FROM = Option(
     "--from", "use this artifact (may be given several times); default: the newest under --name", "KIND/NAME/VERSION", repeat=True
 )
 _REASON = Option("--reason", "why: kept in the registry's history", required=True)
+_ALIAS = Option("--alias", "the alias to move; default: champion", "ALIAS")
 _MODEL = Argument("model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version")
 
 COMMANDS: tuple[Command, ...] = (
@@ -173,7 +174,7 @@ COMMANDS: tuple[Command, ...] = (
         "Make a version the champion.",
         "flows.cli_models:promote_command",
         ("storage",),
-        (_REASON,),
+        (_REASON, _ALIAS),
         (Argument("model", "the model's name"), Argument("version", "the version to promote")),
     ),
     Command(
@@ -181,7 +182,7 @@ COMMANDS: tuple[Command, ...] = (
         "Make the champion before this one the champion again.",
         "flows.cli_models:rollback_command",
         ("storage",),
-        (_REASON,),
+        (_REASON, _ALIAS),
         (Argument("model", "the model's name"),),
     ),
     Command(
@@ -193,7 +194,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "models gc",
-        "Delete what no model needs any more.",
+        "Delete what no model needs any more, and what broken runs left.",
         "flows.cli_models:gc_command",
         ("storage",),
         (Option("--dry-run", "say what would be deleted, delete nothing", switch=True),),

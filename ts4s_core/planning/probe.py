@@ -1,0 +1,253 @@
+"""The measuring process: real parts of the real model through the real engine, without peers, and what this machine can do.
+
+``python -m ts4s_core.planning.probe`` is told by a line of JSON, says ``{"ready": true}``, waits for a line, measures, and
+says what it found as a line of JSON. Several of them measure at once, so that they hinder each other as workers would.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import InputError, Ts4sError, to_wire
+from ts4s_core.processes import die_with_parent
+from ts4s_core.training.batches import PartBatch
+from ts4s_core.training.compiling import compiled
+from ts4s_core.training.embeddings import RowGradients
+from ts4s_core.training.exchange import Exchange
+from ts4s_core.training.factories import BuiltModel, resolve
+from ts4s_core.training.flat import attach, lay_out, trainable_parameters
+from ts4s_core.training.job import TrainJob
+from ts4s_core.training.objectives import objective_for
+from ts4s_core.training.optimiser import Optimiser, SlicedAdamW
+from ts4s_core.training.plan import Plan
+from ts4s_core.training.strategy import LocalEngine
+from ts4s_core.training.windows import PlannedStep, planned_steps
+
+log = logging.getLogger(__name__)
+
+#: Planned steps that are looked at, and of those how many are measured at most.
+STEPS_SEEN, STEPS_MEASURED = 96, 24
+#: Steps before the first that counts: memory and kernels are not warm yet.
+WARM_UP = 2
+LEAST_STEPS = 4
+_GEMM_SIZE, _COPY_ELEMENTS, _MACHINE_S = 1_024, 2**24, 0.3
+
+
+class _Clock:
+    """Notes when parts begin and the optimiser begins and ends, at the seams that an engine has."""
+
+    def __init__(self, built: BuiltModel, optimiser: Optimiser) -> None:
+        self.marks: list[float] = []
+        self.stepped: tuple[float, float] = (0.0, 0.0)
+        self._built = built
+        self._optimiser = optimiser
+
+    def seed_dropout(self, model: torch.nn.Module, seed: int, step: int, *, part: int) -> None:
+        """A part begins."""
+        self.marks.append(time.perf_counter())
+        self._built.seed_dropout(model, seed, step, part=part)
+
+    @property
+    def moments(self) -> Any:
+        """See :class:`Optimiser`."""
+        return self._optimiser.moments
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See :class:`Optimiser`."""
+        return self._optimiser.state()
+
+    def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
+        """See :class:`Optimiser`."""
+        begin = time.perf_counter()
+        self._optimiser.step(number, learning_rate=learning_rate, divisor=divisor)
+        self.stepped = (begin, time.perf_counter())
+
+
+class Probe:
+    """One process's measurement: the parts that rank ``rank`` of ``world_size`` would compute.
+
+    Args:
+        job: as training would make it.
+        memory_bytes: of the host: a model that cannot fit is refused before it is built where its size is known.
+    """
+
+    def __init__(self, job: TrainJob, *, rank: int, world_size: int, memory_bytes: int) -> None:
+        torch.set_num_threads(job.threads_per_worker)
+        settings = self._settings = job.settings
+        store = ArtifactStore.open(job.storage_settings())
+        _refuse_giants(job, memory_bytes)
+        self._rows = resolve(job.rows_factory)(job, store)
+        built: BuiltModel = resolve(job.model_factory)(job, store)
+        parameters = trainable_parameters(built.module)
+        self.layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
+        self.weights = sum(parameter.numel() for parameter in built.module.parameters())
+        exchange = Exchange(self.layout, rank=0, world_size=1, timeout_s=job.timeout_s)
+        attach(parameters, self.layout.views(exchange.parameters), copy=True)
+        optimiser = built.optimiser(exchange) if built.optimiser else SlicedAdamW(exchange, weight_decay=settings.weight_decay)
+        self._clock = _Clock(built, optimiser)
+        count = settings.logical_shards // world_size
+        self.tables = RowGradients(built.module, parameters).names if built.forward is None else frozenset()
+        self._engine = LocalEngine(
+            built.module,
+            parameters,
+            exchange,
+            self._clock,
+            parts=count,
+            first_part=rank * count,
+            objective=built.objective or objective_for(job.task, job.class_weights),
+            seed=settings.seed,
+            max_grad_norm=settings.max_grad_norm,
+            seed_dropout=self._clock.seed_dropout,
+            forward=compiled(built.module) if settings.compile and built.forward is None else built.forward,
+        )
+        self._plan = Plan(self._rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
+
+    def measure(self, *, budget_s: float) -> dict[str, Any]:
+        """Take some steps of the plan, the largest first."""
+        total = min(STEPS_SEEN, self._plan.steps_in_epoch(0))
+        planned = list(planned_steps(self._rows, "train", self._plan, first=0, stop=total))
+        shapes = [_shapes(step) for step in planned]
+        costs = [sum(rows * length for rows, length in step) for step in shapes]
+        by_cost = sorted(range(total), key=costs.__getitem__)
+        spread = [by_cost[place] for place in np.linspace(total - 1, 0, min(total, STEPS_MEASURED)).round().astype(int)]
+        order = [spread[place] for place in np.random.default_rng(0).permutation(len(spread))]
+        samples: list[tuple[int, int, bool, float]] = []
+        optimiser_s, rest_s = [], []
+        begin = time.perf_counter()
+        for number, place in enumerate([spread[0]] * WARM_UP + order * 4):
+            if number >= WARM_UP + LEAST_STEPS and time.perf_counter() - begin > budget_s:
+                break
+            parts, optimiser, rest = self._step(planned[place], number)
+            if number >= WARM_UP:
+                samples += parts
+                optimiser_s.append(optimiser)
+                rest_s.append(rest)
+        self._engine.close()
+        settings = self._settings
+        return {
+            "shapes": shapes,
+            "samples": samples,
+            "optimiser_s": float(np.median(optimiser_s)),
+            "rest_s": float(np.median(rest_s)),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "bucket_elements": self.layout.bucket_sizes,
+            "table_buckets": sorted({slot.bucket for slot in self.layout.slots if slot.name in self.tables}),
+            "parameters": self.weights,
+            "rows": sum(self._rows.rows_per_group("train")),
+            "steps_in_epoch": self._plan.steps_in_epoch(0),
+            "total_steps": self._plan.total_steps(settings.epochs, settings.max_steps),
+            "mean_tokens": float(np.mean(np.concatenate([step.block.lengths for step in planned]))),
+        }
+
+    def _step(self, planned: PlannedStep, number: int) -> tuple[list[tuple[int, int, bool, float]], float, float]:
+        """Samples of the parts, the optimiser's seconds, and everything else's."""
+        clock = self._clock
+        clock.marks = []
+        started = time.perf_counter()
+        batches: list[PartBatch | None] = []
+        for part in self._engine.own_parts():
+            rows = planned.parts[part]
+            batches.append(planned.block.batch(rows, pad_id=self._rows.pad_id) if len(rows) else None)
+        shapes = [tuple(batch.inputs[0].shape[:2]) for batch in batches if batch is not None]
+        if not shapes:
+            return [], 0.0, 0.0
+        # The rate is next to nothing: the numbers stay those of a fresh model.
+        self._engine.step(batches, step=number, rate=1e-12, flag=False, memory_mib=0.0)
+        ended = time.perf_counter()
+        begins = [*clock.marks, clock.stepped[0]]
+        samples = [
+            (int(shape[0]), int(shape[1]), place == len(shapes) - 1, begins[place + 1] - begins[place])
+            for place, shape in enumerate(shapes)
+        ]
+        rest = clock.marks[0] - started + ended - clock.stepped[1]
+        return samples, clock.stepped[1] - clock.stepped[0], rest
+
+
+def machine() -> dict[str, float]:
+    """GEMM rate in GFLOP/s and memory bandwidth in GB/s with the threads of a worker."""
+    left, right = torch.randn(_GEMM_SIZE, _GEMM_SIZE), torch.randn(_GEMM_SIZE, _GEMM_SIZE)
+    out = torch.empty(_GEMM_SIZE, _GEMM_SIZE)
+    source, target = torch.ones(_COPY_ELEMENTS), torch.zeros(_COPY_ELEMENTS)
+    multiplied = _rate(lambda: torch.mm(left, right, out=out), 2.0 * _GEMM_SIZE**3)
+    copied = _rate(lambda: target.copy_(source), 8.0 * _COPY_ELEMENTS)
+    return {"gemm_gflops": multiplied / 1e9, "memory_gb_per_s": copied / 1e9}
+
+
+def _rate(act: Any, amount: float) -> float:
+    """Median amount a second over a third of a second."""
+    act()
+    rates, begin = [], time.perf_counter()
+    while time.perf_counter() - begin < _MACHINE_S:
+        started = time.perf_counter()
+        act()
+        rates.append(amount / (time.perf_counter() - started))
+    return float(np.median(rates))
+
+
+def _shapes(planned: PlannedStep) -> list[tuple[int, int]]:
+    lengths = planned.block.lengths
+    return [(len(rows), int(lengths[rows].max())) if len(rows) else (0, 0) for rows in planned.parts]
+
+
+def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
+    """Look at the size of a configuration's model before its weights get memory."""
+    if "config" not in job.extra:
+        return
+    from ts4s_core.onnx.families import build_module
+    from ts4s_core.onnx.sources import config_object
+
+    with torch.device("meta"):
+        config = config_object(job.extra["config"], source=str(job.extra["source"]))
+        empty = build_module(config, "causal-lm" if job.task == "language-model" else "encoder")
+    weights = sum(parameter.numel() for parameter in empty.parameters())
+    job.extra["vocabulary"] = int(getattr(config, "vocab_size", 1_000))
+    # Weights and gradients: what even many workers need of each.
+    least = 8 * weights
+    if least > memory_bytes:
+        raise InputError(
+            f"Training of {weights:,} weights cannot fit: expected at least {least / 2**30:.1f} GB for a worker's weights and "
+            f"gradients alone, got {memory_bytes / 2**30:.1f} GB of memory on a host. Use a smaller model or a larger host"
+        )
+
+
+def main() -> int:
+    """Measure as told on standard input."""
+    told = json.loads(sys.stdin.readline())
+    die_with_parent(told["parent_pid"])
+    sys.path[:0] = told["python_path"]
+    try:
+        torch.set_num_threads(int(told["threads"]))
+        found = machine() if told["machine"] else {}
+        empty_bytes = psutil.Process().memory_info().rss
+        probe = Probe(
+            TrainJob.from_wire(told["job"]),
+            rank=told["rank"],
+            world_size=told["world_size"],
+            memory_bytes=told["memory_bytes"],
+        )
+        _say({"ready": True})
+        sys.stdin.readline()
+        _say(probe.measure(budget_s=told["budget_s"]) | {"machine": found, "empty_bytes": empty_bytes})
+    except Ts4sError as exc:
+        _say({"error": to_wire(exc)})
+        return 1
+    return 0
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
