@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.cli_commands import Invocation, Outcome
-from flows.output import columns, shown
+from flows.output import columns, in_bytes, shown, table
 from ts4s_core.artifacts.collect import collect
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import CHAMPION, KIND, Registry
@@ -29,7 +29,16 @@ def list_command(invocation: Invocation) -> Outcome:
 def show_command(invocation: Invocation) -> Outcome:
     """One version: aliases, metrics, hash of the weights, what it was made from."""
     store = ArtifactStore.open(invocation.settings.storage)
-    return Outcome(describe(store, Registry(store).resolve(invocation.options.model)))
+    ref = Registry(store).resolve(invocation.options.model)
+    values = describe(store, ref)
+    rows: list[tuple[str, ...]] = [
+        (str(entry.number), entry.when[:19], entry.action, f"@{entry.alias}", shown(entry.to), entry.who, entry.why)
+        for entry in Registry(store).entries(ref.name)
+    ]
+    lines = list(table(values))
+    if rows:
+        lines += ["", f"history of {ref.name}", columns(("number", "when", "what", "alias", "version", "who", "why"), rows)]
+    return Outcome(values, text="\n".join(lines))
 
 
 def promote_command(invocation: Invocation) -> Outcome:
@@ -38,16 +47,18 @@ def promote_command(invocation: Invocation) -> Outcome:
     name, version = invocation.options.model, invocation.options.version
     ref = ArtifactRef(KIND, name, version)
     metrics = metrics_of(store, ref)
-    entry = Registry(store).decide(name, to=version, why=invocation.options.reason, metrics=metrics)
-    return Outcome({"name": name, "version": version, "alias": CHAMPION, "from": entry.before, "number": entry.number})
+    alias = invocation.options.alias or CHAMPION
+    entry = Registry(store).decide(name, alias=alias, to=version, why=invocation.options.reason, metrics=metrics)
+    return Outcome({"name": name, "version": version, "alias": alias, "from": entry.before, "number": entry.number})
 
 
 def rollback_command(invocation: Invocation) -> Outcome:
     """Make the champion before this one the champion again."""
     store = ArtifactStore.open(invocation.settings.storage)
     name = invocation.options.model
-    entry = Registry(store).rollback(name, why=invocation.options.reason)
-    return Outcome({"name": name, "version": entry.to, "alias": CHAMPION, "from": entry.before, "number": entry.number})
+    alias = invocation.options.alias or CHAMPION
+    entry = Registry(store).rollback(name, alias=alias, why=invocation.options.reason)
+    return Outcome({"name": name, "version": entry.to, "alias": alias, "from": entry.before, "number": entry.number})
 
 
 def verify_command(invocation: Invocation) -> Outcome:
@@ -64,20 +75,34 @@ def verify_command(invocation: Invocation) -> Outcome:
         "damaged": [asdict(damage) for damage in damages],
     }
     rows: list[tuple[str, ...]] = [
-        (version.ref, str(version.files), str(version.bytes), f"{len(version.damages)} damaged" if version.damages else "ok")
+        (
+            version.ref,
+            str(version.files),
+            in_bytes(version.bytes),
+            ", ".join(version.made_from) or "-",
+            f"{len(version.damages)} damaged" if version.damages else "ok",
+        )
         for version in versions
     ]
-    lines = [columns(("version", "files", "bytes", "state"), rows), *(f"{damage.path}: {damage.problem}" for damage in damages)]
+    heads = ("version", "files", "size", "made from", "state")
+    lines = [columns(heads, rows), *(f"{damage.path}: {damage.problem}" for damage in damages)]
     return Outcome(values, text="\n".join(lines), exit_code=1 if damages else 0)
 
 
 def gc_command(invocation: Invocation) -> Outcome:
     """Delete what nothing needs any more."""
     dry_run: bool = invocation.options.dry_run
-    found = collect(ArtifactStore.open(invocation.settings.storage), dry_run=dry_run)
-    values = {"dry_run": dry_run, "bytes": sum(item.bytes for item in found), "removed": [asdict(item) for item in found]}
-    rows: list[tuple[str, ...]] = [(item.path, str(item.bytes), item.reason) for item in found]
-    return Outcome(values, text=columns(("path", "bytes", "reason"), rows) if rows else "nothing to delete")
+    storage = invocation.settings.storage
+    found = collect(ArtifactStore.open(storage), dry_run=dry_run, grace_s=3600 * storage.grace_hours, keep_last=storage.keep_last)
+    size = sum(item.bytes for item in found)
+    values = {"dry_run": dry_run, "bytes": size, "removed": [asdict(item) for item in found]}
+    if not found:
+        return Outcome(values, text="nothing to delete")
+    rows: list[tuple[str, ...]] = [(item.path, in_bytes(item.bytes), item.reason) for item in found]
+    done = "would be deleted" if dry_run else "deleted"
+    last = f"{len(rows)} {done}, {in_bytes(size)} in all"
+    last += ". Nothing was deleted: without --dry-run it is" if dry_run else ""
+    return Outcome(values, text=columns((done, "size", "why"), rows) + f"\n{last}")
 
 
 def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:

@@ -36,6 +36,14 @@ def columns(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
+def in_bytes(count: int) -> str:
+    """``1.4 GiB``: a size as a person reads it."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+
+
 def shown(value: object) -> str:
     """One value as a person reads it."""
     if isinstance(value, bool):

@@ -91,7 +91,9 @@ def _unreferenced(store: ArtifactStore, oldest: float, keep_last: int) -> list[C
     for kind, name in store.kinds_and_names():
         refs = store.versions(kind, name)
         manifests |= {ref: store.manifest(ref) for ref in refs}
-        kept |= set(refs[len(refs) - keep_last :] if keep_last < len(refs) else refs)
+        newest = refs[len(refs) - keep_last :] if keep_last < len(refs) else refs
+        # Nobody goes on from a checkpoint whose training came to its end.
+        kept |= {ref for ref in newest if kind != "checkpoint" or store.find(KIND, name, manifests[ref].key) is None}
         kept |= {ref for ref in refs if _made(ref) >= oldest}
     registry = Registry(store)
     for name in registry.names():

@@ -50,7 +50,11 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of one version. ``facts`` holds the step's own results as JSON (counts, metrics, hashes)."""
+    """All that is known of one version.
+
+    ``facts`` holds the step's own results as JSON (counts, metrics, hashes), ``upstream_sha256`` by role what the content
+    hash of the upstream version was.
+    """
 
     kind: str
     name: str
@@ -64,6 +68,7 @@ class Manifest:
     instruction_set: str
     files: tuple[FileEntry, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    upstream_sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> ArtifactRef:
@@ -140,6 +145,7 @@ def _parse(data: bytes) -> Manifest:
     return Manifest(
         **{name: _typed(record, name, str) for name in ("kind", "name", "version", "key", "created", "code", "instruction_set")},
         **{name: _typed(record, name, dict) for name in ("settings", "upstream", "libraries", "facts")},
+        upstream_sha256=_typed({"upstream_sha256": {}, **record}, "upstream_sha256", dict),
         files=files,
     )
 

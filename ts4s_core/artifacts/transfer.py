@@ -77,7 +77,7 @@ def download(fs: Any, source: str, target: Path, *, size: int | None = None, tol
         def fetch(start: int) -> bytes:
             return bytes(fs.cat_file(source, start=start, end=min(start + RANGE_BYTES, total)))
 
-        for piece in _in_order(fetch, iter(range(there, total, RANGE_BYTES)), name="download"):
+        for piece in in_order(fetch, iter(range(there, total, RANGE_BYTES)), name="download"):
             file.write(piece)
             digest.update(piece)
             there += len(piece)
@@ -118,7 +118,7 @@ def upload(fs: Any, source: Path, target: str, *, told: Told = unheard) -> tuple
 
         with source.open("rb") as file:
             parts = _parts(file, size, digest.update)
-            for tag, length in _in_order(send, parts, name="upload"):
+            for tag, length in in_order(send, parts, name="upload"):
                 tags.append(tag)
                 sent += length
                 told(sent, size)
@@ -149,7 +149,7 @@ def _parts(file: Any, size: int, update: Callable[[bytes], object]) -> Iterator[
         yield number, data
 
 
-def _in_order(work: Callable[[Task], Result], tasks: Iterator[Task], *, name: str) -> Iterator[Result]:
+def in_order(work: Callable[[Task], Result], tasks: Iterator[Task], *, name: str) -> Iterator[Result]:
     """Results in the tasks' order; a task is taken only when one of the last :data:`PARALLEL` is done: memory is bounded."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix=name) as pool:

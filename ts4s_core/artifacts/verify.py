@@ -10,10 +10,9 @@ from ts4s_core.artifacts.manifest import FileEntry, Manifest
 from ts4s_core.artifacts.refs import KINDS, MANIFEST, ArtifactRef
 from ts4s_core.artifacts.registry import KIND, REGISTRY, Registry
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.transfer import RANGE_BYTES, in_order
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError
 from ts4s_core.progress import Progress, silent
-
-READ_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class VerifiedVersion:
     files: int
     bytes: int
     damages: tuple[Damage, ...]
+    made_from: tuple[str, ...] = ()
 
 
 def verify(store: ArtifactStore, name: str | None = None, *, progress: Progress = silent) -> list[VerifiedVersion]:
@@ -64,7 +64,8 @@ def verify_version(store: ArtifactStore, ref: ArtifactRef) -> VerifiedVersion:
     except (IntegrityError, NotFoundError) as exc:
         return VerifiedVersion(str(ref), 0, 0, (Damage(f"{ref}/{MANIFEST}", str(exc)),))
     damages = [*_file_damages(store, manifest), *_foreign_files(store, manifest), *_lost_upstream(store, manifest)]
-    return VerifiedVersion(str(ref), len(manifest.files), sum(entry.size for entry in manifest.files), tuple(damages))
+    size = sum(entry.size for entry in manifest.files)
+    return VerifiedVersion(str(ref), len(manifest.files), size, tuple(damages), tuple(sorted(manifest.upstream)))
 
 
 def upstream_refs(manifest: Manifest) -> list[ArtifactRef]:
@@ -112,19 +113,31 @@ def _file_damages(store: ArtifactStore, manifest: Manifest) -> Iterator[Damage]:
 
 
 def _content_problem(store: ArtifactStore, path: str, entry: FileEntry) -> str | None:
-    whole = hashlib.sha256()
+    whole, groups = hashlib.sha256(), [hashlib.sha256() for _ in entry.row_groups or ()]
     try:
-        for start in range(0, entry.size, READ_BYTES):
-            whole.update(store.storage.read_bytes(path, start=start, end=min(start + READ_BYTES, entry.size)))
+        for start, data in _pieces(store, path, entry):
+            whole.update(data)
+            for group, digest in zip(entry.row_groups or (), groups, strict=True):
+                begin, end = max(group.offset, start), min(group.offset + group.size, start + len(data))
+                if begin < end:
+                    digest.update(data[begin - start : end - start])
     except NotFoundError:
         return "vanished while it was read"
     if whole.hexdigest() != entry.sha256:
         return f"is damaged: expected sha256 {entry.sha256}, got {whole.hexdigest()}"
-    for index, group in enumerate(entry.row_groups or ()):
-        data = store.storage.read_bytes(path, start=group.offset, end=group.offset + group.size) if group.size else b""
-        if hashlib.sha256(data).hexdigest() != group.sha256:
+    for index, (group, digest) in enumerate(zip(entry.row_groups or (), groups, strict=True)):
+        if digest.hexdigest() != group.sha256:
             return f"has a row group {index} that is not what the manifest says"
     return None
+
+
+def _pieces(store: ArtifactStore, path: str, entry: FileEntry) -> Iterator[tuple[int, memoryview]]:
+    """The file once from its beginning to its end, the next pieces fetched while one is looked at."""
+
+    def read(start: int) -> tuple[int, memoryview]:
+        return start, memoryview(store.storage.read_bytes(path, start=start, end=min(start + RANGE_BYTES, entry.size)))
+
+    return in_order(read, iter(range(0, entry.size, RANGE_BYTES)), name="verify")
 
 
 def _foreign_files(store: ArtifactStore, manifest: Manifest) -> Iterator[Damage]:
@@ -135,9 +148,21 @@ def _foreign_files(store: ArtifactStore, manifest: Manifest) -> Iterator[Damage]
 
 
 def _lost_upstream(store: ArtifactStore, manifest: Manifest) -> Iterator[Damage]:
-    for ref in upstream_refs(manifest):
-        if not store.sealed(ref):
-            yield Damage(str(ref), f"is missing, and {manifest.ref} was made from it")
+    for role, text in manifest.upstream.items():
+        try:
+            ref = ArtifactRef.parse(str(text))
+            found = store.manifest(ref).content_sha256
+        except NotFoundError:
+            yield Damage(str(text), f"is missing, and {manifest.ref} was made from it")
+        except InputError:  # a source outside the store
+            continue
+        except IntegrityError as exc:
+            yield Damage(f"{text}/{MANIFEST}", f"is damaged, and {manifest.ref} was made from it: {exc}")
+        else:
+            made_from = manifest.upstream_sha256.get(role, found)
+            if made_from != found:
+                problem = f"is not what {manifest.ref} was made from: expected content sha256 {made_from}, got {found}"
+                yield Damage(str(ref), problem)
 
 
 def _verify_registry(store: ArtifactStore, name: str) -> VerifiedVersion | None:

@@ -105,10 +105,19 @@ class ArtifactWriter:
             instruction_set=instruction_set(),
             files=tuple(self._files[path] for path in sorted(self._files)),
             facts=self.facts,
+            upstream_sha256=self._upstream_sha256(),
         )
         self._publish(manifest.to_json())
         self._sealed = manifest
         return manifest
+
+    def _upstream_sha256(self) -> dict[str, str]:
+        found = {}
+        for role, source in self._upstream.items():
+            # What comes from outside the store, or was deleted meanwhile, has no content to name.
+            with contextlib.suppress(InputError):
+                found[role] = self._store.manifest(ArtifactRef.parse(source)).content_sha256
+        return found
 
     def _publish(self, data: bytes) -> None:
         storage = self._store.storage

@@ -106,6 +106,7 @@ class DataSettings(Group):
         None, description="format of the source; default: by the file's ending, docstrings where there is no source"
     )
     text_column: str = Field("text", min_length=1, description="column that holds the text (csv, json, parquet, table)")
+    id_column: str = Field("", description="column that names a row, copied into predictions (csv, json, parquet, table)")
     label_column: str = Field("label", min_length=1, description="column that holds the label (csv, json, parquet, table)")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the texts used for early stopping")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the texts held out for evaluation and the gate")
@@ -143,7 +144,8 @@ class TrainSettings(Group):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of order, dropout and new weights")
     strategy: Strategy = Field("synchronous", description="how workers combine what they learn")
     compile: bool = Field(
-        False, description="compile the model's forward and backward with torch.compile; needs a C++ compiler on every worker's host"
+        False,
+        description="compile the model's forward and backward with torch.compile; needs a C++ compiler on every worker's host",
     )
     averaging_frequency: int = Field(0, ge=0, description="steps between averages (strategy averaging); 0: once an epoch")
     early_stopping_patience: int = Field(0, ge=0, description="stop after this many validations without a better loss; 0: never")
@@ -199,6 +201,10 @@ class StorageAddress(Group):
     cache_dir: str | None = Field(
         None, min_length=1, description="folder of the verified local cache; default: the user's cache folder"
     )
+    keep_last: int = Field(
+        3, ge=1, le=100_000, description="newest versions of every kind and name that `models gc` keeps, needed or not"
+    )
+    grace_hours: float = Field(24.0, ge=0, le=100_000, description="`models gc` deletes nothing that is younger")
 
 
 class StorageSettings(StorageAddress):

@@ -152,6 +152,10 @@ def _spark_conflicts(settings: Settings) -> Iterator[str]:
 def _storage_conflicts(settings: Settings) -> Iterator[str]:
     storage = settings.storage
     scheme = storage.uri.split("://", 1)[0] if "://" in storage.uri else "file"
+    for name, address in (("uri", storage.uri), ("endpoint_url", storage.endpoint_url or "")):
+        if "://" in address and "@" in address.split("://", 1)[1].split("/", 1)[0]:
+            # Said without the address: it would put the keys on the screen and into logs.
+            yield f"storage.{name} holds a user name or keys before an @: leave them out, and give TS4S_STORAGE__KEY and __SECRET"
     if storage.endpoint_url and scheme != "s3":
         yield f"storage.endpoint_url {storage.endpoint_url} has no meaning with storage.uri {storage.uri}: use an s3:// address"
     if (storage.key is None) != (storage.secret is None):
