@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import os
 import signal
@@ -74,28 +75,38 @@ class Record:
 
 
 class Results:
-    """The records in one JSON file; the file is whole after every point."""
+    """The records in one JSON file, which is whole after every point; several runs of the matrix may share it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.records: list[dict[str, Any]] = json.loads(path.read_text())["points"] if path.exists() else []
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far."""
+        return json.loads(self._path.read_text(encoding="utf-8"))["points"] if self._path.exists() else []
 
     def has(self, point: Point) -> bool:
         """Whether a point was counted already."""
-        return any((found["seed"], found["index"]) == (point.seed, point.index) and found["counted"] for found in self.records)
+        return any((found["seed"], found["index"]) == (point.seed, point.index) and found["counted"] for found in self.records())
 
     def add(self, record: Record) -> None:
         """Append a record."""
-        self.records.append({**asdict(record), "counted": record.counted})
-        counted = [found for found in self.records if found["counted"]]
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._write([*self.records(), {**asdict(record), "counted": record.counted}])
+        finally:
+            os.close(folder)
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        counted = [found for found in records if found["counted"]]
         kinds = sorted({found["kind"] for found in counted})
         summary = {
             "counted": len(counted),
             "hashes": sorted({found["weights_sha256"] for found in counted}),
             "by_kind": {kind: sum(found["kind"] == kind for found in counted) for kind in kinds},
-            "not_as_they_should_be": sum(found["hit"] and not found["counted"] for found in self.records),
+            "not_as_they_should_be": sum(found["hit"] and not found["counted"] for found in records),
         }
-        text = json.dumps({"summary": summary, "points": self.records}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"summary": summary, "points": records}, indent=1, ensure_ascii=False) + "\n"
         new = self._path.with_name(f".{self._path.name}.new")
         new.write_text(text, encoding="utf-8")
         os.replace(new, self._path)

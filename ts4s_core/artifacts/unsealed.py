@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def discard_unsealed(store: ArtifactStore, kind: str, name: str, key: str) -> list[str]:
-    """Delete the half-written versions of a step key.
+def discard_unsealed(store: ArtifactStore, kind: str, name: str) -> list[str]:
+    """Delete the half-written versions of a name.
 
-    Only for who holds a lease under which alone that key is written: somebody else's could be half-written because it is
+    Only for who holds a lease under which alone they are written: somebody else's could be half-written because it is
     being written.
 
     Args:
         store: the store.
         kind: kind of the artifact.
         name: its name.
-        key: the step key, hex.
 
     Returns:
         the folders that were deleted.
@@ -31,7 +30,7 @@ def discard_unsealed(store: ArtifactStore, kind: str, name: str, key: str) -> li
     prefix = f"{check_kind(kind)}/{check_name(name)}"
     found = []
     for folder in _folders(store, prefix):
-        if folder.endswith(f"-{key[:8]}") and not store.storage.exists(f"{prefix}/{folder}/{MANIFEST}"):
+        if not store.storage.exists(f"{prefix}/{folder}/{MANIFEST}"):
             log.info("removing %s/%s, which a run that ended early left half-written", prefix, folder.removeprefix(TEMPORARY))
             store.storage.delete_tree(f"{prefix}/{folder}")
             found.append(f"{prefix}/{folder}")

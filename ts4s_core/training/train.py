@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ts4s_core.training.checkpoint import prune, retried
 from ts4s_core.training.job import TrainJob, storage_to_wire
 from ts4s_core.training.launcher import Launcher
 from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
+from ts4s_core.training.stats import as_text
 from ts4s_core.training.strategies import bearing_settings, check_strategy
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,11 @@ def train(
     check_strategy(settings.train)
     factories = factories or Factories()
     workers = settings.train.workers or largest_divisor(settings.train.logical_shards, at_most=launcher.slots())
+    # The model knows what its head is for; a module of one's own has the settings' task.
+    task = str(store.manifest(model).facts.get("task") or settings.model.task)
     bearing = {
         "train": bearing_settings(settings.train, workers=workers),
-        "task": settings.model.task,
+        "task": task,
         "class_weights": settings.model.class_weights,
         "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
     }
@@ -82,7 +85,7 @@ def train(
             dataset=str(dataset),
             model=str(model),
             output=str(writer.ref),
-            task=settings.model.task,
+            task=task,
             class_weights=_class_weights(settings, store, dataset),
             train=settings.train.model_dump(mode="json"),
             storage=storage_to_wire(settings.storage),
@@ -105,7 +108,8 @@ def train(
             oldest_checkpoint="" if settings.reuse else writer.ref.version,
         )
         attempts.run()
-        _seal(writer, store, model, metrics, facts={"restarts": attempts.restarts, "workers": attempts.workers}, started=started)
+        facts = {"restarts": attempts.restarts, "workers": attempts.workers, "executors": launcher.figures()}
+        _seal(writer, store, job, metrics, facts=facts, started=started)
 
     with _alone(settings, store, key):
         result = run_step(
@@ -132,7 +136,7 @@ def _alone(settings: Settings, store: ArtifactStore, key: str) -> Iterator[None]
     # No model can have this name: a lease of the model itself may be held by the run that this step belongs to.
     with Lease.hold(store, f"_train-{settings.name}"):
         for kind in ("checkpoint", "trained"):
-            discard_unsealed(store, kind, settings.name, key)
+            discard_unsealed(store, kind, settings.name)
         yield
 
 
@@ -160,10 +164,10 @@ def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRe
 
 
 def _seal(
-    writer: ArtifactWriter, store: ArtifactStore, model: ArtifactRef, metrics: Metrics, *, facts: dict[str, Any], started: float
+    writer: ArtifactWriter, store: ArtifactStore, job: TrainJob, metrics: Metrics, *, facts: dict[str, Any], started: float
 ) -> None:
     """Fill the trained artifact: weights that rank 0 wrote, everything else of the model, and figures."""
-    rows, result = metrics.rows(), metrics.result
+    rows, result, model = metrics.rows(), metrics.result, ArtifactRef.parse(job.model)
     entry = result["weights"]
     writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"]))
     folder = store.local(model)
@@ -182,4 +186,21 @@ def _seal(
     writer.facts.update(result["strategy"])
     if result["validation_loss"] is not None:
         writer.facts.update(validation_loss=result["validation_loss"], best_step=result["best_step"])
+    retried(lambda: writer.add_bytes("stats.txt", _statistics(writer, store, job, rows).encode(), identity=False))
     retried(lambda: writer.add_json("training.json", writer.facts, identity=False))
+
+
+def _statistics(writer: ArtifactWriter, store: ArtifactStore, job: TrainJob, rows: Sequence[Mapping[str, Any]]) -> str:
+    """``stats.txt``."""
+    dataset = store.manifest(ArtifactRef.parse(job.dataset)).facts
+    counts = dataset.get("windows") or dataset.get("rows")
+    about = {
+        "name": job.name,
+        "version": writer.ref.version,
+        "dataset": job.dataset,
+        "model": job.model,
+        "task": job.task,
+        "rows": counts.get("train") if isinstance(counts, Mapping) else counts,
+        **{name: job.train[name] for name in ("strategy", "logical_shards", "batch_size", "threads_per_worker")},
+    }
+    return as_text(rows, about=about, totals=writer.facts, executors=writer.facts["executors"])

@@ -15,6 +15,7 @@ from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.unsealed import discard_unsealed
 from ts4s_core.errors import ConflictError, InputError, IntegrityError, NotFoundError, StoreError
 from ts4s_core.settings import StorageSettings
 
@@ -336,3 +337,19 @@ def test_create_is_exclusive(store: ArtifactStore) -> None:
         store.storage.create("registry/demo/00000001.json", b"2")
     assert store.storage.read_bytes("registry/demo/00000001.json") == b"1"
     assert [entry.path for entry in store.storage.list("", temporary=True)] == ["registry/demo/00000001.json"]
+
+
+def test_what_a_killed_run_left_half_written_goes(store: ArtifactStore) -> None:
+    sealed = store.begin("trained", "demo", KEY, settings={}, upstream={})
+    sealed.add_json("a.json", {})
+    sealed.seal()
+    for key, name in ((KEY, "demo"), ("ff" * 32, "demo"), (KEY, "other")):
+        writer = store.begin("trained", name, key, settings={}, upstream={})
+        if key == KEY:
+            writer.add_json("a.json", {})
+    assert len(discard_unsealed(store, "trained", "demo")) == 2
+    assert discard_unsealed(store, "trained", "nobody") == []
+    assert store.storage.folder is not None
+    folders = sorted(path.name for path in (store.storage.folder / "trained" / "demo").iterdir())
+    assert folders == [sealed.ref.version]
+    assert len(list((store.storage.folder / "trained" / "other").iterdir())) == 1
