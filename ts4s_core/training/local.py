@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ts4s_core.errors import Ts4sError, WorkerLostError
 from ts4s_core.training.control import ControlServer
@@ -27,25 +29,44 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a rank's process runs.
+
+    Attributes:
+        address: the interface by which its peers reach it.
+        prefix: words before its command, such as ``ip netns exec NAME``; what they start must replace itself by the command.
+    """
+
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+
+
 class LocalLauncher:
     """Starts every rank as a child process, and lets none of them live longer than :meth:`run`.
 
     Args:
         threads_per_worker: threads of a worker.
         python_path: folders that workers import from beside this package: a custom factory's home.
+        places: of the ranks, in turn; the control server is at the first one's address.
     """
 
-    def __init__(self, *, threads_per_worker: int, python_path: Sequence[str] = ()) -> None:
+    def __init__(self, *, threads_per_worker: int, python_path: Sequence[str] = (), places: Sequence[Place] = (Place(),)) -> None:
         self._threads = threads_per_worker
         self._python_path = list(python_path)
+        self._places = tuple(places)
 
     def control_host(self) -> str:
-        """The loopback interface."""
-        return "127.0.0.1"
+        """The loopback interface, or the first place's."""
+        return self._places[0].address
 
     def slots(self) -> int:
         """Workers that have cores of their own."""
         return max(1, len(os.sched_getaffinity(0)) // self._threads)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """None: there is no cluster."""
+        return []
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
         """Run one attempt to its end.
@@ -66,6 +87,7 @@ class LocalLauncher:
     def _start(self, job: TrainJob, *, rank: int, world_size: int, control: ControlServer) -> _Process:
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
         environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+        place = self._places[rank % len(self._places)]
         told = {
             "job": job.to_wire(),
             "control": control.address.to_wire(),
@@ -73,19 +95,20 @@ class LocalLauncher:
             "world_size": world_size,
             "parent_pid": os.getpid(),
             "python_path": self._python_path,
+            "address": place.address,
         }
-        return _Process(rank, json.dumps(told), environment)
+        return _Process(rank, json.dumps(told), environment, prefix=place.prefix)
 
 
 class _Process:
     """One worker process and the last lines it wrote."""
 
-    def __init__(self, rank: int, told: str, environment: dict[str, str]) -> None:
+    def __init__(self, rank: int, told: str, environment: dict[str, str], *, prefix: Sequence[str] = ()) -> None:
         self.rank = rank
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         # A session of its own: Ctrl-C is for the parent, which then ends its workers.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ts4s_core.training.local_worker"],
+            [*prefix, sys.executable, "-m", "ts4s_core.training.local_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

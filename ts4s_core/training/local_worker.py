@@ -25,6 +25,7 @@ def main() -> int:
             rank=told["rank"],
             world_size=told["world_size"],
             control=ControlAddress.from_wire(told["control"]),
+            address=told["address"],
         )
     except Ts4sError as exc:
         logging.getLogger(__name__).error("%s", exc)
