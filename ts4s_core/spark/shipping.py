@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+import sysconfig
+import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ts4s_core
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LEFT_OUT = ("__pycache__", "java_home")
@@ -30,3 +39,49 @@ def write_zip(package: Path, target: Path) -> Path:
             if path.is_file() and not set(inside.parts) & set(_LEFT_OUT):
                 archive.writestr(zipfile.ZipInfo(inside.as_posix(), date_time=_EPOCH), path.read_bytes())
     return target
+
+
+def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
+    """Send executors the code that is not installed there: this package, and the modules that import paths name.
+
+    On this host they have this package; of others, those that stand outside of the installation (a program's own folder) are
+    sent anyway, because a worker process does not look there. A module is sent once an application, as it is then.
+
+    Args:
+        session: the session.
+        paths: ``module:name`` each.
+    """
+    context = session.sparkContext
+    for top in sorted({path.partition(":")[0].partition(".")[0] for path in paths} | {ts4s_core.__name__}):
+        if (context.applicationId, top) in _shipped:
+            continue
+        _shipped.add((context.applicationId, top))
+        if top == ts4s_core.__name__ and str(context.master).startswith("local"):
+            continue
+        source = _source(top)
+        if source is None:
+            continue
+        if source.is_file():
+            context.addPyFile(str(source))
+        else:
+            folder = tempfile.mkdtemp(prefix="ts4s-code-")
+            context.addPyFile(str(write_zip(source, Path(folder) / f"{top}.zip")))
+            shutil.rmtree(folder)  # Spark took a copy
+
+
+_shipped: set[tuple[str, str]] = set()
+
+
+def _source(top: str) -> Path | None:
+    """The file or folder of a module that is not part of the installation, or None."""
+    try:
+        found = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if found is None or not found.origin or found.origin in ("built-in", "frozen"):
+        return None
+    origin = Path(found.origin).resolve()
+    homes = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib", "platstdlib")}
+    if not origin.is_file() or (top != ts4s_core.__name__ and any(origin.is_relative_to(home) for home in homes)):
+        return None
+    return origin.parent if origin.name == "__init__.py" else origin

@@ -80,8 +80,9 @@ def _probe(make: Make, name: str) -> None:
         same, reason = False, f" ({str(exc).splitlines()[0]})"
     if not same:
         raise InputError(
-            f"optimizer {name} needs whole tensors{reason}: expected one that updates each element by itself, "
-            "because every worker steps a slice of the weights. Use SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD or Rprop"
+            f"optimizer {name} needs whole tensors{reason}: expected one that updates each element by itself, because every "
+            "worker steps a slice of the weights. Use SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, "
+            "ASGD or Rprop"
         )
 
 

@@ -106,7 +106,8 @@ def rows_of_table(job: TrainJob, store: ArtifactStore) -> TableRows:
 
 def _labels(column: pa.ChunkedArray) -> NDArray[Any]:
     if pa.types.is_integer(column.type):
-        return column.to_numpy().astype(np.int64)
+        classes: NDArray[Any] = column.to_numpy().astype(np.int64)
+        return classes
     values, _offsets = _flat(column)
     labels: NDArray[Any] = values.reshape(len(column), -1).astype(np.float32, copy=False)
     return labels

@@ -1,0 +1,151 @@
+"""Outputs of a saved module for rows, on whichever process has them.
+
+Legend: B rows, C numbers of an output.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from ts4s_core.errors import DataError
+from ts4s_core.modules.inputs import InputForm, padded
+from ts4s_core.modules.saved import SavedModule
+from ts4s_core.training.any_module import OnDevice, make_module
+
+#: What :meth:`Predictor.predict` gives.
+STRUCT = pa.struct([("prediction", pa.float64()), ("raw", pa.list_(pa.float64())), ("probability", pa.list_(pa.float64()))])
+_cached: dict[str, Predictor] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions of some rows: ``prediction`` (B,), ``raw`` (B, C), ``probability`` (B, C) or None; float64."""
+
+    prediction: NDArray[np.float64]
+    raw: NDArray[np.float64]
+    probability: NDArray[np.float64] | None
+
+
+class Predictor:
+    """A module ready to predict."""
+
+    def __init__(self, saved: SavedModule, form: InputForm, *, batch_size: int, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._saved = saved
+        self._form = form
+        self._batch_size = batch_size
+        self._module = make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+        self._forward = self._module if device == "cpu" else OnDevice(self._module, device)
+        self._encode = encoder(saved.tokenizer, form) if form.text else None
+
+    @classmethod
+    def cached(cls, key: str, files: Mapping[str, bytes], **options: Any) -> Predictor:
+        """The predictor of a module's files: built once in a process for each key, the last few are kept."""
+        with _lock:
+            if key not in _cached:
+                while len(_cached) >= 4:
+                    del _cached[next(iter(_cached))]
+                _cached[key] = cls(SavedModule.from_files(files, where="of the model"), **options)
+            return _cached[key]
+
+    def predict(self, column: pa.Array) -> pa.Array:
+        """Predictions of a column, of texts or lists of numbers; a null is one for a null."""
+        kept = column.drop_null()
+        pieces = [self.scores(kept.slice(start, self._batch_size)) for start in range(0, len(kept), self._batch_size)]
+        prediction = np.concatenate([piece.prediction for piece in pieces]) if pieces else np.zeros(0)
+        fields = [pa.array(prediction), _lists([piece.raw for piece in pieces])]
+        if pieces and pieces[0].probability is not None:
+            fields.append(_lists([piece.probability for piece in pieces if piece.probability is not None]))
+        else:
+            fields.append(pa.nulls(len(kept), pa.list_(pa.float64())))
+        found = pa.StructArray.from_arrays(fields, fields=list(STRUCT))
+        if not column.null_count:
+            return found
+        places = np.full(len(column), -1)
+        places[np.asarray(column.is_valid())] = np.arange(len(kept))
+        return found.take(pa.array(places, pa.int64(), mask=places < 0))
+
+    def scores(self, rows: pa.Array) -> Scores:
+        """Predictions of at most a batch of rows without nulls."""
+        if self._encode is not None:
+            inputs: tuple[torch.Tensor, ...] = padded(self._encode(rows.to_pylist()), pad_id=self._form.pad_id)
+        else:
+            inputs = self._form.arguments(matrix(rows, width=sum(self._form.widths)))
+        with torch.inference_mode():
+            found = self._forward(*inputs)
+        first = (found[0] if isinstance(found, tuple) else found).double()
+        return self._interpreted(first.reshape(len(rows), -1))
+
+    def _interpreted(self, raw: torch.Tensor) -> Scores:
+        saved = self._saved
+        if saved.output == "value":
+            if raw.shape[1] != 1:
+                raise DataError(
+                    f"output value wants one number a row, the module gave {raw.shape[1]}: set output to class or vector"
+                )
+            return Scores(raw[:, 0].numpy(), raw.numpy(), None)
+        probability = _probabilities(raw, saved.activation)
+        if saved.output == "vector":
+            return Scores(np.full(len(raw), np.nan), raw.numpy(), None if probability is None else probability.numpy())
+        if raw.shape[1] == 1:  # one logit for the second of two classes
+            raw = torch.cat([-raw, raw], dim=1)
+            probability = None if probability is None else torch.cat([1 - probability, probability], dim=1)
+        best = (raw if probability is None else probability).argmax(dim=1).double()
+        return Scores(best.numpy(), raw.numpy(), None if probability is None else probability.numpy())
+
+
+def _probabilities(raw: torch.Tensor, activation: str) -> torch.Tensor | None:
+    if activation == "softmax":
+        return torch.sigmoid(raw) if raw.shape[1] == 1 else raw.softmax(dim=1)
+    if activation == "none":
+        return None
+    if activation == "sigmoid":
+        return raw.sigmoid()
+    return raw.exp() if activation == "exp" else raw
+
+
+def encoder(tokenizer: str, form: InputForm) -> Any:
+    """Texts to token numbers, cut to the form's length."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(tokenizer)
+    made.no_padding()
+    made.enable_truncation(form.max_length)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
+
+    return encode
+
+
+def matrix(rows: pa.Array, *, width: int) -> NDArray[Any]:
+    """Lists of numbers as (B, width); width 0: as wide as the first.
+
+    Raises:
+        DataError: if a row has another number of them.
+    """
+    lengths = np.diff(rows.offsets.to_numpy())
+    width = width or int(lengths[0])
+    if (lengths != width).any():
+        odd = int(lengths[lengths != width][0])
+        raise DataError(f"A row has {odd} numbers: expected {width}, as the model was fitted on. Give it the same columns")
+    start = rows.offsets[0].as_py()
+    values: NDArray[Any] = rows.values.to_numpy(zero_copy_only=False)[start : start + len(rows) * width]
+    return values.reshape(len(rows), width)
+
+
+def _lists(pieces: list[NDArray[np.float64]]) -> pa.Array:
+    if not pieces:
+        return pa.array([], pa.list_(pa.float64()))
+    whole = np.concatenate(pieces)
+    offsets = np.arange(0, whole.size + 1, whole.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, whole.reshape(-1))

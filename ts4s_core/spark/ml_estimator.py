@@ -1,0 +1,200 @@
+"""``TorchEstimator``: any PyTorch module trained on a DataFrame, as an estimator of Spark ML."""
+
+# ruff: noqa: N802
+# Spark ML's own methods are written in camel case.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.ml import Estimator
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+
+from ts4s_core.errors import SettingsError, SourceError
+from ts4s_core.modules.losses import loss_spec
+from ts4s_core.modules.saved import SavedModule
+from ts4s_core.modules.spec import Spec, describe, import_path, paths_of, spec_of_call
+from ts4s_core.modules.trust import check_trusted, trust
+from ts4s_core.spark.ml_files import read_files, write_files
+from ts4s_core.spark.ml_fit import Fit, Task
+from ts4s_core.spark.ml_model import DATA, TorchModel, trusted_by
+from ts4s_core.spark.ml_params import FitParams, add_setters
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from ts4s_core.onnx.weights import Array
+
+_WEIGHTS, _GRAPH = "model.safetensors", "graph.onnx"
+
+
+@add_setters
+class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimator"], MLWritable):
+    """Trains any PyTorch module on a DataFrame with the engine of ``ts4s train``, in one barrier stage.
+
+    With ``strategy`` ``synchronous`` the weights are the same, bit for bit, for any number of workers, and for any order
+    and partitioning of the rows.
+
+    The module is an object (its weights are where training starts), a class or function, or an import path ``module:name``
+    (with ``moduleArgs``, built on the workers alone), or an ONNX file. A class or function of the program itself is found
+    again by the program's file name, which must be importable: guard the program with ``if __name__ == "__main__"``.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> estimator = TorchEstimator(module=network, loss="CrossEntropyLoss", optimizer="Adam", epochs=20, workers=2)
+        >>> model = Pipeline(stages=[VectorAssembler(inputCols=pixels, outputCol="features"), estimator]).fit(table)
+        >>> model.transform(table).select("prediction", "probability")
+
+    See :mod:`ts4s_core.spark.ml_params` for every Param.
+    """
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._fit_defaults()
+        self._weights: dict[str, Array] | None = None
+        self._graph: bytes | None = None
+        self._put(params)
+
+    def write(self) -> MLWriter:
+        """Spark's writer of this stage."""
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[TorchEstimator]:
+        """Spark's reader of such stages."""
+        return _Reader()
+
+    def start(self) -> SavedModule:
+        """What training starts from.
+
+        Raises:
+            SettingsError: if no module was given.
+            UnsupportedModelError: if it cannot be kept without pickling it.
+        """
+        given = self.value("module")
+        if not isinstance(given, (dict, str)):  # a value of a parameter grid
+            self._put({"module": given})
+            given = self.value("module")
+        if isinstance(given, str):
+            spec: Spec = spec_of_call(given, self.value("moduleArgs"))
+        elif self.value("moduleArgs"):
+            raise SettingsError("moduleArgs have no meaning with a module that is built already: give its class as module")
+        else:
+            spec = given
+        return SavedModule(spec, self._weights, graph=self._graph)
+
+    def _put(self, values: dict[str, Any]) -> None:
+        """Set Params; modules, losses and optimizers as descriptions, which Spark can save."""
+        values = dict(values)
+        if "module" in values and not isinstance(values["module"], dict):
+            values["module"] = self._described(values["module"])
+        for name in ("loss", "optimizer"):
+            if name in values and not isinstance(values[name], (str, dict)):
+                values[name] = _named(values[name])
+        super()._put(values)
+
+    def _described(self, module: Any) -> Any:
+        from torch import nn
+
+        from ts4s_core.training.any_module import weights_of
+
+        self._weights = self._graph = None
+        if module is None:
+            raise SettingsError("module is None: give a torch.nn.Module, its class or a function, 'module:name', or a file.onnx")
+        if isinstance(module, nn.Module):
+            spec = describe(module)
+            self._weights = weights_of(module)
+            trust(*paths_of(spec))
+            return spec
+        if isinstance(module, (str, Path)) and str(module).endswith(".onnx"):
+            try:
+                self._graph = Path(module).read_bytes()
+            except OSError as exc:
+                raise SourceError(f"module {module} cannot be read: {exc}") from exc
+            return {"onnx": True}
+        path = module if isinstance(module, str) else import_path(module)
+        if ":" not in path:
+            raise SettingsError(f"module {path!r} is neither module:name nor a file.onnx")
+        trust(path)
+        return path
+
+    def _fit(self, dataset: DataFrame) -> TorchModel:
+        self.check_fit()
+        start = self.start()
+        loss, optimizer = self.value("loss"), self.value("optimizer")
+        task = Task(
+            start=start,
+            loss=loss if isinstance(loss, dict) else loss_spec(loss, self.value("lossArgs")),
+            optimizer=spec_of_call(_optimizer_path(optimizer), self.value("optimizerArgs")),
+        )
+        model = TorchModel(Fit(self, task).run(dataset))
+        self._copyValues(model)
+        model._resetUid(self.uid)
+        return model
+
+
+def _named(thing: Any) -> Any:
+    """A loss object as its description, a class or function as its import path; both are this program's own."""
+    from torch import nn
+
+    if isinstance(thing, nn.Module):
+        return loss_spec(thing, {})
+    path = import_path(thing)
+    trust(path)
+    return path
+
+
+def _optimizer_path(name: str) -> str:
+    import torch
+
+    if ":" in name:
+        return name
+    if "." in name:
+        module, _, last = name.rpartition(".")
+        return f"{module}:{last}"
+    if not isinstance(getattr(torch.optim, name, None), type):
+        raise SettingsError(f"optimizer {name!r} is not in torch.optim: use a name such as Adam, or module:name")
+    return f"torch.optim:{name}"
+
+
+class _Writer(MLWriter):
+    """Writes Params as Spark does, and the module's first weights beside them."""
+
+    def __init__(self, estimator: TorchEstimator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._estimator = estimator
+
+    def saveImpl(self, path: str) -> None:
+        import safetensors.numpy
+
+        DefaultParamsWriter.saveMetadata(self._estimator, path, self.sparkSession)
+        files = {}
+        if self._estimator._weights is not None:
+            files[_WEIGHTS] = safetensors.numpy.save(self._estimator._weights)
+        if self._estimator._graph is not None:
+            files[_GRAPH] = self._estimator._graph
+        if files:
+            write_files(self.sparkSession, f"{path}/{DATA}", files)
+
+
+class _Reader(MLReader[TorchEstimator]):
+    """Reads what :class:`_Writer` wrote; nothing is imported that is not trusted."""
+
+    def load(self, path: str) -> TorchEstimator:
+        import safetensors.numpy
+
+        session = self.sparkSession
+        metadata = DefaultParamsReader.loadMetadata(path, session)
+        named = {**metadata["defaultParamMap"], **metadata["paramMap"]}
+        paths: list[str] = []
+        for value in (named.get("module"), named.get("loss"), named.get("optimizer")):
+            paths += list(paths_of(value)) if isinstance(value, dict) else [value] if value and ":" in value else []
+        check_trusted(paths, also=trusted_by(session))
+        estimator = TorchEstimator()
+        estimator._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(estimator, metadata)
+        files = read_files(session, f"{path}/{DATA}", (_WEIGHTS, _GRAPH))
+        estimator._weights = safetensors.numpy.load(files[_WEIGHTS]) if _WEIGHTS in files else None
+        estimator._graph = files.get(_GRAPH)
+        return estimator

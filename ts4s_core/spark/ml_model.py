@@ -1,0 +1,259 @@
+"""``TorchModel``: a PyTorch module as a transformer of Spark ML."""
+
+# ruff: noqa: N802
+# Spark ML's own methods are written in camel case.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyspark.ml import Model, PipelineModel
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+
+from ts4s_core.errors import DataError, SettingsError
+from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.predicting import STRUCT, Predictor
+from ts4s_core.modules.saved import FILES, MODEL, SavedModule
+from ts4s_core.modules.spec import describe
+from ts4s_core.modules.trust import CONF, check_trusted, trust
+from ts4s_core.spark.ml_columns import input_column
+from ts4s_core.spark.ml_files import needed, read_files, write_files
+from ts4s_core.spark.ml_params import SharedParams, add_setters
+from ts4s_core.spark.shipping import ship_code
+from ts4s_core.training.any_module import make_module, weights_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from torch import nn
+
+DATA = "data"
+_TYPE = "struct<prediction:double,raw:array<double>,probability:array<double>>"
+_SCORES = "__ts4s_scores"
+
+
+@add_setters
+class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
+    """A PyTorch module that adds predictions to a DataFrame.
+
+    What ``TorchEstimator.fit`` gives; a module that was trained elsewhere becomes one by :meth:`from_torch`. It is saved
+    and loaded as any stage of Spark's (``save``, ``write().overwrite().save``, ``TorchModel.load``, within a
+    ``PipelineModel`` or a ``CrossValidatorModel``). A saved one holds safetensors, JSON and perhaps an ONNX graph, never
+    code: the import path of its class has to be trusted where it is loaded (:func:`ts4s_core.spark.trust`), unless it is
+    made of ``torch.nn`` alone.
+
+    Columns, for ``output``:
+        class: ``predictionCol`` the class number (double), ``rawPredictionCol`` and ``probabilityCol`` vectors, and
+            ``predictedLabelCol`` if the model was fitted on label strings.
+        value: ``predictionCol`` the number (double).
+        vector: ``predictionCol`` a vector.
+
+    Attributes:
+        saved: the module with all that it needs.
+    """
+
+    def __init__(self, saved: SavedModule | None = None, **params: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shared_defaults()
+        self.saved = saved
+        self._payload: Any = None
+        self._put(params)
+
+    @classmethod
+    def from_torch(cls, module: nn.Module, *, labels: Sequence[str] = (), **params: Any) -> TorchModel:
+        """A module that is trained already, as a stage.
+
+        Args:
+            module: its class must be importable, and keep its arguments as attributes.
+            labels: label strings by class number.
+            params: Params by name.
+
+        Raises:
+            UnsupportedModelError: if it cannot be built anew from its class.
+            SettingsError: on a Param that is not there.
+        """
+        saved = SavedModule(describe(module), weights_of(module), labels=tuple(labels))
+        trust(*saved.paths)
+        return cls(saved, **params)
+
+    def to_torch(self) -> nn.Module:
+        """The plain PyTorch module, in eval mode, with its weights: a copy."""
+        saved = self._whole()
+        return make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+
+    def attach_to(self, pipeline: PipelineModel) -> PipelineModel:
+        """A pipeline with this stage at its end."""
+        return PipelineModel([*pipeline.stages, self])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of all weights and buffers: equal for equal bits."""
+        return self._whole().weights_sha256()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label strings by class number, if labels were strings."""
+        return self._whole().labels
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it was trained: steps, restarts, weights_sha256 of the trained tensors, validation_loss, ..."""
+        return self._whole().facts
+
+    def write(self) -> MLWriter:
+        """Spark's writer of this stage."""
+        return _Writer(self)
+
+    @classmethod
+    def read(cls) -> MLReader[TorchModel]:
+        """Spark's reader of such stages."""
+        return _Reader()
+
+    def _whole(self) -> SavedModule:
+        if self.saved is None:
+            raise SettingsError("TorchModel has no module: expected one from TorchEstimator.fit, from_torch or load")
+        return self.saved
+
+    def _settled(self) -> SavedModule:
+        """The module with its outputs as the Params say, where they say."""
+        saved, output, activation = self._whole(), self.value("output"), self.value("activation")
+        saved = replace(saved, output=output) if output != "auto" else saved
+        return replace(saved, activation=activation) if activation != "auto" else saved
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        from pyspark.sql import functions as F
+        from pyspark.sql.pandas.functions import arrow_udf
+
+        self.check_shared()
+        saved = self._settled()
+        text, invalid = bool(saved.tokenizer), self.value("handleInvalid")
+        columns = self.input_columns()
+        x, sizes = input_column(dataset, columns, text=text, whole=self.value("wholeNumbers"))
+        session = dataset.sparkSession
+        ship_code(session, saved.paths)
+        serve = arrow_udf(self._server(session, saved, self._form(dataset, saved, sizes)), returnType=_TYPE)
+        rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
+        scored = rows.withColumn(_SCORES, serve(x))
+        made = self._outputs(saved, F.col(_SCORES))
+        taken = sorted(made.keys() & set(dataset.columns))
+        if taken:
+            raise DataError(f"Column {taken[0]} exists already: give predictionCol and the others names of their own")
+        return scored.withColumns(made).drop(_SCORES)
+
+    def _form(self, dataset: DataFrame, saved: SavedModule, sizes: list[Column]) -> InputForm:
+        known = saved.form or InputForm(text=bool(saved.tokenizer))
+        widths = known.widths
+        if self.value("separateInputs") and not widths:
+            first = dataset.select(*sizes).first()
+            widths = tuple(first) if first is not None else ()
+        form = replace(
+            known,
+            widths=widths,
+            separate=self.value("separateInputs"),
+            shape=tuple(self.value("inputShape")),
+            whole=self.value("wholeNumbers"),
+            max_length=self.value("maxLength"),
+            pad_id=self.value("padId"),
+        )
+        if widths:
+            form.check()
+        return form
+
+    def _server(self, session: SparkSession, saved: SavedModule, form: InputForm) -> Any:
+        """The function that executors run on batches of inputs."""
+        files = self._broadcast(session, saved)
+        options = {
+            "form": form,
+            "batch_size": self.value("predictBatchSize"),
+            "device": self.value("device"),
+            "threads": self.value("threadsPerWorker"),
+        }
+        key = hashlib.sha256(f"{_digest(files.value)} {saved.output} {saved.activation} {options}".encode()).hexdigest()
+        refuse = self.value("handleInvalid") == "error"
+
+        def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            predictor = Predictor.cached(key, files.value, **options)
+            for batch in batches:
+                if refuse and batch.null_count:
+                    raise DataError(
+                        f"{batch.null_count} of {len(batch)} rows have null in their input: expected none. "
+                        "Set handleInvalid to skip (leave them out) or keep (give them a null prediction)"
+                    )
+                yield predictor.predict(batch) if len(batch) else pa.array([], STRUCT)
+
+        return serve
+
+    def _broadcast(self, session: SparkSession, saved: SavedModule) -> Any:
+        """The module's files on every executor; sent once an application."""
+        state = (session.sparkContext.applicationId, saved.output, saved.activation)
+        if self._payload is None or self._payload[0] != state or self._payload[1] is not self.saved:
+            self._payload = (state, self.saved, session.sparkContext.broadcast(saved.to_files()))
+        return self._payload[2]
+
+    def _outputs(self, saved: SavedModule, scores: Column) -> dict[str, Column]:
+        from pyspark.ml.functions import array_to_vector
+        from pyspark.sql import functions as F
+
+        def vector(name: str) -> Column:
+            # The function does not take null.
+            return F.when(scores[name].isNotNull(), array_to_vector(scores[name]))
+
+        prediction = self.getPredictionCol()
+        if saved.output == "vector":
+            made = {prediction: vector("raw"), self.getProbabilityCol(): vector("probability")}
+            if saved.activation in ("none", "softmax") or not self.isSet(self.probabilityCol):
+                del made[self.getProbabilityCol()]
+            return {name: column for name, column in made.items() if name}
+        made = {prediction: scores["prediction"]}
+        if saved.output == "class":
+            made[self.getRawPredictionCol()] = vector("raw")
+            if saved.activation != "none":
+                made[self.getProbabilityCol()] = vector("probability")
+            if saved.labels:
+                names = F.array(*(F.lit(label) for label in saved.labels))
+                made[self.value("predictedLabelCol")] = F.get(names, scores["prediction"].cast("int"))
+        return {name: column for name, column in made.items() if name}
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def trusted_by(session: SparkSession) -> list[str]:
+    """Names that the session's configuration trusts."""
+    return [name.strip() for name in str(session.conf.get(CONF, "")).split(",") if name.strip()]
+
+
+class _Writer(MLWriter):
+    """Writes Params as Spark does, and the module's files beside them."""
+
+    def __init__(self, model: TorchModel) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:
+        files = self._model._whole().to_files()
+        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession)
+        write_files(self.sparkSession, f"{path}/{DATA}", files)
+
+
+class _Reader(MLReader[TorchModel]):
+    """Reads what :class:`_Writer` wrote; nothing is imported that is not trusted."""
+
+    def load(self, path: str) -> TorchModel:
+        session = self.sparkSession
+        metadata = DefaultParamsReader.loadMetadata(path, session)
+        files = read_files(session, f"{path}/{DATA}", FILES)
+        needed(files, MODEL, path)
+        saved = SavedModule.from_files(files, where=path)
+        check_trusted(saved.paths, also=trusted_by(session))
+        model = TorchModel(saved)
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model
