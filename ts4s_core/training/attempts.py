@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.unsealed import discard_unsealed
 from ts4s_core.errors import (
     IntegrityError,
     NotFoundError,
@@ -119,6 +120,8 @@ class Attempts:
             log.warning("%d slots are left of %d: going on with %d workers", slots, self._slots, self.workers)
 
     def _newest_checkpoint(self) -> str | None:
+        # What the attempt before did not get sealed; its workers are gone.
+        discard_unsealed(self._store, "checkpoint", self._job.name)
         for ref in checkpoints(self._store, self._job.name, self._job.key):
             if ref.version < self._oldest_checkpoint:
                 break

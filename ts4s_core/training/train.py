@@ -144,6 +144,7 @@ def _drop_checkpoints(store: ArtifactStore, name: str, key: str) -> None:
     """What was sealed is never gone on from; the weights are done, whatever the store says to this."""
     try:
         prune(store, name, key, keep=0)
+        discard_unsealed(store, "checkpoint", name)
     except (Ts4sError, OSError) as exc:
         log.warning("checkpoints of %s stay until gc: %s", name, exc)
 
