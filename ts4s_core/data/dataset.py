@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from ts4s_core.artifacts.manifest import Manifest
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.rows import SIDES
+from ts4s_core.data.rows import MAX_ROW_BYTES, SIDES
 from ts4s_core.errors import IntegrityError, NotFoundError
 
 OPEN_FILES = 4
+UNFOLDED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,21 @@ class Dataset:
             parquet = pq.ParquetFile(file, metadata=pq.read_metadata(io.BytesIO(file.read(footer.size))))
         except pa.ArrowInvalid as exc:
             raise IntegrityError(f"{self.ref}/{path} is no Parquet file: {exc}") from exc
+        self._refuse_bombs(path, parquet.metadata)
         self._files[path] = parquet
         return parquet
+
+    def _refuse_bombs(self, path: str, metadata: pq.FileMetaData) -> None:
+        """A row group that unfolds to more than its rows can hold was not written by ``prepare``."""
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            most = UNFOLDED_BYTES + group.num_rows * (MAX_ROW_BYTES + 4 * self.max_length)
+            values = max((group.column(at).num_values for at in range(group.num_columns)), default=0)
+            if group.total_byte_size > most or 4 * values > most:
+                raise IntegrityError(
+                    f"{self.ref}/{path} is refused: row group {number} of {group.num_rows} rows unfolds to "
+                    f"{max(group.total_byte_size, 4 * values)} bytes, expected at most {most}. Prepare the dataset again"
+                )
 
 
 def _places(manifest: Manifest, side: str) -> Iterator[RowGroupPlace]:

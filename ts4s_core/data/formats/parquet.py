@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -12,6 +12,10 @@ from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row,
 from ts4s_core.errors import DataError, listed
 
 BATCH_ROWS = 1_024
+#: A column of a row group may unfold to this and the longest rows that are taken; more is made to fill the memory.
+UNFOLDED_BYTES = 64 * 2**20
+#: ... and beyond 256 MiB to so many times what it takes in the file.
+MOST_FOLD, FOLD_FROM_BYTES = 1_000, 256 * 2**20
 
 
 def row_groups_in(file: BinaryIO, name: str, columns: Columns) -> int:
@@ -32,12 +36,34 @@ def row_groups_in(file: BinaryIO, name: str, columns: Columns) -> int:
                 f"Data file {name} {problem} {column!r}: it has {listed(map(repr, schema.names))}. Set data.{setting}"
             )
     text = schema.field(columns.text).type
-    if not _is_text(text):
+    if not is_text(text):
         raise DataError(f"Data file {name} has column {columns.text!r} of type {text}: expected text. Set data.text_column")
+    refuse_bombs(parquet.metadata, name, (columns.label, columns.text))
     return int(parquet.num_row_groups)
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def refuse_bombs(metadata: pq.FileMetaData, name: str, wanted: Sequence[str]) -> None:
+    """Refuse a file whose columns unfold to far more than their rows can need.
+
+    Raises:
+        DataError: naming row group and column.
+    """
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for chunk in (group.column(at) for at in range(group.num_columns)):
+            unfolded, folded = chunk.total_uncompressed_size, max(1, chunk.total_compressed_size)
+            rows_need = UNFOLDED_BYTES + group.num_rows * MAX_ROW_BYTES
+            if chunk.path_in_schema.partition(".")[0] not in wanted:
+                continue
+            if unfolded > rows_need or (unfolded > FOLD_FROM_BYTES and unfolded > MOST_FOLD * folded):
+                raise DataError(
+                    f"Data file {name} is refused: {group.num_rows} rows of column {chunk.path_in_schema!r} in row group {number} "
+                    f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does so. Write it anew"
+                )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text (or nothing)."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null))
@@ -45,10 +71,11 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def read_parquet(file: BinaryIO, group: int, columns: Columns, tally: Tally) -> Iterator[Row]:
     """The good rows of one row group; bad ones are tallied."""
-    parquet = pq.ParquetFile(file)
+    # As dictionaries where they are stored so: a long text that many rows share is held once.
     names = [columns.label, columns.text]
+    parquet = pq.ParquetFile(file, read_dictionary=_dictionaries(file, group, names))
     for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-        labels, texts = (_cells(batch.column(batch.schema.names.index(name))) for name in names)
+        labels, texts = (cells(batch.column(batch.schema.names.index(name))) for name in names)
         for label, text in zip(labels, texts, strict=True):
             tally.lines += 1
             row = checked_row(label, text, columns)
@@ -69,11 +96,23 @@ def checked_row(label: object, text: object, columns: Columns) -> Row | str:
     return TOO_LONG if size + sum(len(part.encode("utf-8")) for part in row.labels) > MAX_ROW_BYTES else row
 
 
-def _cells(column: pa.Array) -> list[object]:
+def cells(column: pa.Array) -> list[object]:
     """Python values; text that is no UTF-8 (Arrow does not look) comes with half characters in it."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        values = cells(column.dictionary)
+        return [None if index is None else values[index] for index in column.indices.to_pylist()]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in column.view(binary).to_pylist()]
     return list(column.to_pylist())
+
+
+def _dictionaries(file: BinaryIO, group: int, names: Sequence[str]) -> list[str]:
+    """The text columns that this row group keeps a dictionary of."""
+    metadata = pq.read_metadata(file)
+    chunks = [metadata.row_group(group).column(at) for at in range(metadata.row_group(group).num_columns)]
+    return [
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.path_in_schema in names and chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
+    ]
