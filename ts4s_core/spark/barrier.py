@@ -22,6 +22,7 @@ import psutil
 
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.spark.failures import as_error
+from ts4s_core.spark.figures import executor_figures
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -106,6 +107,10 @@ class BarrierLauncher:
     def slots(self) -> int:
         """Workers that can run at once; waits for executors that are still registering, at most a minute."""
         return slots(self._session(), wanted=self._workers)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Spark's figures of each executor."""
+        return executor_figures(self._session())
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
         """Run one attempt to its end.

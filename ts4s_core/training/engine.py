@@ -26,8 +26,8 @@ from ts4s_core.training.optimiser import Optimiser
 from ts4s_core.training.running import RunningStatistics
 from ts4s_core.training.tree import GradientTree
 
-#: Numbers that each part brings to the gather: loss sum, items, real tokens, padded tokens.
-_PER_PART = 4
+#: Numbers that each part brings to the gather: loss sum, items, real tokens, padded tokens, right predictions, predictions.
+_PER_PART = 6
 #: Numbers that each rank brings: its free flag and its memory in MiB.
 _PER_RANK = 2
 
@@ -70,6 +70,9 @@ class StepStats:
         memory_mib: of the largest rank.
         items: what the loss is the mean over.
         staleness: updates that a gradient came too late for, where ranks do not wait for each other.
+        correct: predictions that were right, as far as the objective knows such a thing.
+        predictions: number of predictions.
+        memories_mib: of each rank.
     """
 
     loss: float
@@ -80,6 +83,9 @@ class StepStats:
     memory_mib: float
     items: float
     staleness: float | None = None
+    correct: float = 0.0
+    predictions: float = 0.0
+    memories_mib: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,12 +212,12 @@ class Engine:
         self._tree.close()
         self.exchange.close()
 
-    def _backward(self, batch: PartBatch, *, step: int, part: int) -> tuple[float, float, float, float]:
+    def _backward(self, batch: PartBatch, *, step: int, part: int) -> tuple[float, ...]:
         torch.manual_seed(_torch_seed(self._seed, step, part))
         self._seed_dropout(self.model, self._seed, step, part=part)
         loss = self._objective(self._forward(*batch.inputs), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
-        return loss.value, loss.items, batch.tokens, batch.padded_tokens
+        return loss.value, loss.items, batch.tokens, batch.padded_tokens, loss.correct, loss.predictions
 
     def _judge(self, gathered: NDArray[np.float64], *, step: int) -> tuple[StepStats, float]:
         """The step's figures from everybody's numbers, and what its gradient is to be divided by."""
@@ -221,12 +227,22 @@ class Engine:
         norm = self._squares.norm(gathered[:, _PER_RANK + own :])
         if bad or not math.isfinite(norm):
             raise GradientNotFiniteError(step, bad)
-        loss, items, tokens, padded = (float(total) for total in per_part.sum(axis=0))
+        loss, items, tokens, padded, correct, predictions = (float(total) for total in per_part.sum(axis=0))
         items = items or 1.0  # a batch whose every label is masked teaches nothing
         norm /= items
         clip = min(1.0, self._max_grad_norm / (norm + 1e-6)) if self._max_grad_norm else 1.0
-        flag, memory_mib = bool(gathered[:, 0].any()), float(gathered[:, 1].max())
-        stats = StepStats(loss / items, norm, int(tokens), int(padded), flag, memory_mib, items)
+        stats = StepStats(
+            loss=loss / items,
+            grad_norm=norm,
+            tokens=int(tokens),
+            padded_tokens=int(padded),
+            flag=bool(gathered[:, 0].any()),
+            memory_mib=float(gathered[:, 1].max()),
+            items=items,
+            correct=correct,
+            predictions=predictions,
+            memories_mib=tuple(gathered[:, 1].tolist()),
+        )
         return stats, items / clip
 
 

@@ -24,7 +24,7 @@ from ts4s_core.training.flat import BLOCK, Layout, chunks
 log = logging.getLogger(__name__)
 
 #: Elements of every rank's ``gather`` vector beyond one a block: losses, counts and flags of the parts.
-GATHER_MARGIN = 4_096 * 4 + 64
+GATHER_MARGIN = 4_096 * 6 + 64
 
 
 class Exchange:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ts4s_core.training.control import ControlServer
 from ts4s_core.training.job import TrainJob
@@ -17,6 +17,10 @@ class Launcher(Protocol):
 
     def slots(self) -> int:
         """Worker slots that are there now; asked again before every attempt."""
+        ...
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What the cluster measured of each executor, for the statistics of a training that has ended."""
         ...
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:

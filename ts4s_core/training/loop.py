@@ -16,6 +16,7 @@ from ts4s_core.training.engine import GradientNotFiniteError, StepStats, non_fin
 from ts4s_core.training.factories import BuiltModel
 from ts4s_core.training.ledger import Ledger
 from ts4s_core.training.plan import Plan
+from ts4s_core.training.prefetch import prefetched
 from ts4s_core.training.setup import Peers
 from ts4s_core.training.strategy import Strategy
 from ts4s_core.training.validation import validation_loss
@@ -73,8 +74,9 @@ class Loop:
         """
         first = self.progressed.step
         self._tell({"type": "start", "step": first, "steps": self.total_steps, "metrics": self.progressed.metrics})
-        for planned in planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps):
-            busy = self._step(planned)
+        steps = planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps)
+        for planned, batches in prefetched(steps, self._own_batches, depth=self._settings.prefetch_batches):
+            busy = self._step(planned, batches)
             validates = self._validates_after(planned)
             if self._strategy.apart:
                 self._join_after(planned, validates=validates)
@@ -91,7 +93,7 @@ class Loop:
         weights = {self._built.stored_name(name): view.numpy() for name, view in self._strategy.weights().items()}
         return weights | self._strategy.statistics()
 
-    def _step(self, planned: PlannedStep) -> bool:
+    def _step(self, planned: PlannedStep, batches: list[PartBatch | None]) -> bool:
         """Take a step; whether any rank is still writing a checkpoint."""
         started = time.perf_counter()
         settings = self._settings
@@ -99,7 +101,7 @@ class Loop:
         rate = self._built.rate(
             step, total_steps=self.total_steps, highest=settings.learning_rate, warmup_fraction=settings.warmup_fraction
         )
-        batches = self._own_batches(planned)
+        self._note(planned)
         memory_mib = self._process.memory_info().rss / 2**20
         try:
             stats = self._strategy.step(batches, step=step, rate=rate, flag=self._checkpoints.busy, memory_mib=memory_mib)
@@ -137,13 +139,15 @@ class Loop:
         return bool(self._settings.early_stopping_patience) and (planned.ends_epoch or last)
 
     def _own_batches(self, planned: PlannedStep) -> list[PartBatch | None]:
-        batches: list[PartBatch | None] = []
-        for part in self._strategy.own_parts():
-            rows = planned.parts[part]
-            if self._ledger is not None:
-                self._ledger.write(planned.step, part, planned.block.named(rows))
-            batches.append(planned.block.batch(rows, pad_id=self._rows.pad_id) if len(rows) else None)
-        return batches
+        """The rank's parts of a step; made ahead of it, in another thread."""
+        own = [planned.parts[part] for part in self._strategy.own_parts()]
+        return [planned.block.batch(rows, pad_id=self._rows.pad_id) if len(rows) else None for rows in own]
+
+    def _note(self, planned: PlannedStep) -> None:
+        """Write the samples of a step that begins to the ledger."""
+        if self._ledger is not None:
+            for part in self._strategy.own_parts():
+                self._ledger.write(planned.step, part, planned.block.named(planned.parts[part]))
 
     def _checkpoint(self) -> None:
         """Copy the state and let a thread write it; the last step needs none."""
@@ -172,6 +176,10 @@ class Loop:
                 self.best = {name: view.copy() for name, view in self.weights().items()}
         else:
             state.worse += 1
+        if state.metrics:
+            # A new row: a checkpoint that is being written may hold the old.
+            state.metrics[-1] = state.metrics[-1] | {"validation_loss": loss}
+            self._unsent = [*self._unsent[:-1], state.metrics[-1]]
         self._tell({"type": "validation", "step": state.step, "loss": loss})
         return state.worse >= self._settings.early_stopping_patience
 
@@ -211,5 +219,8 @@ def _figures(stats: StepStats, seconds: float) -> dict[str, Any]:
         "padded_tokens": stats.padded_tokens,
         "tokens_per_s": stats.tokens / seconds,
         "memory": stats.memory_mib,
+        "memory_per_worker": ";".join(f"{memory:.1f}" for memory in stats.memories_mib),
+        "accuracy": stats.correct / stats.predictions if stats.predictions else None,
+        "predictions": int(stats.predictions),
     }
     return figures if stats.staleness is None else figures | {"staleness": stats.staleness}

@@ -15,13 +15,17 @@ COLUMNS = (
     "step",
     "epoch",
     "loss",
+    "accuracy",
+    "validation_loss",
     "learning_rate",
     "grad_norm",
+    "predictions",
     "tokens",
     "padded_tokens",
     "tokens_per_s",
     "milliseconds",
     "memory",
+    "memory_per_worker",
 )
 #: First steps of a run that its speed is not taken from: memory and kernels are not warm yet.
 UNSTEADY_STEPS = 2

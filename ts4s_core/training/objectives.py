@@ -20,11 +20,16 @@ from ts4s_core.training.batches import Batch
 
 @dataclass(frozen=True)
 class PartLoss:
-    """A part's loss: ``total`` for backward (FP32 scalar), the same in float64, and the items it counts."""
+    """A part's loss: ``total`` for backward (FP32 scalar), the same in float64, and the items it counts.
+
+    ``predictions`` and how many of them are ``correct`` are for the metrics alone; 0 where there is no such thing.
+    """
 
     total: torch.Tensor
     value: float
     items: float
+    correct: float = 0.0
+    predictions: float = 0.0
 
 
 class Objective(Protocol):
@@ -45,7 +50,7 @@ class Classification:
         """See :class:`Objective`."""
         losses = F.cross_entropy(logits, batch.labels, weight=self._weights, reduction="none")
         items = float(len(batch.labels)) if self._weights is None else float(self._weights[batch.labels].double().sum())
-        return _part_loss(losses, items)
+        return _part_loss(losses, items, right=logits.detach().argmax(-1) == batch.labels)
 
 
 class MultiLabel:
@@ -54,7 +59,8 @@ class MultiLabel:
     def __call__(self, logits: torch.Tensor, batch: Batch) -> PartLoss:
         """See :class:`Objective`."""
         losses = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
-        return _part_loss(losses.mean(dim=1), float(len(losses)))
+        right = ((logits.detach() >= 0) == (batch.labels > 0.5)).all(dim=1)
+        return _part_loss(losses.mean(dim=1), float(len(losses)), right=right)
 
 
 class NextToken:
@@ -71,7 +77,8 @@ class NextToken:
             logits = logits[:, :-1]
         flat = logits.flatten(0, 1)
         losses = F.cross_entropy(flat, targets.flatten(), ignore_index=-100, reduction="none")
-        return _part_loss(losses, float((targets != -100).sum()))
+        predictions = float((targets != -100).sum())
+        return _part_loss(losses, predictions, right=flat.detach().argmax(-1) == targets.flatten(), predictions=predictions)
 
 
 def objective_for(task: str, class_weights: Sequence[float] | None = None) -> Objective:
@@ -81,5 +88,7 @@ def objective_for(task: str, class_weights: Sequence[float] | None = None) -> Ob
     return MultiLabel() if task == "multi-label" else Classification(class_weights)
 
 
-def _part_loss(losses: torch.Tensor, items: float) -> PartLoss:
-    return PartLoss(losses.sum(), float(losses.detach().double().sum()), items)
+def _part_loss(losses: torch.Tensor, items: float, *, right: torch.Tensor, predictions: float | None = None) -> PartLoss:
+    """The loss of a part; ``right`` says of each prediction (by default of each of its elements) whether it is."""
+    correct, count = float(right.sum()), float(right.numel()) if predictions is None else predictions
+    return PartLoss(losses.sum(), float(losses.detach().double().sum()), items, correct, count)

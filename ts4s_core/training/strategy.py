@@ -27,8 +27,9 @@ from ts4s_core.training.optimiser import Optimiser, SlicedAdamW, SlicedOptimiser
 from ts4s_core.training.setup import Peers, connect
 from ts4s_core.training.windows import PlannedStep
 
-#: Numbers of a step that ranks put together at a join: step, loss sum, items, tokens, padded tokens, norm, MiB, staleness.
-_NUMBERS = 8
+#: Numbers of a step that ranks put together at a join: step, loss sum, items, tokens, padded tokens, norm, MiB, staleness,
+#: right predictions, predictions.
+_NUMBERS = 10
 
 MakeEngine = Callable[..., Engine]
 
@@ -144,7 +145,8 @@ class Apart(Strategy):
                 raise GradientNotFiniteError(step, [first + part for part in exc.parts]) from exc
         stats = replace(stats, staleness=self._staleness())
         seen = [stats.items, stats.tokens, stats.padded_tokens]
-        self._pending.append([step, stats.loss * stats.items, *seen, stats.grad_norm, memory_mib, stats.staleness or 0.0])
+        measured = [stats.grad_norm, memory_mib, stats.staleness or 0.0]
+        self._pending.append([step, stats.loss * stats.items, *seen, *measured, stats.correct, stats.predictions])
         peers = self._peers.world_size
         return replace(stats, tokens=stats.tokens * peers, padded_tokens=stats.padded_tokens * peers)
 
@@ -178,7 +180,7 @@ class Apart(Strategy):
 
 def _joined(ranks: NDArray[np.float64], *, stale: bool) -> StepStats:
     """One step's figures from (rank, number)."""
-    _step, loss, items, tokens, padded, _norm, _memory, staleness = ranks.sum(axis=0)
+    _step, loss, items, tokens, padded, _norm, _memory, staleness, correct, predictions = ranks.sum(axis=0)
     norm = float(np.dot(ranks[:, 5], ranks[:, 2])) / (items or 1.0)
     return StepStats(
         loss=float(loss / (items or 1.0)),
@@ -189,6 +191,9 @@ def _joined(ranks: NDArray[np.float64], *, stale: bool) -> StepStats:
         memory_mib=float(ranks[:, 6].max()),
         items=float(items),
         staleness=float(staleness) / len(ranks) if stale else None,
+        correct=float(correct),
+        predictions=float(predictions),
+        memories_mib=tuple(ranks[:, 6].tolist()),
     )
 
 

@@ -113,8 +113,9 @@ def test_metrics_of_a_resumed_run_have_each_step_once():
     assert speed(metrics.rows()) == pytest.approx(900)
     assert padding_fraction(metrics.rows()) == pytest.approx(0.1)
     assert as_csv(rows[:1]).decode().splitlines() == [
-        "step,epoch,loss,learning_rate,grad_norm,tokens,padded_tokens,tokens_per_s,milliseconds,memory",
-        "1,0,0.5,1.0,1.0,90,100,900.0,100.0,1.0",
+        "step,epoch,loss,accuracy,validation_loss,learning_rate,grad_norm,predictions,tokens,padded_tokens,tokens_per_s,"
+        "milliseconds,memory,memory_per_worker",
+        "1,0,0.5,,,1.0,1.0,,90,100,900.0,100.0,1.0,",
     ]
 
 
