@@ -212,7 +212,7 @@ def _exchange(measured: Measured, cluster: Cluster, *, workers: int, hidden_s: f
     for ready, bucket in zip(arrives, sizes, strict=True):
         clock = max(clock, ready) + _phase(measured, cluster, workers=workers, size=bucket)
     gather = sum(_phase(measured, cluster, workers=workers, size=bucket) for bucket in sizes)
-    return max(0.0, clock - hidden_s) + gather
+    return float(max(0.0, clock - hidden_s) + gather)
 
 
 def _phase(measured: Measured, cluster: Cluster, *, workers: int, size: float) -> float:

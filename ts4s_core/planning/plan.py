@@ -29,7 +29,7 @@ ASSUMED_ROWS, ASSUMED_TOKENS = 3_000, 60
 _BUDGET_S = 6.0
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_NETWORK = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMG])(bit|B)(?:/s|ps)?$", re.IGNORECASE)
+_NETWORK = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGkmg])(bit|b|B)(?:/s|ps)?$")
 _MEMORY = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])i?B?$", re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _GB = 2**30
@@ -181,7 +181,7 @@ def network_speed(text: str) -> float:
         raise SettingsError(
             f"--network {text!r} is no speed: expected a number with Kbit, Mbit, Gbit, KB, MB or GB, as in 10Gbit"
         )
-    bits = found.group(3).lower() == "bit"
+    bits = found.group(3) != "B"
     return float(float(found.group(1)) * 1e3 ** _POWERS[found.group(2).upper()] / (8 if bits else 1))
 
 
