@@ -15,6 +15,7 @@ from ts4s_core.errors import (
     SlotsError,
     SparkError,
     StoreError,
+    TrainingError,
     Ts4sError,
     WorkerFailedError,
     WorkerLostError,
@@ -73,6 +74,8 @@ class Attempts:
         """
         while True:
             try:
+                if self.restarts:
+                    self._shrink()
                 self._attempt()
                 return
             except _RETRIED as exc:
@@ -82,7 +85,6 @@ class Attempts:
                 log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
                 if isinstance(exc, StoreError):
                     time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
-                self._shrink()
 
     def _is_final(self, failure: Ts4sError) -> bool:
         """Whether another attempt would fail in the same way: damaged files, too few slots, the same error at the same step."""
@@ -112,7 +114,7 @@ class Attempts:
         slots = self._launcher.slots()
         if slots < min(self._slots, self.workers):
             if self._job.settings.strategy == "averaging":
-                raise SparkError(
+                raise TrainingError(
                     f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
                     f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
                 )
