@@ -57,8 +57,8 @@ def refuse_bombs(metadata: pq.FileMetaData, name: str, wanted: Sequence[str]) ->
                 continue
             if unfolded > rows_need or (unfolded > FOLD_FROM_BYTES and unfolded > MOST_FOLD * folded):
                 raise DataError(
-                    f"Data file {name} is refused: {group.num_rows} rows of column {chunk.path_in_schema!r} in row group {number} "
-                    f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does so. Write it anew"
+                    f"Data file {name} is refused: {group.num_rows} rows of {chunk.path_in_schema!r} in row group {number} "
+                    f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does. Write it anew"
                 )
 
 
