@@ -114,8 +114,12 @@ def import_decoder(
         from ts4s_core.language.network_step import make_network
 
         return make_network(settings, store, tokenizer=tokenizer, progress=progress)
+    from ts4s_core.language.network_step import continue_network
     from ts4s_core.onnx.import_step import import_model
+    from ts4s_core.onnx.model_spec import ModelSpec
 
+    if exported.kind != "onnx" and ModelSpec.read(store.local(exported)).network is not None:
+        return continue_network(settings, store, trained=exported)
     source = decoder_source(settings, store, tokenizer=tokenizer)
     return import_model(settings, store, onnx_ref=exported, classes=0, label_names=None, source=source, progress=progress)
 

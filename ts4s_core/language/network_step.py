@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,10 @@ from ts4s_core.settings import ModelSettings, Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ts4s_core.artifacts.refs import ArtifactRef
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.artifacts.writer import ArtifactWriter
+    from ts4s_core.onnx.model import TrainableModel
 
 STEP = "import"
 STAGES = 2
@@ -131,12 +133,43 @@ def make_network(settings: Settings, store: ArtifactStore, *, tokenizer: Path, p
     )
 
 
+def continue_network(settings: Settings, store: ArtifactStore, *, trained: ArtifactRef) -> StepResult:
+    """Make the ``model`` artifact that goes on from a trained small network, or find the one that was made before.
+
+    Args:
+        settings: ``model.dropout`` and ``data.window``, ``name`` and ``reuse``.
+        store: where to look and to write.
+        trained: the network; its sizes, weights and tokenizer are kept.
+    """
+    bearing = {"dropout": settings.model.dropout, "window": settings.data.window}
+    return run_step(
+        store,
+        kind="model",
+        name=settings.name,
+        key=step_key("network", inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
+        settings=bearing,
+        upstream={"onnx": trained},
+        reuse=settings.reuse,
+        build=lambda writer: _copy(writer, settings, store.local(trained)),
+    )
+
+
+def _copy(writer: ArtifactWriter, settings: Settings, folder: Path) -> None:
+    from ts4s_core.onnx.model import build_model
+
+    network = build_model(folder)
+    dropout = network.spec.dropout if settings.model.dropout is None else settings.model.dropout
+    spec = replace(network.spec, dropout=dropout, max_length=settings.data.window)
+    writer.add_file(folder / WEIGHTS_FILE, WEIGHTS_FILE)
+    _describe(writer, network, spec, tokenizer=folder / "tokenizer")
+
+
 def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progress: Progress) -> None:
     from ts4s_core.data.tokenisers import pad_id_of
     from ts4s_core.language.networks import build_network, initial_weights
     from ts4s_core.onnx.importer import put_tensors
     from ts4s_core.onnx.model import tensors_of
-    from ts4s_core.onnx.weights import save_weights, weights_sha256
+    from ts4s_core.onnx.weights import save_weights
 
     progress(STEP, {"stage": 1, "stages": STAGES, "doing": "read word vectors"})
     vocabulary, given = _given(settings.model, tokenizer)
@@ -147,18 +180,26 @@ def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progr
     with tempfile.TemporaryDirectory(prefix="ts4s-network-") as temporary:
         save_weights(Path(temporary) / WEIGHTS_FILE, tensors_of(network))
         writer.add_file(Path(temporary) / WEIGHTS_FILE, WEIGHTS_FILE)
+    _describe(writer, network, spec, tokenizer=tokenizer)
+    writer.facts.update(word_vectors={"tokens": vocabulary, "found": given.found})
+
+
+def _describe(writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, *, tokenizer: Path) -> None:
+    """Everything of a model artifact but its weights' file."""
+    from ts4s_core.onnx.weights import weights_sha256
+
+    assert spec.network is not None
     writer.add_json(SPEC_FILE, {**spec.to_json(), "parameters": list(network.parameter_names)})
     writer.add_folder(tokenizer, "tokenizer")
     trained = network.trained_tensors()
     writer.facts.update(
         task=spec.task,
         classes=0,
-        architecture=settings.model.architecture,
+        architecture=spec.network["architecture"],
         parameters={
             "total": sum(parameter.numel() for parameter in network.parameters()),
             "trainable": sum(tensor.size for tensor in trained.values()),
         },
-        word_vectors={"tokens": vocabulary, "found": given.found},
         head="none",
         weights_sha256=weights_sha256(trained),
     )

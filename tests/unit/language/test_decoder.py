@@ -11,7 +11,7 @@ import torch
 from small_language_models import MODELS, SMALL, WORDS
 
 from ts4s_core.errors import InputError
-from ts4s_core.language.decoder import check_decoder, export_decoder, source_tokenizer
+from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.defaults import DEFAULTS, with_defaults
 from ts4s_core.language.networks import NetworkModel, initial_weights
 from ts4s_core.onnx.dropout import seed_dropout
@@ -78,6 +78,26 @@ def test_a_configuration_file(store, words, settings_of, tmp_path: Path):
     exported = export_decoder(settings, store, tokenizer=words)
     assert exported is not None
     assert exported.facts["summary"]["vocabulary"] == len(WORDS)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "gpt2"])
+def test_a_trained_model_is_trained_on(store, make, settings_of, kind):
+    made = make(kind)
+    folder = store.local(made.ref)
+    with store.begin("trained", f"on-{kind}", "ab" * 32, settings={}, upstream={}) as writer:
+        for entry in store.manifest(made.ref).files:
+            writer.add_file(folder / entry.path, entry.path)
+        writer.seal()
+    settings = settings_of(name="on", model={"source": f"model:on-{kind}", "dropout": 0.25}, data={"window": 8})
+    check_decoder(settings, store)
+    assert source_tokenizer(settings, store) == {"tokenizer.json": (folder / "tokenizer/tokenizer.json").read_bytes()}
+    exported = export_decoder(settings, store, tokenizer=folder / "tokenizer")
+    assert exported is not None
+    assert exported.ref.kind == "trained"
+    again = import_decoder(settings, store, tokenizer=folder / "tokenizer", exported=exported.ref)
+    model = build_model(store.local(again.ref))
+    assert (model.spec.dropout, model.spec.max_length) == (0.25, 8)
+    assert again.facts["weights_sha256"] == made.facts["weights_sha256"]
 
 
 @pytest.mark.parametrize(
