@@ -144,7 +144,7 @@ def test_damage_in_the_store_is_refused_by_name(store: ArtifactStore, tmp_path: 
         store.storage.write_bytes(f"{ref}/sub/model.safetensors", damage)
     with pytest.raises(IntegrityError, match=r"sub/model.safetensors is"):
         store.local(ref)
-    assert not [path for path in (tmp_path / "cache").rglob("*.safetensors") if "lock" not in path.name]
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
 
 
 def test_damage_in_the_cache_is_mended(store: ArtifactStore) -> None:
@@ -164,7 +164,9 @@ def test_large_file_goes_up_in_parts_and_a_download_is_resumed(store: ArtifactSt
     assert entry.size == len(data)
     target = store.local_file(writer.ref, "model.safetensors")
     assert target.read_bytes() == data
-    part = target.with_name(f".ts4s-tmp-{entry.sha256[:32]}")
+    assert [path.name for path in target.parent.iterdir()] == ["model.safetensors"]
+    (lock,) = (tmp_path / "cache").rglob("arriving/*.lock")
+    part = lock.with_suffix("")
     for beginning in (data[: 9 * 2**20], b"not these bytes", data + b"too long"):
         target.unlink(missing_ok=True)
         part.write_bytes(beginning)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ts4s_core.artifacts.manifest import FileEntry, Manifest
-from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
+from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.storage import Storage
 from ts4s_core.artifacts.verified import check_file, remember
 from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
@@ -57,17 +57,24 @@ class Cache:
         if _good(target, entry):
             return target
         try:
-            with _locked(target):
+            with _locked(self.arriving(ref, entry).with_suffix(".lock")):
                 if not _good(target, entry):
                     self._fetch(ref, entry, target)
         except OSError as exc:
             raise StoreError(f"Cache cannot keep {target}: {exc}. Free space there, or set storage.cache_dir") from exc
         return target
 
+    def arriving(self, ref: ArtifactRef, entry: FileEntry) -> Path:
+        """Where a file lies until it is whole: not in its version's folder, whose files are the version's alone.
+
+        Named by the hash too: what another attempt left there is the beginning of these very bytes.
+        """
+        return self._root / "arriving" / hashlib.sha256(f"{ref}/{entry.path}\0{entry.sha256}".encode()).hexdigest()[:32]
+
     def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path) -> None:
         where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"
-        # Named by the hash: what another attempt left is the beginning of these very bytes.
-        part = target.with_name(f"{TEMPORARY}{entry.sha256[:32]}")
+        part = self.arriving(ref, entry)
+        target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in ("resumed", "anew"):
             resumed = part.exists() and attempt == "resumed"
             if not resumed:
@@ -103,8 +110,8 @@ def _good(target: Path, entry: FileEntry) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{TEMPORARY}lock-{target.name}").open("wb") as lock:
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
