@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.errors import InputError, SettingsError, Ts4sError, from_wire
+from ts4s_core.errors import SettingsError
 from ts4s_core.planning.cost import Cluster, Forecast, Level, Measured, fit_parts, forecast
+from ts4s_core.planning.measuring import measure
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.training.job import TrainJob, storage_to_wire
@@ -26,9 +22,6 @@ from ts4s_core.training.strategies import check_strategy
 DEFAULT_NETWORK = "1Gbit"
 #: Assumed where there is no dataset.
 ASSUMED_ROWS, ASSUMED_TOKENS = 3_000, 60
-_BUDGET_S = 6.0
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _NETWORK = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGkmg])(bit|b|B)(?:/s|ps)?$")
 _MEMORY = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])i?B?$", re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
@@ -65,12 +58,16 @@ class Plan:
     Attributes:
         facts: of the machine, the model and the rows, as JSON values.
         forecasts: by number of workers, ascending.
+        measured: what they come from.
+        cluster: where the workers would run.
+        memory_bytes: of a host.
     """
 
     facts: dict[str, Any]
     forecasts: tuple[Forecast, ...]
     measured: Measured
     cluster: Cluster
+    memory_bytes: int
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -86,6 +83,7 @@ class Plan:
                 "seconds": each.seconds * total,
                 "traffic_mb_per_step": round(each.traffic_bytes / 1e6, 3),
                 "speed_up": round(alone / each.seconds, 3),
+                "fits": min(self.cluster.per_host, each.workers) * each.memory_bytes <= self.memory_bytes,
                 "of_step": {
                     "compute": each.compute_s,
                     "optimiser": each.optimiser_s,
@@ -120,12 +118,12 @@ def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: boo
     memory = memory_size(wanted.memory) if wanted.memory else psutil.virtual_memory().total
     most = _most(wanted, settings, slots)
     progress("measure", {"processes": 1})
-    alone = _measure(job, level=1, memory_bytes=memory, python_path=wanted.python_path)
+    alone = measure(job, level=1, memory_bytes=memory, python_path=wanted.python_path)
     crowd = min(_power_of_two(slots), train.logical_shards)
     several = alone
     if crowd > 1 and most > 1:
         progress("measure", {"processes": crowd})
-        several = _measure(job, level=crowd, memory_bytes=memory, python_path=wanted.python_path)
+        several = measure(job, level=crowd, memory_bytes=memory, python_path=wanted.python_path)
     measured = _measured(alone, several, shards=train.logical_shards)
     join_every = train.averaging_frequency or alone[0]["steps_in_epoch"]
     counts = [1 << power for power in range(most.bit_length())]
@@ -135,7 +133,7 @@ def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: boo
     chosen = next((each for each in forecasts if each.workers == train.workers), forecasts[-1])
     _refuse_what_does_not_fit(chosen, per_host=per_host, memory_bytes=memory)
     facts = _facts(settings, alone[0], several[0], wanted=wanted, memory_bytes=memory, assumed=assumed)
-    return Plan(facts, forecasts, measured, cluster)
+    return Plan(facts, forecasts, measured, cluster, memory)
 
 
 def planning_job(
@@ -276,90 +274,3 @@ def _facts(
         },
         "network": wanted.network,
     }
-
-
-def _measure(job: TrainJob, *, level: int, memory_bytes: int, python_path: Sequence[str]) -> list[dict[str, Any]]:
-    """What ``level`` processes find that measure at once."""
-    with ExitStack() as stack:
-        probes = [
-            stack.enter_context(_Process(job, rank=rank, level=level, memory_bytes=memory_bytes, python_path=python_path))
-            for rank in range(level)
-        ]
-        for probe in probes:
-            probe.answer()
-        for probe in probes:
-            probe.go()
-        return [probe.answer() for probe in probes]
-
-
-class _Process:
-    """A measuring process; a context manager that ends it."""
-
-    def __init__(self, job: TrainJob, *, rank: int, level: int, memory_bytes: int, python_path: Sequence[str]) -> None:
-        threads = job.threads_per_worker
-        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
-        environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ts4s_core.planning.probe"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-            start_new_session=True,
-        )
-        told = {
-            "job": job.to_wire(),
-            "rank": rank,
-            "world_size": level,
-            "threads": threads,
-            "machine": True,
-            "budget_s": _BUDGET_S,
-            "memory_bytes": memory_bytes,
-            "parent_pid": os.getpid(),
-            "python_path": list(python_path),
-        }
-        self._write(json.dumps(told))
-
-    def __enter__(self) -> _Process:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    def go(self) -> None:
-        """Let it measure."""
-        self._write("go")
-
-    def answer(self) -> dict[str, Any]:
-        """Its next line.
-
-        Raises:
-            Ts4sError: what the process says, or that it ended without a word.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            if code == -9:
-                raise InputError(
-                    "Measuring did not fit into this machine's memory: expected it to, got killed by the kernel. "
-                    "Lower train.batch_size or model.max_length, or plan on a larger machine"
-                )
-            raise Ts4sError(f"The measuring process ended with code {code}: run it again with --debug")
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise from_wire(message["error"])
-        return message
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return  # it has ended: its answer says why

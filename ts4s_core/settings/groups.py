@@ -142,7 +142,11 @@ class TrainSettings(Group):
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm to this; 0: no clipping")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of order, dropout and new weights")
-    strategy: Strategy = Field("synchronous", description="how workers combine what they learn")
+    strategy: Strategy = Field(
+        "synchronous",
+        description="how workers combine what they learn: in every step, with one result for any number of workers; by averages "
+        "of what each learned alone, with one for a fixed number; or asynchronously, with no two results alike",
+    )
     compile: bool = Field(
         False,
         description="compile the model's forward and backward with torch.compile; needs a C++ compiler on every worker's host",
