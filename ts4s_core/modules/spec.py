@@ -15,6 +15,7 @@ import inspect
 import json
 import random
 import sys
+import weakref
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,18 +169,34 @@ def _described(module: nn.Module, *, where: str) -> Spec:
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """The constructor's arguments, from the attributes of the same names."""
+    """The constructor's arguments, from the attributes of the same names; those that are the default may be left out."""
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
-        if name in ("self", "device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+    for name, parameter, inherited in _constructor(type(module)):
         if name in module._parameters:
-            found[name] = module._parameters[name] is not None
+            value: Any = module._parameters[name] is not None
         elif hasattr(module, name) and isinstance(getattr(module, name), (*_PLAIN, list, tuple, dict)):
-            found[name] = getattr(module, name)
+            value = getattr(module, name)
         elif parameter.default is parameter.empty:
             raise UnsupportedModelError(f"it does not keep its argument {name!r}")
+        else:
+            continue
+        if not (inherited and _same(value, parameter.default)):
+            found[name] = value
     return found
+
+
+def _constructor(kind: type) -> Iterator[tuple[str, inspect.Parameter, bool]]:
+    """Parameters of a constructor; of one that hands ``**kwargs`` on (torch's recurrent layers), its parent's too."""
+    for depth, parent in enumerate(kind.__mro__):
+        if "__init__" not in parent.__dict__:
+            continue
+        parameters = inspect.signature(parent.__dict__["__init__"]).parameters
+        for name, parameter in parameters.items():
+            own = name in ("self", "device", "dtype", "mode" if parent is nn.RNNBase else "self")
+            if not own and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                yield name, parameter, depth > 0
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return
 
 
 def _difference(one: Any, other: Any, where: str) -> str:
@@ -210,6 +227,8 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, weakref.ref) and isinstance(other, weakref.ref):
+        return True  # a layer's own book-keeping: torch's recurrent layers point at their weights so
     if isinstance(one, (torch.Tensor, np.ndarray)):
         return type(one) is type(other) and np.array_equal(np.asarray(one), np.asarray(other))
     return one is other or (type(one) is type(other) and bool(one == other))

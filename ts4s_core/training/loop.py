@@ -50,7 +50,13 @@ class Loop:
     ) -> None:
         self.progressed = progressed
         self.best = best
-        self.plan = Plan(rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
+        self.plan = Plan(
+            rows.rows_per_group("train"),
+            settings.batch_size,
+            settings.logical_shards,
+            settings.seed,
+            least_rows=2 if strategy.statistics() else 1,  # what is normalised over one row is not a number
+        )
         self.total_steps = self.plan.total_steps(settings.epochs, settings.max_steps)
         self._strategy = strategy
         self._checkpoint_interval = strategy.checkpoint_interval(settings.checkpoint_every_steps)

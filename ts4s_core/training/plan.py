@@ -61,6 +61,7 @@ class Plan:
         parts: K, the parts of a batch.
         seed: seed of the order.
         shuffled: False: canonical order without noise, for validation.
+        least_rows: of a part that has any; 2 for modules that normalise over the rows of a part.
     """
 
     rows_per_group: tuple[int, ...]
@@ -68,6 +69,7 @@ class Plan:
     parts: int
     seed: int
     shuffled: bool = True
+    least_rows: int = 1
 
     def __post_init__(self) -> None:
         if sum(self.rows_per_group) == 0:
@@ -115,14 +117,23 @@ class Plan:
         random = np.random.default_rng([_STREAM_WINDOW, self.seed, epoch, window])
         noise = 1 + LENGTH_NOISE * (2 * random.random(count) - 1)
         order = np.argsort(lengths * noise, kind="stable")
-        if rest:
+        if self.too_few(count):
+            sizes[-1] += rest
+        elif rest:
             sizes.insert(int(random.integers(len(sizes) + 1)), rest)
         batches = list(_cut(order, sizes))
         return [self._parts(lengths, batches[place]) for place in random.permutation(len(batches))]
 
+    def too_few(self, rows: int) -> bool:
+        """Whether what is left of a window's rows after whole batches is too few for a part, and goes into another batch."""
+        return rows > self.batch_size and 0 < rows % self.batch_size < self.least_rows
+
     def _parts(self, lengths: NDArray[np.integer], batch: Rows) -> list[Rows]:
         by_length = batch[np.lexsort((batch, lengths[batch]))]
         parts = [by_length[start:stop] for start, stop in cut_evenly(lengths[by_length].tolist(), self.parts)]
+        if any(0 < len(part) < self.least_rows for part in parts):
+            parts = np.array_split(by_length, max(1, min(self.parts, len(batch) // self.least_rows)))
+            parts += [by_length[:0]] * (self.parts - len(parts))
         costs = [len(part) * int(lengths[part[-1]]) if len(part) else 0 for part in parts]
         return [parts[place] for place in balanced_order(costs)]
 
@@ -137,7 +148,7 @@ def _windows(plan: Plan, epoch: int) -> tuple[Window, ...]:
     for start in range(0, len(order), GROUPS_PER_WINDOW):
         groups = tuple(int(group) for group in order[start : start + GROUPS_PER_WINDOW])
         rows = sum(plan.rows_per_group[group] for group in groups)
-        steps = -(-rows // plan.batch_size)
+        steps = -(-rows // plan.batch_size) - plan.too_few(rows)
         windows.append(Window(len(windows), first, steps, groups))
         first += steps
     return tuple(windows)

@@ -1,0 +1,67 @@
+"""Losses in parts against PyTorch's own mean over the whole batch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ts4s_core.errors import InputError
+from ts4s_core.modules.losses import AnyLoss, loss_spec
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+CLASSES = torch.arange(12) % 3
+WEIGHT = [0.2, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments", "output", "labels"),
+    [
+        ("CrossEntropyLoss", {}, numbers(12, 3), CLASSES),
+        ("CrossEntropyLoss", {"weight": WEIGHT, "ignore_index": 1, "label_smoothing": 0.1}, numbers(12, 3), CLASSES),
+        ("CrossEntropyLoss", {}, numbers(12, 3), numbers(12, 3, seed=2).softmax(1)),
+        ("NLLLoss", {"weight": WEIGHT}, numbers(12, 3).log_softmax(1), CLASSES),
+        ("MultiMarginLoss", {"margin": 0.5}, numbers(12, 3), CLASSES),
+        ("BCEWithLogitsLoss", {"pos_weight": [1.0, 2.0]}, numbers(12, 2), (numbers(12, 2, seed=3) > 0).float()),
+        ("MSELoss", {}, numbers(12, 4), numbers(12, 4, seed=4)),
+        ("SmoothL1Loss", {"beta": 0.3}, numbers(12, 1), numbers(12, 1, seed=4)),
+        ("HuberLoss", {"delta": 0.7}, numbers(12, 1), numbers(12, 1, seed=4)),
+        ("PoissonNLLLoss", {}, numbers(12, 1), numbers(12, 1, seed=4).abs()),
+        ("torch.nn.functional:l1_loss", {}, numbers(12, 2), numbers(12, 2, seed=5)),
+    ],
+    ids=str,
+)
+def test_parts_add_up_to_the_mean(loss: str, arguments: dict[str, Any], output: torch.Tensor, labels: torch.Tensor) -> None:
+    made = AnyLoss(loss_spec(loss, arguments))
+    parts = [made(output[rows], SimpleNamespace(labels=labels[rows])) for rows in (slice(0, 5), slice(5, 6), slice(6, 12))]
+    mean = sum(part.value for part in parts) / sum(part.items for part in parts)
+    if loss.startswith("torch"):
+        expected = nn.functional.l1_loss(output, labels)
+    else:
+        tensors = {name: torch.tensor(arguments[name]) for name in ("weight", "pos_weight") if name in arguments}
+        expected = getattr(nn, loss)(**{**arguments, **tensors})(output, labels)
+    assert mean == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_loss_object_is_described() -> None:
+    spec = loss_spec(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]), label_smoothing=0.25), {})
+    assert spec["arguments"] == {"weight": [1.0, 2.0], "ignore_index": -100, "label_smoothing": 0.25, "reduction": "mean"}
+    assert loss_spec(nn.HuberLoss(delta=0.5), {})["arguments"]["delta"] == 0.5
+
+
+def test_wrong_losses_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'CrossEntropy' is not in torch\.nn"):
+        loss_spec("CrossEntropy", {})
+    with pytest.raises(InputError, match="reduction 'sum'"):
+        loss_spec("MSELoss", {"reduction": "sum"})
+    with pytest.raises(InputError, match="cannot be built"):
+        loss_spec("MSELoss", {"delta": 1})
+    with pytest.raises(InputError, match=r"outputs of shape \(4, 2\) with labels of shape \(4, 1\)"):
+        AnyLoss(loss_spec("MSELoss", {}))(numbers(4, 2), SimpleNamespace(labels=numbers(4, 1)))

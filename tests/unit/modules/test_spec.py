@@ -1,0 +1,195 @@
+"""Modules as descriptions: what is built anew is the same, what would not be is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ts4s_core.errors import InputError, IntegrityError, UnsupportedModelError
+from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
+from ts4s_core.modules.spec import build, describe, import_path, paths_of, spec_of_call
+from ts4s_core.modules.trust import check_trusted, find, trust
+from ts4s_core.training.any_module import make_module, weights_of
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Conv2d(1, 4, (3, 3), padding=1, bias=False),
+            norm=nn.BatchNorm2d(4, momentum=0.2),
+            act=nn.LeakyReLU(0.1),
+            pool=nn.MaxPool2d((2, 2)),
+            drop=nn.Dropout2d(0.25),
+            flat=nn.Flatten(),
+            head=nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10)),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        cnn(),
+        nn.ModuleList([nn.Embedding(9, 4, padding_idx=0), nn.GRU(4, 5, num_layers=2, batch_first=True)]),
+        nn.MultiheadAttention(8, 2, dropout=0.1, batch_first=True),
+        nn.Bilinear(3, 4, 2),
+    ],
+    ids=["cnn", "recurrent", "attention", "bilinear"],
+)
+def test_a_module_is_built_anew_from_its_description(module: nn.Module) -> None:
+    spec = json.loads(json.dumps(describe(module)))
+    again = build(spec)
+    again.load_state_dict(module.state_dict())
+    assert describe(again) == spec
+    assert {path.split(":")[0] for path in paths_of(spec)} == {"torch.nn"}
+
+
+def test_outputs_are_the_same_to_the_bit() -> None:
+    module = cnn().eval()
+    saved = SavedModule(describe(module), weights_of(module))
+    again = SavedModule.from_files(saved.to_files(), where="here")
+    found = make_module(again.spec, graph=None, weights=again.weights).eval()
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found(x), module(x))
+    assert again.weights_sha256() == saved.weights_sha256()
+
+
+class Scaled(nn.Module):
+    """Not importable where tests are run by path."""
+
+    def __init__(self, size: int, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.size = size
+        self.linear = nn.Linear(size, 1)
+        self.factor = scale
+
+
+def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    (tmp_path / "networks_of_a_test.py").write_text(f"from torch import nn\n\n{text}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import importlib
+    import sys
+
+    sys.modules.pop("networks_of_a_test", None)
+    importlib.invalidate_caches()
+
+
+FORGETFUL = """
+class Net(nn.Module):
+    def __init__(self, hidden=4, scale=1.0):
+        super().__init__()
+        self.hidden = hidden
+        self.factor = scale
+        self.linear = nn.Linear(3, hidden)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.linear(x)) * self.factor
+"""
+
+
+def test_what_a_constructor_forgets_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    importable(monkeypatch, tmp_path, FORGETFUL)
+    net = find("networks_of_a_test:Net")
+    spec = describe(net(hidden=7))
+    assert spec == {"factory": "networks_of_a_test:Net", "arguments": {"hidden": 7}}
+    with pytest.raises(UnsupportedModelError, match=r"Net\.factor is 2\.0 and would be 1\.0"):
+        describe(net(scale=2.0))
+    changed = net()
+    changed.drop.p = 0.1
+    with pytest.raises(
+        UnsupportedModelError, match=r"Net\.drop\.p is 0\.1 and would be 0\.5\. Give module='networks_of_a_test:Net'"
+    ):
+        describe(changed)
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    module[0].requires_grad_(False)
+    again = build(json.loads(json.dumps(describe(module))))
+    assert [parameter.requires_grad for parameter in again.parameters()] == [False, False, True, True]
+
+
+def test_classes_that_cannot_be_imported_are_refused() -> None:
+    class Local(nn.Linear):
+        pass
+
+    with pytest.raises(UnsupportedModelError, match=r"cannot be imported by name.*a function body"):
+        describe(Local(2, 1))
+    with pytest.raises(UnsupportedModelError, match="a function body"):
+        import_path(lambda: None)
+    hooked = nn.Linear(2, 1)
+    hooked.register_forward_hook(lambda *_args: None)
+    with pytest.raises(UnsupportedModelError, match="has hooks"):
+        describe(hooked)
+    with pytest.raises(UnsupportedModelError, match="cannot be kept"):
+        spec_of_call("torch.nn:Linear", {"in_features": torch.tensor(2)})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"factory": "torch.nn:Nothing"}, "module:name that every worker can import"),
+        ({"factory": "no_such_module:Net"}, "No module named 'no_such_module'"),
+        ({"factory": "torch.nn:Linear", "arguments": {"in": 2}}, "Give its keyword arguments in moduleArgs"),
+        ({"factory": "json:dumps", "arguments": {"obj": 1}}, "made a str: expected a torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_built_is_told_in_one_line(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(spec)
+
+
+def test_random_weights_hang_on_the_seed_alone() -> None:
+    spec = describe(nn.Linear(4, 4))
+    torch.manual_seed(99)
+    one = build(spec, seed=3)
+    before = torch.rand(1)
+    torch.manual_seed(99)
+    two = build(spec, seed=3)
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(before, torch.rand(1))  # the caller's own stream is left alone
+    assert not torch.equal(one.weight, build(spec, seed=4).weight)
+
+
+def test_a_saved_model_names_only_what_is_trusted() -> None:
+    check_trusted(["torch.nn:Linear", "torch.optim:Adam"])
+    for path in ("os:system", "torch.nn.utils:parametrize", "torch:load", "torch.nn:functional.linear", "torchnn:x"):
+        with pytest.raises(InputError, match="which would be imported"):
+            check_trusted([path])
+    check_trusted(["mine.nets:Net"], also=["mine"])
+    with pytest.raises(InputError, match="'minex"):
+        check_trusted(["minex:Net"], also=["mine"])
+    trust("theirs.nets:Net")
+    check_trusted(["theirs.nets:Net"])
+    with pytest.raises(InputError, match=r"Call ts4s_core\.spark\.trust\('theirs\.nets'\)"):
+        check_trusted(["theirs.nets:Other"])
+
+
+def test_damaged_files_are_refused() -> None:
+    files = SavedModule(describe(nn.Linear(2, 1)), weights_of(nn.Linear(2, 1))).to_files()
+    other = SavedModule(describe(nn.Linear(2, 1)), weights_of(nn.Linear(2, 1))).to_files()
+    with pytest.raises(IntegrityError, match="other weights than were saved"):
+        SavedModule.from_files({**files, WEIGHTS: other[WEIGHTS]}, where="x")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        SavedModule.from_files({**files, MODEL: files[MODEL][:-9]}, where="x")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        SavedModule.from_files({**files, WEIGHTS: files[WEIGHTS][:9]}, where="x")
+
+
+def test_weights_that_do_not_fit_are_listed() -> None:
+    weights = {"weight": np.zeros((1, 2), np.float32), "gain": np.zeros(1, np.float32)}
+    with pytest.raises(UnsupportedModelError, match=r"no bias, unknown gain"):
+        make_module(describe(nn.Linear(2, 1)), graph=None, weights=weights)
+
+
+def test_tied_weights_are_kept_once() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[1].weight = module[0].weight
+    assert sorted(weights_of(module)) == ["0.bias", "0.weight", "1.bias"]
