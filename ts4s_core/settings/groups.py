@@ -174,6 +174,11 @@ class EvaluateSettings(Group):
         description="drift from the champion's data (population stability index) beyond which there is no promotion",
     )
     top_k: int = Field(5, ge=1, le=100, description="next tokens that a language model's report shows for each context")
+    words: str = Field(
+        "",
+        max_length=10_000,
+        description="words, apart by commas, whose nearest neighbours a language model's report shows; empty: frequent ones",
+    )
     require_approval: bool = Field(False, description="a person approves a promotion in Prefect's UI")
 
 
