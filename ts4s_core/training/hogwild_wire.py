@@ -111,13 +111,18 @@ class SliceClient:
         host, port = str(address[0]), int(address[1])
         try:
             self._connection = socket.create_connection((host, port), timeout=timeout_s)
+        except OSError as exc:
+            raise WorkerLostError(f"The slices of rank {owner} cannot be reached at {host}:{port}: {exc}") from exc
+        try:
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             challenge, own = _received(self._connection, _NONCE_BYTES), secrets.token_bytes(_NONCE_BYTES)
             self._connection.sendall(hmac.digest(secret.encode(), b"client" + challenge, _DIGEST) + own)
             proof = _received(self._connection, _DIGEST_BYTES)
         except OSError as exc:
-            raise WorkerLostError(f"The slices of rank {owner} cannot be reached at {host}:{port}: {exc}") from exc
+            self.close()
+            raise WorkerLostError(f"The slices of rank {owner} at {host}:{port} did not let this rank in: {exc}") from exc
         if not hmac.compare_digest(proof, hmac.digest(secret.encode(), b"server" + own, _DIGEST)):
+            self.close()
             raise WorkerLostError(f"Who answers at {host}:{port} is not rank {owner} of this run")
 
     def push(
