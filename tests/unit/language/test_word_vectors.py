@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +12,10 @@ from small_language_models import WORDS
 from ts4s_core.errors import InputError, SourceError
 from ts4s_core.language.word_vector_file import WordVectors, read_word_vectors, vector_size, word_vector_text
 from ts4s_core.language.word_vectors import frequent_words, neighbours, token_vectors, write_word_vectors
+from ts4s_core.onnx.export_step import export_model
+from ts4s_core.onnx.import_step import import_model
 from ts4s_core.onnx.model import build_model
+from ts4s_core.settings import Settings
 
 VECTORS = WordVectors(["w1", "w2", "w3", "other"], np.array([[1, 0.5], [2, 1.1], [-1, 0], [0.25, -3]], np.float32))
 
@@ -103,3 +108,16 @@ def test_nearest_by_angle():
     assert [word for word, _cosine in near] == ["w2", "other"]
     assert near[0][1] == pytest.approx(2.55 / np.sqrt(1.25 * 5.21), abs=1e-4)
     assert frequent_words(VECTORS) == ["other"]
+
+
+def test_vectors_of_a_classifier(store, words, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = {"model_type": "electra", "vocab_size": len(WORDS), "embedding_size": 8, "max_position_embeddings": 20, **sizes}
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    model = {"source": f"config:{tmp_path / 'tiny.json'}", "tokenizer": str(words), "max_length": 16}
+    settings = Settings(name="classes", model=model, storage=store.storage.settings)
+    exported = export_model(settings, store).ref
+    made = import_model(settings, store, onnx_ref=exported, classes=2, label_names=["a", "b"])
+    found = token_vectors(store.local(made.ref))
+    assert found.matrix.shape == (len(WORDS), 8)
+    assert found.words[2:] == WORDS[2:]
