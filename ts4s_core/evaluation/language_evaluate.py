@@ -28,6 +28,7 @@ from ts4s_core.evaluation.lineage import ancestors
 from ts4s_core.evaluation.overlap import seen_in_training
 from ts4s_core.evaluation.predict import STAGE
 from ts4s_core.evaluation.report import ReportData
+from ts4s_core.language.word_vectors import write_word_vectors
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 
@@ -47,7 +48,8 @@ def evaluate_language(
     """Evaluate a trained language model on the test side of a dataset and let the gate compare it with the champion.
 
     Files: ``metrics.json``, ``blocks.csv`` (bits, tokens and bytes of each held-out block), ``next_tokens.json``,
-    ``decision.json``, ``report.html``. Facts: ``metrics`` (loss, perplexity, bits_per_byte, next_token_accuracy), ``baseline``
+    ``decision.json``, ``report.html``, and the word vectors (``word_vectors.parquet``, ``word_vectors.txt``,
+    ``neighbours.json``). Facts: ``metrics`` (loss, perplexity, bits_per_byte, next_token_accuracy), ``baseline``
     (bits_per_byte of how often each token occurs), ``decision``, ``rows`` (blocks).
 
     Args:
@@ -72,6 +74,7 @@ def evaluate_language(
         "evaluate": {"min_improvement": evaluating.min_improvement, "top_k": evaluating.top_k},
         "show_text": settings.data.show_text,
         "prompts": list(prompts),
+        "words": words_of(settings),
     }
     itself = champion == trained
     if itself and settings.reuse:
@@ -95,6 +98,11 @@ def evaluate_language(
         reuse=settings.reuse,
         build=run.build,
     )
+
+
+def words_of(settings: Settings) -> list[str]:
+    """The words of ``evaluate.words``."""
+    return [word.strip() for word in settings.evaluate.words.split(",") if word.strip()]
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,9 @@ class _Run:
         writer.add_json("next_tokens.json", [context.to_json() for context in contexts])
         writer.add_bytes("blocks.csv", _blocks_csv(scores))
         self.progress(STAGE, {"part": "report"})
-        page = render_language_report(self._report_data(metrics, decision), contexts)
+        words = words_of(self.settings)
+        near = write_word_vectors(writer, store.local(self.trained), words=words)
+        page = render_language_report(self._report_data(metrics, decision), contexts, near)
         # The times in it do not make it another evaluation.
         writer.add_bytes("report.html", page.encode("utf-8", errors="replace"), identity=False)
         writer.facts |= {

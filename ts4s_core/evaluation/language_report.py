@@ -9,11 +9,12 @@ from ts4s_core.evaluation import report_model_sections as of_model
 from ts4s_core.evaluation.html import Cell, Markup, facts, joined, note, table, text
 from ts4s_core.evaluation.language_contexts import NextTokens
 from ts4s_core.evaluation.report import ReportData, page
+from ts4s_core.language.word_vectors import Neighbours
 
 CONTEXT_CHARS = 300
 
 
-def render_language_report(data: ReportData, contexts: Sequence[NextTokens]) -> str:
+def render_language_report(data: ReportData, contexts: Sequence[NextTokens], near: Sequence[Neighbours]) -> str:
     """The whole report as one HTML document."""
     return page(
         data.name,
@@ -23,6 +24,7 @@ def render_language_report(data: ReportData, contexts: Sequence[NextTokens]) -> 
             ("summary", "Summary", _summary(data)),
             ("champion", "Comparison with the champion", of_model.champion(data)),
             ("next", "Likeliest next tokens", _next_tokens(contexts)),
+            ("words", "Nearest words", _neighbours(near)),
             ("lineage", "What was trained on what", of_data.lineage(data)),
             ("data", "Data card", of_data.figures(data.card)),
             ("training", "Training", of_data.training(data)),
@@ -65,6 +67,14 @@ def _next_tokens(contexts: Sequence[NextTokens]) -> Markup:
         quote = Markup(f'<blockquote dir="auto">{text(shown)}</blockquote>')
         parts.append(Markup(f'<div class="mistake">{joined(quote, actual, table(["next token", "probability"], rows))}</div>'))
     return joined(*parts)
+
+
+def _neighbours(near: Sequence[Neighbours]) -> Markup:
+    rows = [(entry.word, ", ".join(f"{word} ({cosine:.2f})" for word, cosine in entry.nearest) or None) for entry in near]
+    return joined(
+        table(["word", "nearest by the model's vectors (cosine)"], rows, empty="no word has a vector of its own"),
+        note("word_vectors.txt and word_vectors.parquet have every token's vector."),
+    )
 
 
 def _quoted(token: str) -> str:
