@@ -9,6 +9,7 @@ from flows.cli_commands import Invocation, Outcome
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
+from ts4s_core.language.copies import guard_of
 from ts4s_core.language.generate import Generator, OnPiece, prompts_of
 
 
@@ -20,7 +21,8 @@ def generate_command(invocation: Invocation) -> Outcome:
     generator = _opened(store.local(ref), invocation.options.model)
     generator.check(prompts)
     stream = invocation.stream
-    texts = generator.generate(prompts, options, on_piece=None if stream is None else _written(stream))
+    guard = guard_of(store, ref, longest=options.max_copied_tokens)
+    texts = generator.generate(prompts, options, on_piece=None if stream is None else _written(stream), guard=guard)
     tokens, seconds = sum(len(text.ids) for text in texts), sum(text.seconds for text in texts)
     values = {
         "model": str(ref),

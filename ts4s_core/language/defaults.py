@@ -21,7 +21,7 @@ _ALIGNMENT = 16
 DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"task": "language-model", "source": DECODER},
     "data": {"test_fraction": 0.1},
-    "generate": {"max_new_tokens": 400},
+    "generate": {"max_new_tokens": 400, "max_copied_tokens": 11},
     "train": {"batch_size": 16, "epochs": 16, "learning_rate": 2e-3, "weight_decay": 0.1},
 }
 

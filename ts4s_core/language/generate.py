@@ -25,6 +25,7 @@ from ts4s_core.settings import GenerateSettings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from ts4s_core.language.copies import CopyGuard
     from ts4s_core.language.steppers import Stepper
 
 #: Called with the prompt's number and the next piece of its text, as it comes.
@@ -150,6 +151,7 @@ class Generator:
         *,
         on_piece: OnPiece | None = None,
         stop_at_end: bool = True,
+        guard: CopyGuard | None = None,
     ) -> list[Generated]:
         """Go on from each prompt.
 
@@ -158,6 +160,7 @@ class Generator:
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``.
             on_piece: hears of each piece of text as it comes, the prompt first.
             stop_at_end: whether the model's own end of a text ends it; else that token is never chosen.
+            guard: keeps the text from copying.
 
         Raises:
             SettingsError: a prompt is empty or too long.
@@ -168,7 +171,7 @@ class Generator:
             spoken = _Spoken(self.tokenizer, prompt, ids, tell=_bound(on_piece, number))
             new: list[int] = []
             ended = False
-            for token in self._tokens(prompt, ids, options, stop_at_end=stop_at_end):
+            for token in self._tokens(prompt, ids, options, stop_at_end=stop_at_end, guard=guard):
                 ended = stop_at_end and token == self._end
                 if ended:
                     break
@@ -177,13 +180,18 @@ class Generator:
             texts.append(Generated(prompt, spoken.finish(), tuple(new), time.perf_counter() - started, ended))
         return texts
 
-    def _tokens(self, prompt: str, ids: list[int], options: GenerateSettings, *, stop_at_end: bool) -> Iterator[int]:
+    def _tokens(
+        self, prompt: str, ids: list[int], options: GenerateSettings, *, stop_at_end: bool, guard: CopyGuard | None
+    ) -> Iterator[int]:
         random = chance(options.seed, prompt)
         never = self._never if stop_at_end or self._end is None else self._never | {self._end}
         held = [*self._begin, *ids]
+        said = list(held)
         logits = self._stepper.read(held, anew=True)
         for left in range(options.max_new_tokens, 0, -1):
-            token = next_token(logits, options, random=random, never=never)
+            refused = () if guard is None else guard.refused(said)
+            token = next_token(logits, options, random=random, never=[*never, *refused])
+            said.append(token)
             yield token
             if left == 1:
                 return

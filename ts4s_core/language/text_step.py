@@ -19,7 +19,7 @@ STEP = "generate"
 PROMPT_TOKENS = 4
 #: Prompt where no text may be quoted.
 PLAIN_PROMPT = "The"
-_BEARING = {"max_new_tokens", "temperature", "top_k", "top_p", "seed"}
+_BEARING = {"max_new_tokens", "temperature", "top_k", "top_p", "seed", "max_copied_tokens"}
 
 
 def given_prompts(options: GenerateSettings) -> list[str]:
@@ -73,14 +73,16 @@ def _write(
     prompts: Sequence[str],
     progress: Progress,
 ) -> None:
+    from ts4s_core.language.copies import guard_of
     from ts4s_core.language.generate import Generator
 
     generator = Generator.open(store.local(trained))
     generator.check(prompts)
+    guard = guard_of(store, trained, longest=settings.generate.max_copied_tokens)
     texts = []
     for number, prompt in enumerate(prompts, start=1):
         # A block's beginning stands for the beginning of a text, not for the end of one: the model is not let end here.
-        texts += generator.generate([prompt], settings.generate, stop_at_end=False)
+        texts += generator.generate([prompt], settings.generate, stop_at_end=False, guard=guard)
         progress(STEP, {"text": number, "texts": len(prompts)})
     sample = "\n\n".join(text.text for text in texts)
     writer.add_bytes("sample.txt", sample.encode("utf-8", "replace") + b"\n")

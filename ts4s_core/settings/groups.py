@@ -233,3 +233,6 @@ class GenerateSettings(Group):
     top_k: int = Field(0, ge=0, description="choose among the k likeliest tokens; 0: all")
     top_p: float = Field(1.0, gt=0, le=1, description="choose among the likeliest tokens that hold this much probability")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the choice")
+    max_copied_tokens: int = Field(
+        0, ge=0, le=1_000, description="longest run of tokens that a text may share with the text its model learnt; 0: no limit"
+    )

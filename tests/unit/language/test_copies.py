@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ts4s_core.language.copies import longest_copy, share_of_known_words, words_of
+from ts4s_core.language.copies import CopyGuard, longest_copy, share_of_known_words, words_of
 
 
 def longest_by_hand(text: list[int], corpus: list[int]) -> int:
@@ -29,3 +29,16 @@ def test_known_words():
     assert known == {"the", "man's", "dog", "it", "is", "years", "old"}
     assert share_of_known_words("the DOG barks 9 times", known) == pytest.approx(2 / 4)
     assert share_of_known_words("... 12", known) == 0
+
+
+def test_a_guard_keeps_runs_short():
+    random = np.random.default_rng(1)
+    blocks = [random.integers(0, 4, int(size)) for size in (60, 3, 1, 40)]
+    guard = CopyGuard(blocks, longest=3)
+    spans = {tuple(block[place : place + 4].tolist()) for block in blocks for place in range(len(block) - 3)}
+    for _ in range(50):
+        ids = random.integers(0, 4, 7).tolist()
+        refused = set(guard.refused(ids).tolist())
+        assert refused == {token for token in range(4) if (*ids[-3:], token) in spans}
+    assert guard.refused([1, 2]).tolist() == []
+    assert CopyGuard([], longest=2).refused([1, 2, 3]).tolist() == []

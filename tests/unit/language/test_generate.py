@@ -10,6 +10,7 @@ import torch
 from small_language_models import MODELS, WORDS
 
 from ts4s_core.errors import SettingsError
+from ts4s_core.language.copies import CopyGuard, longest_copy
 from ts4s_core.language.generate import Generator, prompts_of
 from ts4s_core.language.sampling import candidates, chance, next_token
 from ts4s_core.language.steppers import CachedStepper, GraphStepper, stepper_of
@@ -51,6 +52,15 @@ def test_same_seed_same_text_whatever_stands_beside(folders):
     assert together == [alone[2], alone[1], alone[0], alone[0]]
     other = generator.generate(["w1"], GenerateSettings(max_new_tokens=12, seed=5))[0].text
     assert other != alone[0]
+
+
+def test_a_guarded_text_copies_no_longer_run(folders):
+    generator = Generator.open(folders["gpt2"])
+    options = GenerateSettings(max_new_tokens=40, temperature=0)
+    plain = generator.generate(["w1 w2"], options, stop_at_end=False)[0].ids
+    guarded = generator.generate(["w1 w2"], options, stop_at_end=False, guard=CopyGuard([np.array(plain)], longest=3))[0].ids
+    assert longest_copy(plain, np.array(plain)) == 40
+    assert 0 < longest_copy(guarded, np.array(plain)) <= 3
 
 
 def test_pieces_add_up_to_the_text(folders):
