@@ -18,6 +18,7 @@ from ts4s_core.errors import Ts4sError
 
 KEY = "1a2b3c4d" + "0" * 56
 ACTIONS = ("cut before", "cut body", "cut answer", "half answer", "500", "SlowDown")
+SMALL = [(action, False) for action in ACTIONS]
 # Just above what goes up in one piece.
 LARGE_BYTES = 17 * 2**20
 
@@ -140,9 +141,13 @@ def test_short_form_one_refusal_is_mended(moto_server: Any, fronts: Callable[[st
 @pytest.mark.faults
 @pytest.mark.timeout(1_200)
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("action", ACTIONS)
-def test_every_request_broken_for_good(server: Any, fronts: Callable[[str], Any], tmp_path: Path, action: str) -> None:
-    ground = Ground(server, fronts(server.url), tmp_path, large=True)
+@pytest.mark.parametrize(
+    ("action", "large"), [*((action, False) for action in ACTIONS), ("cut body", True), ("cut answer", True)]
+)
+def test_every_request_broken_for_good(
+    server: Any, fronts: Callable[[str], Any], tmp_path: Path, action: str, large: bool
+) -> None:
+    ground = Ground(server, fronts(server.url), tmp_path, large=large)
     count = ground.requests()
     assert count > 10
     done = [ground.broken_for_good(at=number, action=action) for number in range(count)]
@@ -153,8 +158,8 @@ def test_every_request_broken_for_good(server: Any, fronts: Callable[[str], Any]
 
 @pytest.mark.faults
 @pytest.mark.timeout(1_200)
-@pytest.mark.parametrize("action", ACTIONS)
-def test_every_request_broken_once(server: Any, fronts: Callable[[str], Any], tmp_path: Path, action: str) -> None:
-    ground = Ground(server, fronts(server.url), tmp_path, large=True)
+@pytest.mark.parametrize(("action", "large"), [*SMALL, ("half answer", True)])
+def test_every_request_broken_once(server: Any, fronts: Callable[[str], Any], tmp_path: Path, action: str, large: bool) -> None:
+    ground = Ground(server, fronts(server.url), tmp_path, large=large)
     for number in range(ground.requests()):
         ground.broken_once(at=number, action=action)

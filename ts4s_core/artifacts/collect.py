@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from ts4s_core.artifacts.lease import LEASES, claims, live_claims
 from ts4s_core.artifacts.manifest import Manifest
+from ts4s_core.artifacts.objects import Upload
 from ts4s_core.artifacts.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.registry import KIND, Registry
 from ts4s_core.artifacts.storage import STORE_LEASE, Stored
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.verify import upstream_refs
 from ts4s_core.artifacts.writer import created_of
+from ts4s_core.errors import InputError
 
 GRACE_S = 24 * 3600.0
 KEEP_LAST = 3
@@ -56,7 +58,7 @@ def collect(
     found = _half_written(store, oldest)
     if not living:
         found += _unreferenced(store, oldest, keep_last)
-    uploads = {upload.upload_id: upload for upload in store.storage.unfinished_uploads() if upload.begun < oldest}
+    uploads = {upload.upload_id: upload for upload in store.storage.unfinished_uploads() if _begun(upload) < oldest}
     found += [Collected(upload.path, 0, "unfinished upload", upload.upload_id) for upload in uploads.values()]
     found += _dead_leases(store)
     for item in [] if dry_run else found:
@@ -133,6 +135,14 @@ def _remove(store: ArtifactStore, path: str) -> None:
         store.storage.delete(path)
     else:
         store.storage.delete_tree(path)
+
+
+def _begun(upload: Upload) -> float:
+    """When an upload was begun: as the server says, but no earlier than its version (some servers do not know)."""
+    try:
+        return max(upload.begun, _made(ArtifactRef.parse("/".join(upload.path.split("/")[:3]))))
+    except InputError:
+        return upload.begun
 
 
 def _made(ref: ArtifactRef) -> float:
