@@ -9,7 +9,8 @@ block's begin token predicted. An n-gram model sees the whole block before a tok
 model is cut to.
 
 The sample (200 words) is compared with the text of all sides: the longest run of tokens that it has in common with it
-(below 12 is asked for), and the share of its words that are words of it (0.9 is asked for).
+(below 12 is asked for), and the share of its words that are words of it (0.9 is asked for). Two samples a seed: one that is kept
+from copying longer runs, as the flow's is (``generate.max_copied_tokens``), and one that is free.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.text_dataset import TextDataset
 from ts4s_core.data.text_tokens import TextTokenizer
-from ts4s_core.language.copies import longest_copy, share_of_known_words, words_of
+from ts4s_core.language.copies import SPAN, CopyGuard, guard_of, longest_copy, share_of_known_words, words_of
+from ts4s_core.language.defaults import DEFAULTS
 from ts4s_core.language.generate import Generator
 from ts4s_core.settings import GenerateSettings, StorageSettings
 
@@ -69,10 +71,10 @@ def n_grams(dataset: TextDataset, orders: tuple[int, ...] = (2, 3)) -> dict[str,
     }
 
 
-def sample_of(folder: Path, dataset: TextDataset, *, prompt: str, seed: int) -> dict[str, Any]:
-    """A sample of 200 words, and what is asked of it."""
-    options = GenerateSettings(max_new_tokens=SAMPLE_TOKENS, seed=seed)
-    made = Generator.open(folder).generate([prompt], options, stop_at_end=False)[0]
+def sample_of(generator: Generator, dataset: TextDataset, *, prompt: str, seed: int, guard: CopyGuard | None) -> dict[str, Any]:
+    """A sample of 200 words with the settings of the flow's sample, and what is asked of it."""
+    options = GenerateSettings(**{**DEFAULTS["generate"], "max_new_tokens": SAMPLE_TOKENS, "seed": seed})
+    made = generator.generate([prompt], options, stop_at_end=False, guard=guard)[0]
     return {**checked(first_words(made.text, SAMPLE_WORDS), dataset), "tokens_per_s": len(made.ids) / made.seconds}
 
 
@@ -111,7 +113,6 @@ def main() -> None:
             run = ts4s("language-model", "--name", "quality", "--storage.uri", folder, *SETTINGS[options.setting], *rest)
             seconds = time.monotonic() - began
             result = {**compare(Path(folder), run["artifacts"]["trained"], options), "run": run, "seconds": seconds}
-            result["flow_sample"] = result.pop("samples_of_flow", None)
     write_result(options.output or HERE / f"language_model_quality_{options.setting}.json", result)
     figures = {name: round(value, 4) for name, value in result["bits_per_byte"].items()}
     print(json.dumps({"bits_per_byte": figures, "samples": [_short(sample) for sample in result["samples"]]}))
@@ -128,7 +129,13 @@ def compare(folder: Path, trained: str, options: argparse.Namespace) -> dict[str
     scores = score_text(store, LocalEngine(), trained=model, dataset=ref).metrics()
     with TextDataset.open(store, ref) as dataset:
         baselines = n_grams(dataset)
-        samples = [sample_of(store.local(model), dataset, prompt=options.prompt, seed=seed) for seed in range(options.seeds)]
+        generator = Generator.open(store.local(model))
+        guards = {"guarded": guard_of(store, model, longest=SPAN - 1), "free": None}
+        samples = [
+            {"kind": kind, **sample_of(generator, dataset, prompt=options.prompt, seed=seed, guard=guard)}
+            for kind, guard in guards.items()
+            for seed in range(options.seeds)
+        ]
         sizes = {"vocabulary": dataset.vocabulary, "bytes": dict(dataset.text_bytes)}
     return {
         "bits_per_byte": {"model": scores["bits_per_byte"], "bigram": baselines["2"], "trigram": baselines["3"]},
@@ -139,7 +146,8 @@ def compare(folder: Path, trained: str, options: argparse.Namespace) -> dict[str
 
 
 def _short(sample: dict[str, Any]) -> dict[str, Any]:
-    return {name: round(float(sample[name]), 3) for name in ("words", "longest_copy", "known_words", "tokens_per_s")}
+    numbers = {name: round(float(sample[name]), 3) for name in ("words", "longest_copy", "known_words", "tokens_per_s")}
+    return {"kind": sample["kind"], **numbers}
 
 
 if __name__ == "__main__":
