@@ -161,6 +161,25 @@ COMMANDS: tuple[Command, ...] = (
         notes="The text is written as it comes. The same seed gives the same text for a prompt, whatever other prompts stand "
         "beside it. With --json: prompts, texts, tokens, tokens_per_s. A prompt has to fit into the model's window.",
     ),
+    Command(
+        "predict",
+        "Predict every row of a source with a trained model: labels with probabilities, or embeddings.",
+        "flows.cli_predict:predict_command",
+        ("data", "train", "spark", "storage"),
+        (
+            Option(
+                "--model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest", "NAME", required=True
+            ),
+            Option("--output", "new folder or s3:// prefix for the result; default: a sealed predictions artifact", "URI"),
+            Option(
+                "--errors", "rows that cannot be predicted: mark them in the column error (default), or refuse", "mark|refuse"
+            ),
+            Option("--embeddings", "in place of labels a vector: the mean of the tokens', or the first one's", "mean|first"),
+            Option("--form", "parquet (default), or vectors: the text form of word vectors, for embeddings", "parquet|vectors"),
+        ),
+        notes="The source needs no labels: of a tsv line with a tab the part behind it is the text. Every row comes out. "
+        "ONNX Runtime runs the model, with train.threads_per_worker threads a task.",
+    ),
     Command("models list", "List the models in the store.", "flows.cli_models:list_command", ("storage",)),
     Command(
         "models show",
@@ -191,6 +210,36 @@ COMMANDS: tuple[Command, ...] = (
         "flows.cli_models:verify_command",
         ("storage",),
         arguments=(Argument("model", "look at this name alone", optional=True),),
+    ),
+    Command(
+        "models export",
+        "Write a trained model for other tools, after checking that it computes the same.",
+        "flows.cli_export:export_command",
+        ("train", "storage"),
+        (
+            Option("--format", "hf, onnx, torch, onnx-int8 or onnx-int4", "FORMAT", required=True),
+            Option("--to", "a new folder, or an empty one; written whole or not at all", "DIR", required=True),
+        ),
+        (_MODEL,),
+        notes="hf: a folder for from_pretrained. onnx: one file of standard operators. torch: a program for torch.export.load. "
+        "onnx-int8 and onnx-int4: quantised files, measured beside the FP32 one on the held-out rows, and refused if more than "
+        "one point of accuracy is lost. labels.json, the tokenizer and export.json (what was checked) are beside each.",
+    ),
+    Command(
+        "models compare",
+        "Compare two trained models on the same held-out rows, with the 95 % interval of each difference.",
+        "flows.cli_export:compare_command",
+        ("train", "spark", "storage"),
+        (
+            Option(
+                "--from",
+                "the dataset whose test side is used; default: the newest they were trained on",
+                "KIND/NAME/VERSION",
+                repeat=True,
+            ),
+        ),
+        (Argument("a", "NAME, NAME@ALIAS or NAME@VERSION"), Argument("b", "the other one")),
+        notes="Rows whose text either was trained on are left out. Nothing is written.",
     ),
     Command(
         "models gc",

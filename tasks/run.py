@@ -198,6 +198,27 @@ class Run:
             "evaluate", trained=str(trained), dataset=str(dataset), champion=against, step_seconds=dict(seconds), **inputs
         )
 
+    def check_prediction(self, model: str, asked: Mapping[str, str | None]) -> ArtifactRef:
+        """The version that a prediction is asked of, and whether its output can be written; writes nothing.
+
+        Raises:
+            InputError: naming what is wrong.
+        """
+        from ts4s_core.prediction.output import open_target
+        from ts4s_core.prediction.predict import PredictOptions
+
+        options = PredictOptions.of(asked)
+        if options.output:
+            open_target(options.output, self.settings.storage)
+        else:
+            check_store(self.settings)
+        return self.store.manifest(self.registry.resolve(model)).ref
+
+    def predict(self, trained: ArtifactRef, asked: Mapping[str, str | None]) -> dict[str, Any]:
+        """Predict every row of the source."""
+        with self.stage("predict"):
+            return self._job("predict", trained=str(trained), options=dict(asked))
+
     def _spark_step(self, name: str, **inputs: Any) -> StepResult:
         with self._step(name) as done:
             return done(StepResult.from_json(self._job(name, **inputs)))

@@ -18,8 +18,17 @@ SPILL_BYTES = 256 * 2**20
 class DataEngine(Protocol):
     """Runs picklable functions over picklable items; results are small JSON values."""
 
-    def map(self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str) -> list[Any]:
-        """Apply ``function`` to every item, in parallel where there are slots; results in the items' order."""
+    def map(
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+    ) -> list[Any]:
+        """Apply ``function`` to every item, in parallel where there are slots; results in the items' order.
+
+        Args:
+            function: runs anywhere.
+            items: what it is applied to.
+            stage: what to call this in errors.
+            tell: told how many items are done, in this thread or another.
+        """
 
     def regroup(
         self,
@@ -70,9 +79,16 @@ class LocalEngine:
     def __init__(self, *, spill_bytes: int = SPILL_BYTES) -> None:
         self._spill_bytes = spill_bytes
 
-    def map(self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str) -> list[Any]:
+    def map(
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+    ) -> list[Any]:
         """See :class:`DataEngine`."""
-        return [function(item) for item in items]
+        results = []
+        for item in items:
+            results.append(function(item))
+            if tell is not None:
+                tell(len(results))
+        return results
 
     def regroup(
         self,

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ts4s_core.data.engine import split_by_group
 from ts4s_core.errors import DataError, SourceError, SparkError, Ts4sError, from_wire, listed, to_wire
+from ts4s_core.spark.watch import watching
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,11 +44,14 @@ class SparkEngine:
         self._session = session
         self._tables: dict[str, Any] = {}
 
-    def map(self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str) -> list[Any]:
+    def map(
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+    ) -> list[Any]:
         """See :class:`ts4s_core.data.engine.DataEngine`."""
         if not items:
             return []
-        results = self._collect(self._items(items, _Apply(function)), stage)
+        with watching(self._session.sparkContext, tell):
+            results = self._collect(self._items(items, _Apply(function)), stage)
         _raise_first([(index, value) for index, failed, value in results if failed])
         return [value for _, _, value in sorted(results, key=lambda result: result[0])]
 

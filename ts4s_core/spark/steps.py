@@ -81,6 +81,12 @@ class Place:
 
         return LocalEngine()
 
+    def slots(self) -> int:
+        """Tasks that the engine runs at once."""
+        if not self.has_spark:
+            return 1
+        return max(1, int(self.session().sparkContext.defaultParallelism) // self.settings.train.threads_per_worker)
+
     def launcher(self) -> Launcher:
         """Where training workers run."""
         train = self.settings.train
@@ -108,7 +114,6 @@ class Place:
             self.scanned = None
             self.scanned = (wanted, scan(self.settings, self.engine()))
         return self.scanned[1]
-
 
     def scan_text(self, tokenizer: Mapping[str, bytes] | None, *, again: bool) -> TextScan:
         """What the text is, and its tokenizer: what the last scan of the same text found, unless it is to be done again."""
@@ -276,6 +281,36 @@ def _evaluate_language(job: Job, place: Place, progress: Progress) -> Result:
     ).to_json()
 
 
+def _compare(job: Job, place: Place, progress: Progress) -> Result:
+    """Metrics of two ``trained`` versions, ``first`` and ``second``, on the test side of a ``dataset``; nothing is written."""
+    from ts4s_core.evaluation.compare import compare_versions
+
+    return compare_versions(
+        place.store(),
+        place.engine(),
+        first=_ref(job, "first"),
+        second=_ref(job, "second"),
+        dataset=_ref(job, "dataset"),
+        threads=place.settings.train.threads_per_worker,
+        progress=progress,
+    )
+
+
+def _predict(job: Job, place: Place, progress: Progress) -> Result:
+    """What a ``trained`` version answers to every row of the source, written as the ``options`` say."""
+    from ts4s_core.prediction.predict import PredictOptions, predict
+
+    return predict(
+        place.settings,
+        place.store(),
+        place.engine(),
+        model=_ref(job, "trained"),
+        options=PredictOptions.of(job.get("options") or {}),
+        slots=place.slots(),
+        progress=progress,
+    )
+
+
 def _ref(job: Job, role: str) -> ArtifactRef:
     from ts4s_core.artifacts.refs import ArtifactRef
 
@@ -292,4 +327,6 @@ JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {
     "prepare": _prepare,
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
+    "predict": _predict,
 }

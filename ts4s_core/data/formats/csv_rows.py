@@ -18,7 +18,7 @@ def read_csv(lines: Iterator[bytes], name: str, columns: Columns, tally: Tally) 
         DataError: if the header lacks a column.
     """
     wanted: tuple[int, int, int] | None = None
-    for number, record in _records(lines, tally):
+    for number, record in records(lines, tally):
         try:
             fields = fields_of(record)
         except ValueError as exc:
@@ -86,7 +86,7 @@ def _quoted(record: str, at: int) -> tuple[str, int]:
         at = end + 2
 
 
-def _records(lines: Iterator[bytes], tally: Tally) -> Iterator[tuple[int, str]]:
+def records(lines: Iterator[bytes], tally: Tally) -> Iterator[tuple[int, str]]:
     """Records with the number of their first line: lines, joined while a quote is open.
 
     Where a quote is never closed, its line alone is bad, and reading goes on with the line after it.

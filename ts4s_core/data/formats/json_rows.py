@@ -43,7 +43,7 @@ def read_json_array(file: BinaryIO, name: str, columns: Columns, tally: Tally) -
     Raises:
         DataError: if the array itself is broken, so that what follows cannot be read.
     """
-    for line, source, value in _elements(file, name):
+    for line, source, value in elements(file, name):
         tally.lines = line
         size = len(source.encode("utf-8", "surrogateescape"))
         row = TOO_LONG if size > MAX_ROW_BYTES else _row(value, columns)
@@ -99,7 +99,12 @@ class _Characters:
             self.more()
 
 
-def _elements(file: BinaryIO, name: str) -> Iterator[tuple[int, str, object]]:
+def elements(file: BinaryIO, name: str) -> Iterator[tuple[int, str, object]]:
+    """Line, source and value of each element of an array, read with bounded memory.
+
+    Raises:
+        DataError: if the array itself is broken, so that what follows cannot be read.
+    """
     decoder = json.JSONDecoder()
     characters = _Characters(file)
     characters.peek()

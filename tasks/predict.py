@@ -1,0 +1,26 @@
+"""Task: a trained model over the rows of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.retries import step
+from tasks.run import current_run
+from tasks.show import show_table
+from ts4s_core.artifacts.refs import ArtifactRef
+
+
+@step("predict")
+def predict(trained: str, asked: Mapping[str, str | None]) -> dict[str, Any]:
+    """Predict every row of the source.
+
+    Args:
+        trained: reference of the trained artifact.
+        asked: ``output``, ``errors``, ``embeddings``, ``form``; None: the default.
+    """
+    run = current_run()
+    result = run.predict(ArtifactRef.parse(trained), asked)
+    rows = [{"figure": name, "value": str(value)} for name, value in result.items()]
+    show_table("predictions", ArtifactRef.parse(trained).name, rows, description=f"predictions of {trained}")
+    return result

@@ -1,0 +1,101 @@
+"""A program of ``torch.export``: PyTorch alone loads and runs it, on any batch and length."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ts4s_core.errors import UnsupportedModelError
+from ts4s_core.handover.trained import Floats, Trained
+
+PROGRAM_FILE = "model.pt2"
+_EXPORT_SHAPE = (2, 8)
+_MAX_BATCH = 2**20
+
+
+def write_program(trained: Trained, folder: Path) -> dict[str, Any]:
+    """Write ``model.pt2``, load it again, and compare. It takes ``(input_ids, attention_mask)``, ``(B, T)`` int64 each.
+
+    Raises:
+        UnsupportedModelError: the model cannot be exported.
+        ParityError: the program computes something else.
+    """
+    import torch
+
+    path = folder / PROGRAM_FILE
+    shape = trained.spec.fixed_shape or _EXPORT_SHAPE
+    example = (torch.full(shape, trained.spec.pad_id, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
+    model = _library_module(trained) if trained.config else trained.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, example, dynamic_shapes=_dynamic(trained), strict=False)
+            torch.export.save(program, path)
+            loaded = torch.export.load(path).module()
+    except Exception as exc:  # the exporter's errors have no base class of their own
+        raise UnsupportedModelError(
+            f"Export as torch of {trained.manifest.ref}: torch.export takes it not: {type(exc).__name__}: {str(exc)[:300]}. "
+            "Use --format onnx"
+        ) from exc
+
+    def run(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = loaded(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        return logits
+
+    return {"file": PROGRAM_FILE, "difference": trained.check(run, form="torch")}
+
+
+def _library_module(trained: Trained) -> Any:
+    """The family's own module with the head behind it: its Python is what ``torch.export`` is made for.
+
+    The imported graph, which computes the same, reads constants as numbers, which the exporter takes only in part.
+    """
+    import torch
+
+    from ts4s_core.onnx.families import ExportWrapper, build_module
+    from ts4s_core.onnx.heads import HEAD, ClassificationHead
+    from ts4s_core.onnx.sources import config_object
+
+    spec = trained.spec
+    causal = spec.task == "language-model"
+    task: Any = "causal-lm" if causal else "encoder"
+    encoder = build_module(config_object(dict(trained.config), source=str(trained.manifest.ref)), task)
+    head = None if causal else ClassificationHead(spec.hidden_size, spec.classes, dropout=0.0)
+    owners = [("", encoder)] + ([] if head is None else [(f"{HEAD}.", head)])
+    with torch.no_grad():
+        for prefix, owner in owners:
+            for name, parameter in owner.named_parameters(remove_duplicate=False):
+                array = trained.tensors.get(prefix + name)
+                if array is not None:
+                    parameter.copy_(torch.from_numpy(np.array(array)))
+
+    class Whole(torch.nn.Module):
+        """Encoder and head; or a language model."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = ExportWrapper(encoder, task)
+            self.head = torch.nn.Identity() if head is None else head
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.encoder(input_ids, attention_mask))
+            return logits
+
+    return Whole().eval()
+
+
+def _dynamic(trained: Trained) -> Any:
+    import torch
+
+    if trained.spec.fixed_shape is not None:
+        return None
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
+    sequence = torch.export.Dim("sequence", min=1, max=max(2, trained.longest))
+    return ({0: batch, 1: sequence}, {0: batch, 1: sequence})
