@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ts4s_core.errors import DataError
+
+if TYPE_CHECKING:  # tasks that only write rows do without it
+    import torch
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class InputForm:
 
     def arguments(self, rows: NDArray[Any]) -> tuple[torch.Tensor, ...]:
         """Forward's arguments of (B, D) numbers."""
+        import torch
+
         tensor = torch.from_numpy(np.ascontiguousarray(rows, np.int64 if self.whole else np.float32))
         if self.separate:
             return tuple(piece.contiguous() for piece in torch.split(tensor, list(self.widths), dim=1))
@@ -71,8 +75,24 @@ class InputForm:
 
 def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """``input_ids`` and ``attention_mask`` (B, T) of some texts, filled up to the longest."""
+    import torch
+
     lengths = np.array([len(row) for row in tokens])
     inside = np.arange(max(1, int(lengths.max(initial=1))))[None, :] < lengths[:, None]
     ids = np.full(inside.shape, pad_id, np.int64)
     ids[inside] = np.concatenate([np.asarray(row, np.int64) for row in tokens]) if lengths.sum() else []
     return torch.from_numpy(ids), torch.from_numpy(inside.astype(np.int64))
+
+
+def encoder(tokenizer: str, form: InputForm) -> Any:
+    """Texts to token numbers, cut to the form's length."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(tokenizer)
+    made.no_padding()
+    made.enable_truncation(form.max_length)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
+
+    return encode

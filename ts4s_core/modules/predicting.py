@@ -6,7 +6,7 @@ Legend: B rows, C numbers of an output.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ts4s_core.errors import DataError
-from ts4s_core.modules.inputs import InputForm, padded
+from ts4s_core.modules.inputs import InputForm, encoder, padded
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.training.any_module import OnDevice, make_module
 
@@ -111,20 +111,6 @@ def _probabilities(raw: torch.Tensor, activation: str) -> torch.Tensor | None:
     if activation == "sigmoid":
         return raw.sigmoid()
     return raw.exp() if activation == "exp" else raw
-
-
-def encoder(tokenizer: str, form: InputForm) -> Any:
-    """Texts to token numbers, cut to the form's length."""
-    from tokenizers import Tokenizer
-
-    made = Tokenizer.from_str(tokenizer)
-    made.no_padding()
-    made.enable_truncation(form.max_length)
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
-
-    return encode
 
 
 def matrix(rows: pa.Array, *, width: int) -> NDArray[Any]:

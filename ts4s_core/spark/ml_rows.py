@@ -26,7 +26,7 @@ from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.errors import DataError
-from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.settings import StorageSettings
 
 if TYPE_CHECKING:
@@ -211,8 +211,6 @@ class _Encode:
     layout: Layout
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from ts4s_core.modules.predicting import encoder
-
         encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
         for batch in batches:
             if batch.num_rows:

@@ -35,6 +35,7 @@ class RunningStatistics:
         self._others = [(name, buffer, buffer._version) for name, buffer in model.named_buffers() if id(buffer) not in own]
         self._model = model
         self._start: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._start_counts: list[torch.Tensor] = []
         self._parts: list[NDArray[np.float64]] = []
 
     def values(self) -> dict[str, Array]:
@@ -45,6 +46,7 @@ class RunningStatistics:
         """A step begins."""
         if self._floats:
             self._start = self._flat()
+            self._start_counts = [buffer.clone() for buffer in self._counts.values()]
             self._parts = []
 
     def end_part(self, *, computed: bool) -> None:
@@ -58,6 +60,8 @@ class RunningStatistics:
         if self._floats:
             self._parts.append(np.concatenate([[float(computed)], self._flat() if computed else np.zeros(len(self._start))]))
             self._fill(self._start)
+            for buffer, count in zip(self._counts.values(), self._start_counts, strict=True):
+                buffer.copy_(count)
 
     def end(self, exchange: Exchange) -> None:
         """The step is over: the mean of all parts' statistics, the same on every rank."""
@@ -81,7 +85,7 @@ class RunningStatistics:
         return np.concatenate([buffer.numpy().reshape(-1) for buffer in self._floats.values()]).astype(np.float32)
 
     def _fill(self, values: NDArray[np.float32]) -> None:
-        """Set the statistics; the batch counts of a part are taken back."""
+        """Set the statistics."""
         start = 0
         for buffer in self._floats.values():
             buffer.copy_(torch.from_numpy(values[start : start + buffer.numel()]).view_as(buffer))
