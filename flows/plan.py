@@ -10,7 +10,7 @@ from flows.output import columns, shown
 from tasks.checks import check_store
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
-from ts4s_core.planning.plan import ASSUMED_ROWS, ASSUMED_TOKENS, DEFAULT_NETWORK, Wanted, make_plan, planning_job
+from ts4s_core.planning.plan import ASSUMED_ROWS, ASSUMED_TOKENS, DEFAULT_NETWORK, Wanted, check_wanted, make_plan, planning_job
 
 _HEADS = ("workers", "hosts", "memory/worker", "s/step", "s/epoch", "MB sent/step", "speed-up")
 
@@ -27,6 +27,7 @@ def plan_command(invocation: Invocation) -> Outcome:
         rows=_count(options.rows, "--rows") or ASSUMED_ROWS,
         tokens=_count(options.tokens, "--tokens") or min(ASSUMED_TOKENS, settings.model.max_length),
     )
+    check_wanted(wanted, settings)
     check_store(settings)
     store = ArtifactStore.open(settings.storage)
     dataset, model = (

@@ -96,6 +96,20 @@ class Plan:
         return {**self.facts, "workers": rows}
 
 
+def check_wanted(wanted: Wanted, settings: Settings) -> None:
+    """Refuse what cannot be asked for, before anything is measured or looked up.
+
+    Raises:
+        SettingsError: if an option is none.
+        InputError: if this machine lacks what the settings need.
+    """
+    network_speed(wanted.network)
+    if wanted.memory:
+        memory_size(wanted.memory)
+    _most(wanted, settings, 1)
+    check_strategy(settings.train)
+
+
 def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: bool = False, progress: Progress = silent) -> Plan:
     """Measure, forecast, and refuse what cannot fit.
 
@@ -110,7 +124,7 @@ def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: boo
         SettingsError: if an option is none, or the workers' memory does not fit on a host.
         InputError: if the model or the data cannot be used.
     """
-    check_strategy(settings.train)
+    check_wanted(wanted, settings)
     train = settings.train
     slots = max(1, len(os.sched_getaffinity(0)) // train.threads_per_worker)
     per_host = wanted.per_host or slots
