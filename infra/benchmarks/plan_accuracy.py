@@ -81,15 +81,18 @@ def _round(settings: Settings, store: ArtifactStore, cases: list[str]) -> dict[s
             said = forecast(measured, cluster, workers=workers)
             places = {"places": stack.enter_context(two_hosts("1gbit", name="pln"))} if apart else {}
             launcher = LocalLauncher(threads_per_worker=1, **places)
-            seconds = _measured(settings, store, launcher, workers=workers, exchange="network" if apart else "auto")
+            seconds, memory_gb = _measured(settings, store, launcher, workers=workers, exchange="network" if apart else "auto")
             parts = {name: getattr(said, f"{name}_s") for name in ("compute", "optimiser", "exchange", "rest")}
             found[case] = {"forecast_s": said.seconds, "measured_s": seconds, "forecast_of": parts}
+            found[case] |= {"forecast_memory_gb": said.memory_bytes / 2**30, "measured_memory_gb": memory_gb}
             print(f"{case}: forecast {said.seconds:.3f} s, measured {seconds:.3f} s, {parts}", file=sys.stderr)
     return found
 
 
-def _measured(settings: Settings, store: ArtifactStore, launcher: LocalLauncher, *, workers: int, exchange: str) -> float:
-    """Mean seconds of steady steps of a real training run."""
+def _measured(
+    settings: Settings, store: ArtifactStore, launcher: LocalLauncher, *, workers: int, exchange: str
+) -> tuple[float, float]:
+    """Mean seconds of steady steps of a real training run, and the most memory that a worker had at a step's begin."""
     told = settings.model_copy(
         update={"reuse": False, "train": settings.train.model_copy(update={"workers": workers, "checkpoint_every_steps": 10_000})}
     )
@@ -98,7 +101,8 @@ def _measured(settings: Settings, store: ArtifactStore, launcher: LocalLauncher,
     assert model is not None
     result = train(told, store, launcher, dataset=dataset, model=model, factories=Factories(exchange=exchange))
     rows = list(csv.DictReader(io.StringIO((store.local(result.ref) / "metrics.csv").read_text(encoding="utf-8"))))
-    return mean(float(row["milliseconds"]) for row in rows[UNSTEADY_STEPS:]) / 1e3
+    seconds = mean(float(row["milliseconds"]) for row in rows[UNSTEADY_STEPS:]) / 1e3
+    return seconds, max(float(row["memory"]) for row in rows) / 1024
 
 
 if __name__ == "__main__":
