@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+HERE = Path(__file__).parent
+
 
 def read_side(dataset: Path, side: str) -> tuple[list[list[int]], list[int]]:
     """Token ids and labels of one side of a prepared dataset."""
@@ -53,9 +55,9 @@ def plan_of(lengths: list[int], options: argparse.Namespace, rng: random.Random)
     return plan
 
 
-def padded(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (rows, longest), int64."""
-    longest = max(map(len, rows))
+def padded(rows: list[list[int]], pad_id: int, width: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (rows, longest) or (rows, ``width``), int64."""
+    longest = width or max(map(len, rows))
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
     mask = torch.zeros((len(rows), longest), dtype=torch.int64)
     for index, row in enumerate(rows):
@@ -116,7 +118,7 @@ def train(model: torch.nn.Module, rows: list[list[int]], labels: list[int], opti
         factor = min((step + 1) / warmup, (len(plan) - step) / max(1, len(plan) - warmup))
         for group in optimiser.param_groups:
             group["lr"] = options.learning_rate * min(1.0, factor)
-        ids, mask = padded([rows[row] for row in batch], options.pad_id)
+        ids, mask = padded([rows[row] for row in batch], options.pad_id, options.pad_to)
         loss = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([labels[row] for row in batch])).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
@@ -146,8 +148,9 @@ def gemm_gflops(size: int = 1024, seconds: float = 2.0) -> float:
 def options_of(words: list[str]) -> argparse.Namespace:
     """The options of a training run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, required=True, help="folder of a dataset artifact")
-    parser.add_argument("--model", required=True, help="Hugging Face folder, or a config.json for random weights")
+    parser.add_argument("--gemm-only", action="store_true", help="only measure the machine's rate of matrix products")
+    parser.add_argument("--dataset", type=Path, help="folder of a dataset artifact")
+    parser.add_argument("--model", help="Hugging Face folder, or a config.json for random weights")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--max-steps", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -159,6 +162,7 @@ def options_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--attention-dropout", type=float, default=0.0)
     parser.add_argument("--library-dropout", action="store_true", help="leave every dropout as the model's configuration says")
     parser.add_argument("--pad-id", type=int, default=0)
+    parser.add_argument("--pad-to", type=int, default=0, help="pad every row to this many tokens; 0: to the batch's longest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args(words)
@@ -167,11 +171,12 @@ def options_of(words: list[str]) -> argparse.Namespace:
 def main() -> None:
     options = options_of(sys.argv[1:])
     torch.set_num_threads(options.threads)
+    if options.gemm_only:
+        print(json.dumps({"gemm_gflops": gemm_gflops()}))
+        return
     rows, labels = read_side(options.dataset, "train")
     model = build(options, classes=len(set(labels)))
-    gemm = gemm_gflops()
     result: dict[str, Any] = train(model, rows, labels, options)
-    result["gemm_gflops"] = gemm
     held_out, answers = read_side(options.dataset, "test")
     result["accuracy"] = accuracy_of(model, held_out, answers, options.pad_id)
     result["mean_tokens"] = float(np.mean([len(row) for row in rows]))

@@ -1,20 +1,26 @@
-"""Training throughput of ts4s on Spark beside a plain Transformers loop, in turn on the same rows.
+"""Training throughput of ts4s on Spark beside another program, in turn on the same rows.
 
 Rows have log-normal lengths (median 120, sigma 0.6, clipped to 8..512), the global batch is 16, figures are real tokens
 per second over steady steps, medians over rounds, and only their ratio means anything: machines drift.
 
-    python infra/benchmarks/training_speed.py [--rounds 3] [--size S] [--shards 4] [--steps 24]
+The others (``--against``): ``plain``, a Transformers loop of one process on like-length batches with the same dropout;
+``plain-library``, that loop with the dropout of the model's own configuration; ``padded``, that loop with every row padded
+to 512; ``ddp``, that loop under TorchDistributor and DDP; ``job-per-step``, one Spark job a step; ``sparktorch``.
+
+    python infra/benchmarks/training_speed.py [--against plain] [--rounds 3] [--size S] [--shards 4] [--steps 24]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import random
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from side_by_side import HERE, manifest, medians, run_json, ts4s, write_result
@@ -25,6 +31,15 @@ SIZES = {"S": (6, 384, 12), "B": (12, 768, 12)}
 VOCABULARY = 30_000
 TRAIN_ROWS = 512
 NAME = "speed"
+#: Program and what it is told besides; every one takes the options of plain_training.py.
+OTHERS = {
+    "plain": ("plain_training.py", ()),
+    "plain-library": ("plain_training.py", ("--library-dropout",)),
+    "padded": ("plain_training.py", ("--pad-to", "512")),
+    "ddp": ("ddp_training.py", ("--processes", "2")),
+    "job-per-step": ("job_per_step_training.py", ("--processes", "2")),
+    "sparktorch": ("sparktorch_training.py", ()),
+}
 
 
 def write_inputs(folder: Path, size: str, dropout: float) -> tuple[Path, Path, Path]:
@@ -68,6 +83,7 @@ def useful_share(result: dict[str, float], size: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", choices=sorted(OTHERS), default="plain")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", choices=sorted(SIZES), default="S")
     parser.add_argument("--shards", type=int, default=4, help="train.logical_shards")
@@ -79,57 +95,64 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         result = measure(Path(name), options)
-    write_result(options.output or HERE / f"training_speed_{options.size}_{options.shards}.json", result)
+    name = f"training_speed_{options.size}_{options.shards}_{options.against}_{options.attention_dropout:g}.json"
+    write_result(options.output or HERE / name, result)
     share = result["ts4s"]["useful_share"]
-    print(f"{options.size}, K = {options.shards}: {result['ratio']:.2f} x the plain loop, useful share {share:.2f}")
+    print(f"{options.size}, K = {options.shards}: {result['ratio']:.2f} x {options.against}, useful share {share:.2f}")
+
+
+def prepared(folder: Path, options: argparse.Namespace) -> tuple[Path, list[str]]:
+    """A store with the model and the dataset, and the settings that every step is given."""
+    config, tokenizer, rows = write_inputs(folder, options.size, options.dropout)
+    words = ["--name", NAME, "--storage.uri", str(folder / "store"), "--model.max_length", "512"]
+    words += ["--model.source", f"config:{config}", "--model.tokenizer", str(tokenizer), "--model.dropout", str(options.dropout)]
+    words += ["--model.attention_dropout", str(options.attention_dropout), "--data.source", str(rows), "--data.format", "tsv"]
+    words += ["--data.validation_fraction", "0.05", "--data.test_fraction", "0.05"]
+    for step in ("export", "prepare", "import"):
+        ts4s(step, *words)
+    return folder / "store", words
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Both programs in turn; medians of their figures."""
-    config, tokenizer, rows = write_inputs(folder, options.size, options.dropout)
-    store = folder / "store"
-    common = ["--name", NAME, "--storage.uri", str(store), "--model.max_length", "512"]
-    model = ["--model.source", f"config:{config}", "--model.tokenizer", str(tokenizer), "--model.dropout", str(options.dropout)]
-    model += ["--model.attention_dropout", str(options.attention_dropout)]
-    data = [
-        "--data.source",
-        str(rows),
-        "--data.format",
-        "tsv",
-        "--data.validation_fraction",
-        "0.05",
-        "--data.test_fraction",
-        "0.05",
-    ]
-    steps = {}
-    for step in ("export", "prepare", "import"):
-        steps[step] = ts4s(step, *common, *model, *data)["artifact"]
+    store, words = prepared(folder, options)
     train = ["--train.batch_size", "16", "--train.max_steps", str(options.steps), "--train.epochs", "100", "--reuse", "false"]
-    train += ["--train.logical_shards", str(options.shards), "--train.workers", str(options.workers), *common, *model, *data]
-    plain = [sys.executable, str(HERE / "plain_training.py"), "--dataset", str(store / steps["prepare"]), "--model", str(config)]
-    plain += ["--batch-size", "16", "--epochs", "100", "--max-steps", str(options.steps), "--pad-id", "1"]
-    plain += ["--dropout", str(options.dropout), "--attention-dropout", str(options.attention_dropout)]
-    rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ts4s": []}
+    train += ["--train.logical_shards", str(options.shards), "--train.workers", str(options.workers), *words]
+    program, more = OTHERS[options.against]
+    other = [sys.executable, str(HERE / program), "--dataset", str(next((store / "dataset" / NAME).iterdir()))]
+    other += ["--model", str(folder / "config.json"), "--batch-size", "16", "--epochs", "100", "--pad-id", "1", *more]
+    other += ["--max-steps", str(options.steps), "--dropout", str(options.dropout)]
+    other += ["--attention-dropout", str(options.attention_dropout)]
+    gemm = [sys.executable, str(HERE / "plain_training.py"), "--gemm-only"]
+    rounds: dict[str, list[dict[str, float]]] = {"other": [], "ts4s": []}
     for turn in range(options.rounds):
-        rounds["plain"].append(run_json(plain))
-        facts = manifest(store, ts4s("train", *train)["artifact"])["facts"]
-        rounds["ts4s"].append({name: facts[name] for name in ("steps", "tokens_per_s", "padding_fraction")})
+        rounds["other"].append({**run_json(gemm), **run_json(other)})
+        rounds["ts4s"].append(our_figures(store, ts4s("train", *train)["artifact"], options.workers))
         speeds = {name: round(of[-1]["tokens_per_s"]) for name, of in rounds.items()}
         print(f"round {turn + 1}, tokens/s: {speeds}", file=sys.stderr)
-    plain_figures, our_figures = medians(rounds["plain"]), medians(rounds["ts4s"])
-    for figures in (plain_figures, our_figures):
-        shared = {name: plain_figures[name] for name in ("mean_tokens", "gemm_gflops")}
-        figures["useful_share"] = useful_share({**shared, **figures}, options.size)
-    ratios = [ours["tokens_per_s"] / theirs["tokens_per_s"] for ours, theirs in zip(rounds["ts4s"], rounds["plain"], strict=True)]
-    ratio = medians([{"ratio": value} for value in ratios])["ratio"]
-    return {
-        "size": options.size,
-        "shards": options.shards,
-        "ratio": ratio,
-        "plain": plain_figures,
-        "ts4s": our_figures,
-        "rounds": rounds,
+    figures = {name: medians(of) for name, of in rounds.items()}
+    for of in figures.values():
+        shared = {"mean_tokens": mean_tokens(folder), "gemm_gflops": figures["other"]["gemm_gflops"]}
+        of["useful_share"] = useful_share({**of, **shared}, options.size)
+    ratios = [ours["tokens_per_s"] / theirs["tokens_per_s"] for ours, theirs in zip(rounds["ts4s"], rounds["other"], strict=True)]
+    settings = {name: getattr(options, name) for name in ("size", "shards", "against", "dropout", "attention_dropout")}
+    return {**settings, "ratio": median(ratios), **figures, "rounds": rounds}
+
+
+def our_figures(store: Path, trained: str, workers: int) -> dict[str, float]:
+    """Speed, padding and memory of a training run; the memory of all workers is that of the largest times their number."""
+    facts = manifest(store, trained)["facts"]
+    with (store / trained / "metrics.csv").open(encoding="utf-8") as file:
+        peak_mib = max(float(row["memory"]) for row in csv.DictReader(file))
+    return {name: facts[name] for name in ("steps", "tokens_per_s", "padding_fraction")} | {
+        "peak_memory_gib": workers * peak_mib / 1024
     }
+
+
+def mean_tokens(folder: Path) -> float:
+    """Tokens of a row, special ones included, on average."""
+    lines = (folder / "rows.tsv").read_text(encoding="utf-8").splitlines()
+    return sum(len(line.split("\t", 1)[1].split()) + 2 for line in lines) / len(lines)
 
 
 if __name__ == "__main__":

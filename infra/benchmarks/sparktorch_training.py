@@ -1,0 +1,80 @@
+"""The same model and rows in SparkTorch's synchronous mode, where its packages (sparktorch, dill) are installed.
+
+SparkTorch takes vectors of one length, so every row is padded to 512, and it draws its mini-batches at random. Its seconds
+an iteration are those of a long run less those of a short one, so that the start costs nothing. Prints one JSON line; real
+tokens are counted by the mean length of the rows.
+
+    python infra/benchmarks/sparktorch_training.py --dataset FOLDER --model CONFIG [options of plain_training.py]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import plain_training
+import torch
+
+PROCESSES = 2
+WIDTH = 512
+SHORT, LONG = 2, 8
+
+
+class FromVectors(torch.nn.Module):
+    """A Transformers classifier that takes its token ids as floats, as SparkTorch brings them."""
+
+    def __init__(self, model: torch.nn.Module, pad_id: int) -> None:
+        super().__init__()
+        self.model, self.pad_id = model, pad_id
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, 512) float to logits (B, C)."""
+        ids = ids.long()
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=(ids != self.pad_id).long()).logits
+        return logits
+
+
+def seconds_of(rdd: Any, options: argparse.Namespace, classes: int, iterations: int) -> float:
+    """Seconds of a run of so many iterations."""
+    from sparktorch import serialize_torch_obj
+    from sparktorch.distributed import train_distributed
+
+    model = FromVectors(plain_training.build(options, classes), options.pad_id)
+    described = serialize_torch_obj(
+        model=model, criterion=torch.nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW, lr=options.learning_rate
+    )
+    begun = time.perf_counter()
+    train_distributed(rdd, described, iters=iterations, mini_batch=options.batch_size // PROCESSES, verbose=0)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    options = plain_training.options_of(sys.argv[1:])
+    torch.set_num_threads(1)
+    from pyspark.sql import SparkSession
+    from sparktorch.util import DataObj
+
+    from ts4s_core.spark.java import find_java
+
+    os.environ.update(find_java().environment(os.environ))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(plain_training.HERE), os.environ.get("PYTHONPATH", "")])
+    rows, labels = plain_training.read_side(options.dataset, "train")
+    padded, _mask = plain_training.padded(rows, options.pad_id, WIDTH)
+    spark = SparkSession.builder.master(f"local[{PROCESSES}]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        data = [DataObj(ids.tolist(), [float(label)], None, None) for ids, label in zip(padded, labels, strict=True)]
+        rdd = spark.sparkContext.parallelize(data, PROCESSES).barrier().mapPartitions(lambda found: found)
+        short, long = (seconds_of(rdd, options, len(set(labels)), count) for count in (SHORT, LONG))
+    finally:
+        spark.stop()
+    mean_length = sum(map(len, rows)) / len(rows)
+    per_iteration = (long - short) / (LONG - SHORT)
+    print(json.dumps({"tokens_per_s": options.batch_size * mean_length / per_iteration, "steps": LONG}))
+
+
+if __name__ == "__main__":
+    main()
