@@ -102,7 +102,7 @@ class TextSource:
         if self.by_document:
             # A document falls where its beginning falls, so that readers of its other parts need not read it all.
             head = next(blocks_between(file, 0, 1, block_bytes=self.block_bytes), (0, b""))[1]  # type: ignore[arg-type]
-            side = sides.side_of(head.decode("utf-8", "replace"))
+            side = sides.side_of(head.decode("utf-8", "replace").replace("\r\n", "\n"))
         blocks = blocks_between(file, piece.start, piece.end, block_bytes=self.block_bytes)  # type: ignore[arg-type]
         for _at, data in blocks:
             line = tally.lines + 1

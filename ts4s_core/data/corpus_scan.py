@@ -219,8 +219,8 @@ def _check_sides(sides: Mapping[str, TextCounts], source: TextSource, settings: 
         smaller = "split the text into more files" if source.by_document else "set a smaller data.block_bytes"
         raise DataError(
             f"The {' and the '.join(empty)} side of {source.name} has no text: expected some of its {blocks} {what} "
-            f"to fall to it (data.validation_fraction {data.validation_fraction:g}, data.test_fraction {data.test_fraction:g}), got none. "
-            f"Give more text, {smaller}, or another data.seed"
+            f"to fall to it (data.validation_fraction {data.validation_fraction:g}, data.test_fraction "
+            f"{data.test_fraction:g}), got none. Give more text, {smaller}, or another data.seed"
         )
 
 

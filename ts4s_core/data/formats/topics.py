@@ -35,7 +35,7 @@ def documents_of(topics: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The sections of some topics, without the paragraphs that came before."""
     seen: set[str] = set()
     for name in sorted(topics):
-        for number, section in enumerate(_HEADING.split(topics[name])):
+        for number, section in enumerate(filter(str.strip, _HEADING.split(topics[name]))):
             kept = []
             for paragraph in _BLANK.split(section):
                 words = " ".join(paragraph.split())
