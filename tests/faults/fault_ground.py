@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import logging
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from fault_acts import small_disk
+from fault_inputs import read_ledger, write_model, write_rows
 from fault_leftovers import MARK, marked
 from fault_points import CHECKPOINT_EVERY, STEPS, Point
 
@@ -31,15 +29,8 @@ from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.spark.client import SparkProgram
 
 COMMAND_LIMIT_S = 200.0
-DISK_MIB = 12
 #: Longest silence of a worker: short where a fault is a silence, else long enough for a busy machine.
 NOTICED_WITHIN_S, PATIENCE_S = 6.0, 60.0
-TOPICS = {
-    "cocina": "arroz sal aceite horno sopa pan",
-    "liga": "gol portero balón árbitro césped",
-    "tiempo": "lluvia viento nube sol niebla",
-}
-COMMON = ["el", "la", "un", "con", "hoy", "muy", "y", "sin", "para", "siempre"]
 
 
 class LogListener(logging.Handler):
@@ -286,110 +277,3 @@ def flags(settings: Settings) -> list[str]:
         if isinstance(values, dict):
             words += [f"--{group}.{name}={value}" for name, value in values.items() if value not in (None, [], ())]
     return words
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk that is soon full. Needs the right to mount."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)], check=True, capture_output=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
-
-
-def may_mount() -> bool:
-    """Whether this user may mount a small disk."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with small_disk(Path(folder) / "disk"):
-                return True
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            return False
-
-
-def fill(disk: Path) -> Path:
-    """Write until nothing more fits."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (65_536, 4_096, 1):
-            with contextlib.suppress(OSError):
-                while file.write(b"\0" * size):
-                    pass
-    return ballast
-
-
-def kill(pids: list[int], number: signal.Signals = signal.SIGKILL, *, wanted: tuple[str, ...] = ("Z", "")) -> list[int]:
-    """Signal processes and wait until they are in one of the wanted states (none: gone); those that were hit."""
-    hit = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-            hit.append(pid)
-    deadline = time.monotonic() + 5
-    while any(state(pid) not in wanted for pid in hit) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return [pid for pid in hit if state(pid) in wanted]
-
-
-def state(pid: int) -> str:
-    """The kernel's letter for a process's state; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
-
-
-def read_ledger(folder: Path) -> dict[tuple[int, int], str]:
-    """(step, part) -> samples over all attempts and ranks; a step that was repeated must have repeated its samples."""
-    found: dict[tuple[int, int], str] = {}
-    for path in sorted(folder.glob("*.csv")):
-        lines = [line for line in path.read_text(encoding="ascii").splitlines(keepends=True) if line.endswith("\n")]
-        for row in csv.DictReader(lines):
-            at = int(row["step"]), int(row["part"])
-            if found.setdefault(at, row["samples"]) != row["samples"]:
-                raise AssertionError(f"{path.name} has other samples in step {at[0]}, part {at[1]}")
-    return found
-
-
-def write_rows(path: Path) -> Path:
-    """300 labelled sentences."""
-    draw = random.Random(5)
-    lines = []
-    for number in range(300):
-        label = sorted(TOPICS)[number % 3]
-        words = draw.sample(TOPICS[label].split(), 3) + draw.sample(COMMON, draw.randint(2, 8))
-        draw.shuffle(words)
-        lines.append(f"{label}\t{' '.join(words)} {number}\n")
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
-
-
-def write_model(folder: Path) -> Path:
-    """The configuration of a tiny RoBERTa, and a tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder.mkdir(parents=True)
-    words = ["<s>", "<pad>", "</s>", "<unk>", *COMMON, *" ".join(TOPICS.values()).split(), *map(str, range(300))]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    config = {
-        "model_type": "roberta",
-        "architectures": ["RobertaModel"],
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 40,
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder

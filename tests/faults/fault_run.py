@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
-import json
-import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_ground import NOTICED_WITHIN_S, Ground, Refusals, fill, kill, marked, read_ledger
-from fault_leftovers import GONE_WITHIN_S, Before, leftovers
-from fault_points import STEPS, Point, draw
+from fault_acts import fill, kill
+from fault_ground import NOTICED_WITHIN_S, Ground, Refusals
+from fault_inputs import read_ledger
+from fault_leftovers import GONE_WITHIN_S, Before, leftovers, marked
+from fault_points import STEPS, Point
+from fault_results import Record
 from fault_watch import Watch
 
 from ts4s_core.artifacts.keys import code_version
 from ts4s_core.errors import Ts4sError
+from ts4s_core.settings import Settings
 
 COMMANDS = 3
 #: A noticed silence, the end of the attempt, and the next one's start on a busy machine.
@@ -29,87 +30,6 @@ SLACK_S = 15.0
 REFUSALS = (3, 30, 150)
 ACTIONS = ("cut before", "cut body", "cut answer", "half answer", "500", "SlowDown")
 NO_SPACE = "No space left"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a point came to.
-
-    Attributes:
-        hit: whether every victim was hit while the run went on, and the run felt it.
-        steps_hit: step that had begun when each fault was done.
-        ended: ``by itself``, or ``same command again``.
-        left: what was left behind.
-        problems: anything else that is not as it should be.
-    """
-
-    seed: int
-    index: int
-    kind: str
-    place: str
-    workers: int
-    aimed: list[dict[str, Any]]
-    steps_hit: list[int]
-    victims: int
-    hit: bool
-    ended: str
-    restarts: int
-    workers_at_end: int
-    weights_sha256: str
-    expected_sha256: str
-    left: list[str]
-    problems: list[str]
-    seconds: float
-    code: str
-    at: str
-
-    @property
-    def well(self) -> bool:
-        """Whether the run ended as it must."""
-        return self.weights_sha256 == self.expected_sha256 and not self.left and not self.problems
-
-    @property
-    def counted(self) -> bool:
-        """Whether the point counts."""
-        return self.hit and self.well
-
-
-class Results:
-    """The records in one JSON file, which is whole after every point; several runs of the matrix may share it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def records(self) -> list[dict[str, Any]]:
-        """All records so far."""
-        return json.loads(self._path.read_text(encoding="utf-8"))["points"] if self._path.exists() else []
-
-    def has(self, point: Point) -> bool:
-        """Whether a point was counted already."""
-        return any((found["seed"], found["index"]) == (point.seed, point.index) and found["counted"] for found in self.records())
-
-    def add(self, record: Record) -> None:
-        """Append a record."""
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            self._write([*self.records(), {**asdict(record), "counted": record.counted}])
-        finally:
-            os.close(folder)
-
-    def _write(self, records: list[dict[str, Any]]) -> None:
-        counted = [found for found in records if found["counted"]]
-        kinds = sorted({found["kind"] for found in counted})
-        summary = {
-            "counted": len(counted),
-            "hashes": sorted({found["weights_sha256"] for found in counted}),
-            "by_kind": {kind: sum(found["kind"] == kind for found in counted) for kind in kinds},
-            "not_as_they_should_be": sum(found["hit"] and not found["counted"] for found in records),
-        }
-        text = json.dumps({"summary": summary, "points": records}, indent=1, ensure_ascii=False) + "\n"
-        new = self._path.with_name(f".{self._path.name}.new")
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, self._path)
 
 
 class PointRun:
@@ -134,25 +54,9 @@ class PointRun:
         ground.ready(point.place)
         ground.log.lines.clear()
         before = Before.now(ground.temporary)
-        settings = ground.settings(point, self._ledger)
-        versions = lambda kind: ground.store_folder(point.place) / kind / point.name  # noqa: E731
-        errors: list[str] = []
-        facts: dict[str, Any] = {}
         began = time.monotonic()
-        if point.kind == "disk-full":
-            ground.log.on_line.append(self._free_disk)
-        workers = 0 if point.place == "retrain-command" else point.workers
-        with Watch(self._ledger, versions, point.aims, workers=workers or 2, strike=self._strike) as watch:
-            while not facts and len(errors) < COMMANDS:
-                try:
-                    facts = ground.train(point, settings)
-                except Ts4sError as exc:
-                    errors.append(f"{type(exc).__name__}: {exc}"[:300])
-                    self._after_failure()
-        ground.log.on_line.clear()
+        watch, facts, errors = self._commands(ground.settings(point, self._ledger))
         seconds = time.monotonic() - began
-        if watch.failure is not None:
-            raise watch.failure
         self._check(facts, errors)
         felt = bool(errors) or int(facts.get("restarts", 0)) > 0 or self._no_space > 0 or self._refusals.done > 0
         left = leftovers(
@@ -185,6 +89,26 @@ class PointRun:
             code=code_version(),
             at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
+
+    def _commands(self, settings: Settings) -> tuple[Watch, dict[str, Any], list[str]]:
+        """Give the command until it succeeds: the watch, facts of the trained version, errors of the commands that failed."""
+        ground, point = self._ground, self._point
+        errors: list[str] = []
+        facts: dict[str, Any] = {}
+        if point.kind == "disk-full":
+            ground.log.on_line.append(self._free_disk)
+        versions = lambda kind: ground.store_folder(point.place) / kind / point.name  # noqa: E731
+        with Watch(self._ledger, versions, point.aims, workers=point.workers, strike=self._strike) as watch:
+            while not facts and len(errors) < COMMANDS:
+                try:
+                    facts = ground.train(point, settings)
+                except Ts4sError as exc:
+                    errors.append(f"{type(exc).__name__}: {exc}"[:300])
+                    self._after_failure()
+        ground.log.on_line.clear()
+        if watch.failure is not None:
+            raise watch.failure
+        return watch, facts, errors
 
     def _check(self, facts: dict[str, Any], errors: list[str]) -> None:
         point = self._point
@@ -299,8 +223,3 @@ _STRIKES: dict[str, Callable[[PointRun, list[int]], list[int]]] = {
     "disk-full": PointRun._disk,
     "store-fails": PointRun._store,
 }
-
-
-def chosen(seed: int, index: int, **changes: Any) -> Point:
-    """A point with some of its choices made by hand."""
-    return replace(draw(seed, index), **changes)

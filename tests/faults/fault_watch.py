@@ -57,6 +57,10 @@ class Attempt:
                         found[int(Path(path).stem.rpartition("-")[2])] = int(entry)
         return dict(sorted(found.items()))
 
+    def ranks(self) -> int:
+        """Ranks that have begun."""
+        return len(list(self.folder.glob(f"{self.prefix}-*.csv")))
+
     def close(self) -> None:
         self._file.close()
 
@@ -68,7 +72,7 @@ class Watch(threading.Thread):
         ledger: folder of the run's ledgers.
         versions: folder of the store that the run's checkpoints and trained versions come below: ``KIND`` -> folder.
         aims: one an attempt.
-        workers: W, or 0 if it is not known which.
+        workers: W of the first attempt.
         strike: told of the attempt and its workers by rank; returns the victims that it hit.
     """
 
@@ -102,25 +106,27 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         try:
-            for aim in self._aims:
+            for number, aim in enumerate(self._aims):
                 attempt = self._next_attempt()
                 if attempt is None:
                     return
                 try:
-                    self._one(attempt, aim)
+                    # Later attempts may have fewer workers; all of them are there when a step is done.
+                    self._one(attempt, aim, workers_wanted=self._workers if number == 0 else 1)
                 finally:
                     attempt.close()
         except BaseException as exc:
             self.failure = exc
 
-    def _one(self, attempt: Attempt, aim: Aim) -> None:
+    def _one(self, attempt: Attempt, aim: Aim, *, workers_wanted: int) -> None:
         workers: dict[int, int] = {}
         before = set(self._staged("checkpoint"))
         while not self._ended.wait(POLL_S):
             step = attempt.look()
-            if len(workers) < self._workers:
+            wanted = max(workers_wanted, attempt.ranks())
+            if len(workers) < wanted:
                 workers = attempt.workers()
-            if len(workers) < self._workers or not self._due(aim, step, before):
+            if len(workers) < wanted or not self._due(aim, step, before):
                 continue
             victims = self._strike(workers)
             if victims:

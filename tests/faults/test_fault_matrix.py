@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from fault_ground import Ground, may_mount
+from fault_acts import may_mount
+from fault_ground import Ground
 from fault_points import Point, draw
-from fault_run import PointRun, Results
+from fault_results import Results
+from fault_run import PointRun
 
 POINTS, SEED = int(os.environ.get("FAULT_POINTS") or 20), int(os.environ.get("FAULT_SEED") or 0)
 RESULTS = Path(os.environ.get("FAULT_RESULTS") or Path(__file__).with_name("results.json"))

@@ -95,21 +95,9 @@ def train(
             ledger=_absolute(settings.train.ledger),
             extra=dict(factories.extra or {}),
         )
-        started = time.monotonic()
-        metrics = Metrics(progress)
-        attempts = Attempts(
-            job,
-            store,
-            launcher,
-            metrics=metrics,
-            workers=workers,
-            max_restarts=settings.train.max_restarts,
-            # A run that must not reuse anything begins anew, and goes on from its own checkpoints alone.
-            oldest_checkpoint="" if settings.reuse else writer.ref.version,
-        )
-        attempts.run()
-        facts = {"restarts": attempts.restarts, "workers": attempts.workers, "executors": launcher.figures()}
-        _seal(writer, store, job, metrics, facts=facts, started=started)
+        # A run that must not reuse anything begins anew, and goes on from its own checkpoints alone.
+        oldest = "" if settings.reuse else writer.ref.version
+        _run_and_seal(writer, store, launcher, job=job, workers=workers, progress=progress, oldest_checkpoint=oldest)
 
     with _alone(settings, store, key):
         result = run_step(
@@ -125,6 +113,32 @@ def train(
         if not result.reused:
             _drop_checkpoints(store, settings.name, key)
     return result
+
+
+def _run_and_seal(
+    writer: ArtifactWriter,
+    store: ArtifactStore,
+    launcher: Launcher,
+    *,
+    job: TrainJob,
+    workers: int,
+    progress: Progress,
+    oldest_checkpoint: str,
+) -> None:
+    started = time.monotonic()
+    metrics = Metrics(progress)
+    attempts = Attempts(
+        job,
+        store,
+        launcher,
+        metrics=metrics,
+        workers=workers,
+        max_restarts=job.settings.max_restarts,
+        oldest_checkpoint=oldest_checkpoint,
+    )
+    attempts.run()
+    facts = {"restarts": attempts.restarts, "workers": attempts.workers, "executors": launcher.figures()}
+    _seal(writer, store, job, metrics, facts=facts, started=started)
 
 
 @contextlib.contextmanager
