@@ -22,6 +22,8 @@ class Record:
         ended: ``by itself``, or ``same command again``.
         left: what was left behind.
         problems: anything else that is not as it should be.
+        seconds: of the whole run, the undisturbed part included.
+        noticed_s: seconds from a SIGSTOP to the end of its attempt.
     """
 
     seed: int
@@ -41,6 +43,7 @@ class Record:
     left: list[str]
     problems: list[str]
     seconds: float
+    noticed_s: float | None
     code: str
     at: str
 

@@ -47,6 +47,7 @@ class PointRun:
         self._refusals = Refusals(0, "pass")
         self._problems: list[str] = []
         self._struck_at = 0.0
+        self._noticed_s: float | None = None
 
     def run(self) -> Record:
         """Run it and check everything."""
@@ -86,6 +87,7 @@ class PointRun:
             left=left,
             problems=[*self._problems, *([] if facts else errors)],
             seconds=round(seconds, 1),
+            noticed_s=self._noticed_s,
             code=code_version(),
             at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -141,9 +143,11 @@ class PointRun:
     def _noticed(self, line: str) -> None:
         if "was silent for" in line or "waited" in line:
             self._ground.log.on_line.remove(self._noticed)
-            took = time.monotonic() - self._struck_at
-            if took > NOTICED_WITHIN_S + SLACK_S:
-                self._problems.append(f"the stopped worker was noticed after {took:.1f} s, timeout_s is {NOTICED_WITHIN_S}")
+            self._noticed_s = round(time.monotonic() - self._struck_at, 1)
+            if self._noticed_s > NOTICED_WITHIN_S + SLACK_S:
+                self._problems.append(
+                    f"the stopped worker was noticed after {self._noticed_s} s, timeout_s is {NOTICED_WITHIN_S}"
+                )
 
     def _executor_of(self, workers: list[int]) -> int:
         above = psutil.Process(workers[self._point.victim % len(workers)]).parents()
