@@ -166,3 +166,11 @@ def test_progress_is_told(store: ArtifactStore) -> None:
     ref, seen = publish(store, "model"), []
     verify(store, progress=lambda stage, fields: seen.append((stage, fields["version"], fields["artifact"])))
     assert seen == [("verify", 1, str(ref))]
+
+
+def test_checkpoints_of_a_finished_training_are_not_kept(store: ArtifactStore) -> None:
+    left, running = publish(store, "checkpoint"), publish(store, "checkpoint", "other")
+    publish(store, "trained")
+    assert paths(gc(store, later=0)) == []
+    assert paths(gc(store)) == [str(left)]
+    assert store.versions("checkpoint", "other") == [running]

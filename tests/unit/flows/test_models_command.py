@@ -150,3 +150,52 @@ def test_gc_says_what_it_would_delete_and_deletes_it(store: ArtifactStore, capsy
     assert (code, json.loads(out)["bytes"], left.exists()) == (0, 5, True)
     code, out, _ = ts4s(store, capsys, "models", "gc", "--json")
     assert (code, json.loads(out)["bytes"], left.exists()) == (0, 5, False)
+
+
+def test_gc_and_verify_are_readable(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    refs = [sealed(store, "dataset", key) for key in "abcde"]
+    words = ["models", "gc", "--storage.keep_last", "2", "--storage.grace_hours", "0"]
+    _, out, _ = ts4s(store, capsys, *words, "--dry-run")
+    lines = out.splitlines()
+    assert lines[0].split() == ["would", "be", "deleted", "size", "why"]
+    assert [line.split() for line in lines[1:4]] == [[str(ref), "3", "B", "unreferenced"] for ref in refs[:3]]
+    assert lines[4] == "3 would be deleted, 9 B in all. Nothing was deleted: without --dry-run it is"
+    assert store.versions("dataset", "demo") == refs
+    _, out, _ = ts4s(store, capsys, *words)
+    assert out.splitlines()[-1] == "3 deleted, 9 B in all"
+    assert store.versions("dataset", "demo") == refs[3:]
+    _, out, _ = ts4s(store, capsys, "models", "verify")
+    assert out.splitlines()[0].split() == ["version", "files", "size", "made", "from", "state"]
+    assert out.splitlines()[1].split() == [str(refs[3]), "1", "3", "B", "-", "ok"]
+
+
+def test_show_tells_the_history_and_free_aliases_move(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = trained(store, "a", 0.9)[0], trained(store, "b", 0.8)[0]
+    for ref in (first, second):
+        code, _, _ = ts4s(store, capsys, "models", "promote", "demo", ref.version, "--reason", "try it", "--alias", "staging")
+        assert code == 0
+    assert Registry(store).aliases("demo") == {"staging": second.version}
+    code, out, _ = ts4s(store, capsys, "models", "rollback", "demo", "--reason", "slow", "--alias", "staging", "--json")
+    assert (code, json.loads(out)["alias"], json.loads(out)["version"]) == (0, "staging", first.version)
+    _, out, _ = ts4s(store, capsys, "models", "show", "demo@staging")
+    history = out[out.index("history of demo") :].splitlines()
+    assert history[1].split() == ["number", "when", "what", "alias", "version", "who", "why"]
+    assert [line.split()[2:5] for line in history[2:]] == [
+        ["promote", "@staging", first.version],
+        ["promote", "@staging", second.version],
+        ["rollback", "@staging", first.version],
+    ]
+
+
+def test_a_dataset_that_was_replaced_is_found_by_lineage(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, other = sealed(store, "dataset", "c"), sealed(store, "dataset", "d", rows=1)
+    model = sealed(store, "model", "e", upstream={"dataset": dataset})
+    assert ts4s(store, capsys, "models", "verify")[0] == 0
+    assert store.storage.folder is not None
+    folder, foreign = store.storage.folder / str(dataset), store.storage.folder / str(other)
+    (folder / "facts.json").write_bytes((foreign / "facts.json").read_bytes())
+    record = json.loads((foreign / "manifest.json").read_bytes()) | {"version": dataset.version}
+    (folder / "manifest.json").write_text(json.dumps(record))
+    code, out, _ = ts4s(store, capsys, "models", "verify")
+    assert code == 1
+    assert f"{dataset}: is not what {model} was made from" in out

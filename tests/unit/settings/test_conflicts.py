@@ -121,3 +121,13 @@ def test_names_that_are_none(name: str) -> None:
 )
 def test_slots_of_a_master(master: str, slots: int | None) -> None:
     assert local_slots(master) == slots
+
+
+@pytest.mark.parametrize("name", ["uri", "endpoint_url"])
+def test_keys_in_an_address_are_refused_without_being_shown(name: str) -> None:
+    storage = {"uri": "s3://bucket/p", "endpoint_url": "http://127.0.0.1:9000"}
+    storage[name] = storage[name].replace("://", "://PLANTEDKEY:planted-secret@")
+    with pytest.raises(SettingsError) as refused:
+        load_settings({"storage": storage})
+    assert f"storage.{name} holds a user name or keys before an @" in str(refused.value)
+    assert "PLANTED" not in str(refused.value).upper()
