@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli_commands import Invocation, Outcome
+from flows.cli_language_steps import export_step, import_step, is_language, prepare_step, with_language_defaults
 from flows.output import table
 from tasks.checks import check_classes, check_store
 from tasks.run import Run, open_run
@@ -21,6 +22,7 @@ COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "traine
 
 def export_command(invocation: Invocation) -> Outcome:
     """Export the base model."""
+    invocation = with_language_defaults(invocation)
     target = None if invocation.options.to is None else Path(invocation.options.to).expanduser()
     from ts4s_core.onnx.export import check_target
     from ts4s_core.onnx.summary import summary_table
@@ -29,8 +31,10 @@ def export_command(invocation: Invocation) -> Outcome:
         with run.stage("check"):
             if target is not None:
                 check_target(target)
-            run.source()
-        result = run.export(target)
+            dataset = run.store.newest("dataset", run.settings.name) if is_language(invocation) else None
+            if dataset is None or target is not None:
+                run.source()
+        result = run.export(target) if dataset is None or target is not None else export_step(run, dataset)
     outcome = _outcome(result, **({} if target is None else {"file": str(target)}))
     summary = result.facts.get("summary", {})
     if "layers" not in summary:  # an ONNX file made elsewhere says little of itself
@@ -40,9 +44,12 @@ def export_command(invocation: Invocation) -> Outcome:
 
 
 def import_command(invocation: Invocation) -> Outcome:
-    """Import an exported model with a new head."""
+    """Import an exported model with a new head, or make a language model."""
     given = inputs(invocation.options, ("onnx", "dataset"))
+    invocation = with_language_defaults(invocation)
     with _run(invocation) as run:
+        if is_language(invocation):
+            return _outcome(import_step(run, newest(run, "dataset", given), given))
         with run.stage("check"):
             base = base_of(run, given)
             classes, labels = _classes(run, given)
@@ -50,9 +57,12 @@ def import_command(invocation: Invocation) -> Outcome:
 
 
 def prepare_command(invocation: Invocation) -> Outcome:
-    """Prepare a dataset with the tokenizer of an exported model."""
+    """Prepare a dataset with the tokenizer of an exported model, or a text with its own."""
     given = inputs(invocation.options, ("onnx",))
+    invocation = with_language_defaults(invocation)
     with _run(invocation) as run:
+        if is_language(invocation):
+            return _outcome(prepare_step(run))
         with run.stage("check"):
             base = base_of(run, given)
             run.scan()
@@ -62,6 +72,7 @@ def prepare_command(invocation: Invocation) -> Outcome:
 def train_command(invocation: Invocation) -> Outcome:
     """Train an imported model on a dataset."""
     given = inputs(invocation.options, ("dataset", "model"))
+    invocation = with_language_defaults(invocation)
     check_strategy(invocation.settings.train)
     with _run(invocation) as run:
         dataset, model = newest(run, "dataset", given), newest(run, "model", given)

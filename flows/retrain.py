@@ -107,6 +107,7 @@ def result_of(
 ) -> dict[str, Any]:
     """The result of a run, from what its steps made or found."""
     trained, facts = made["train"]["ref"], made["train"]["facts"]
+    step_seconds = {step: round(made[step]["seconds"], 3) if step in made else 0.0 for step in kinds}
     unchanged = all(result["reused"] for result in made.values()) and not published["new"]
     return {
         "status": "unchanged" if unchanged else "done",
@@ -117,7 +118,7 @@ def result_of(
         "weights_sha256": facts["weights_sha256"],
         "metrics": made["evaluate"]["facts"]["metrics"],
         "train": {fact: facts.get(fact) for fact in TRAIN_FACTS},
-        "seconds": {step: round(made[step]["seconds"], 3) if step in made else 0.0 for step in kinds} | {"total": round(seconds, 3)},
+        "seconds": step_seconds | {"total": round(seconds, 3)},
         "artifacts": {kind: made[step]["ref"] for step, kind in kinds.items() if step in made},
     }
 
