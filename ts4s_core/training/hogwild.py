@@ -3,7 +3,8 @@
 Every rank owns the slices of the parameters, and the moments of them, that it would own in synchronous training. A step is:
 gradient of the rank's own parts at the parameters it has; push each owner its slices of it; the owner updates them at once
 and answers with what they have become. Nobody waits for a peer's step. Meanwhile other ranks' updates may have changed the
-slices: their number is the update's *staleness*, which owners count and rank 0 reports.
+slices: their number is the update's *staleness*, which owners count and rank 0 reports. Slices travel over TCP; between ranks
+of one host only the numbers do, gradients and parameters are shared memory.
 
 W ranks make W updates where synchronous training makes one, so each is taken with 1 / W of the rate.
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,12 +26,33 @@ import torch
 
 from ts4s_core.training.checkpoint import Progressed
 from ts4s_core.training.engine import StepStats
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import attach
-from ts4s_core.training.hogwild_wire import SliceClient, SliceServer
+from ts4s_core.training.exchange import Exchange, zero_buckets
+from ts4s_core.training.flat import Layout, attach
+from ts4s_core.training.hogwild_wire import Request, SliceClient, SliceServer
 from ts4s_core.training.optimiser import SlicedOptimiser
-from ts4s_core.training.setup import Peers
+from ts4s_core.training.setup import Peers, share
+from ts4s_core.training.shared_memory import Regions, Segment, buckets_at
 from ts4s_core.training.strategy import Apart, LocalEngine, Parts
+
+
+class Shared:
+    """Memory that all ranks of one host have mapped: the parameters, and each rank's gradients."""
+
+    def __init__(self, layout: Layout, segment: Segment, world_size: int) -> None:
+        size = Regions(layout, world_size).bucket_bytes
+        self.parameters = buckets_at(segment.map, layout, 0)
+        self.gradients = [buckets_at(segment.map, layout, size * (1 + rank)) for rank in range(world_size)]
+
+
+class _LocalExchange(Exchange):
+    """A rank's own buckets, its gradients where its peers can read them."""
+
+    def __init__(self, layout: Layout, gradients: list[torch.Tensor], *, timeout_s: float) -> None:
+        self._given = gradients
+        super().__init__(layout, rank=0, world_size=1, timeout_s=timeout_s)
+
+    def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return zero_buckets(self.layout), self._given
 
 
 class SliceOwner:
@@ -41,42 +63,40 @@ class SliceOwner:
         staleness: how many updates were how stale.
     """
 
-    def __init__(self, exchange: Exchange, optimiser: SlicedOptimiser, *, updates: int) -> None:
+    def __init__(self, exchange: Exchange, optimiser: SlicedOptimiser, *, updates: int, shared: Shared | None = None) -> None:
         self.exchange = exchange
         self.optimiser = optimiser
         self.updates = updates
         self.staleness: Counter[int] = Counter()
-        self._own = [slice(start, stop) for start, stop in self.exchange.slices]
+        self._shared = shared
         self._lock = threading.Lock()
 
     @property
     def elements(self) -> int:
         """Of all own slices."""
-        return sum(own.stop - own.start for own in self._own)
+        return sum(stop - start for start, stop in self.exchange.slices)
 
-    def serve(self, buffer: torch.Tensor, seen: int | None, rate: float, divisor: float) -> tuple[int, int]:
-        """Apply the gradient in ``buffer`` (unless ``seen`` is None) and put the parameters there; see :class:`SliceServer`."""
-        staleness = 0
+    def serve(self, request: Request, buffer: torch.Tensor) -> tuple[int, int]:
+        """Apply the gradient in ``buffer`` (unless it is a pull) and put the parameters there; see :data:`Serve`.
+
+        With shared memory the buffer is not used: the gradient is read, and the parameters are written, where they are.
+        """
+        shared, exchange, stale = self._shared, self.exchange, 0
         with self._lock:
-            if seen is not None:
-                self._copy(buffer, self.exchange.gradients, into_buffer=False)
-                staleness = self.updates - seen
-                self.staleness[staleness] += 1
+            if request.seen is not None:
+                gradients = own_pieces(exchange.gradients, exchange.slices)
+                if shared is None:
+                    _scatter(buffer, gradients)
+                else:
+                    for piece, theirs in zip(gradients, own_pieces(shared.gradients[request.rank], exchange.slices), strict=True):
+                        piece.copy_(theirs)
+                stale = self.updates - request.seen
+                self.staleness[stale] += 1
                 self.updates += 1
-                self.optimiser.step(self.updates, learning_rate=rate, divisor=divisor)
-            self._copy(buffer, self.exchange.parameters, into_buffer=True)
-            return self.updates, staleness
-
-    def _copy(self, buffer: torch.Tensor, buckets: list[torch.Tensor], *, into_buffer: bool) -> None:
-        at = 0
-        for own, flat in zip(self._own, buckets, strict=True):
-            size = own.stop - own.start
-            here, there = buffer[at : at + size], flat[own]
-            if into_buffer:
-                here.copy_(there)
-            else:
-                there.copy_(here)
-            at += size
+                self.optimiser.step(self.updates, learning_rate=request.rate, divisor=request.divisor)
+            if shared is None:
+                torch.cat(own_pieces(exchange.parameters, exchange.slices), out=buffer)
+            return self.updates, stale
 
 
 class RemoteSlices:
@@ -86,11 +106,13 @@ class RemoteSlices:
         staleness: of the last step, mean over owners.
     """
 
-    def __init__(self, local: Exchange, owner: SliceOwner, peers: Peers) -> None:
+    def __init__(self, local: Exchange, owner: SliceOwner, peers: Peers, *, shared: Shared | None = None) -> None:
         self._local = local
         self._owner = owner
         self._peers = peers
-        self._server = SliceServer(peers.address, secret=peers.secret, elements=owner.elements, serve=owner.serve)
+        self._shared = shared
+        elements = owner.elements if shared is None else 0
+        self._server = SliceServer(peers.address, secret=peers.secret, elements=elements, serve=owner.serve)
         addresses = peers.gather("slices", list(self._server.address))
         self._clients = {
             rank: SliceClient(address, owner=rank, secret=peers.secret, timeout_s=peers.timeout_s)
@@ -99,7 +121,7 @@ class RemoteSlices:
         }
         self._slices = [local.layout.slices(rank, peers.world_size) for rank in range(peers.world_size)]
         self._seen = [owner.updates] * peers.world_size
-        self._buffer = torch.zeros(owner.elements)
+        self._buffer = torch.zeros(elements)
         self._pool = ThreadPoolExecutor(max(1, len(self._clients)), thread_name_prefix="slices")
         self.staleness = 0.0
 
@@ -119,19 +141,7 @@ class RemoteSlices:
             WorkerLostError: if an owner does not answer in time.
         """
         rate = learning_rate / self._peers.world_size
-
-        def push(rank: int) -> int:
-            gradients, parameters = (self._of(rank, buckets) for buckets in (self._local.gradients, self._local.parameters))
-            seen, client = self._seen[rank], self._clients.get(rank)
-            if client is not None:
-                self._seen[rank], stale = client.push(gradients, parameters, seen=seen, rate=rate, divisor=divisor)
-                return stale
-            torch.cat(gradients, out=self._buffer)
-            self._seen[rank], stale = self._owner.serve(self._buffer, seen, rate, divisor)
-            self._take(parameters)
-            return stale
-
-        stale = self._everywhere(push)
+        stale = self._everywhere(lambda owner: Request(self._peers.rank, self._seen[owner], rate, divisor))
         self.staleness = sum(stale) / len(stale)
 
     def pull(self) -> None:
@@ -140,17 +150,7 @@ class RemoteSlices:
         Raises:
             WorkerLostError: if an owner does not answer in time.
         """
-
-        def pull(rank: int) -> int:
-            parameters, client = self._of(rank, self._local.parameters), self._clients.get(rank)
-            if client is not None:
-                self._seen[rank] = client.pull(parameters)
-            else:
-                self._seen[rank], _ = self._owner.serve(self._buffer, None, 0.0, 1.0)
-                self._take(parameters)
-            return 0
-
-        self._everywhere(pull)
+        self._everywhere(lambda _owner: Request(self._peers.rank, None))
 
     def close(self) -> None:
         """End all connections."""
@@ -159,19 +159,41 @@ class RemoteSlices:
         self._server.close()
         self._pool.shutdown(wait=False)
 
-    def _everywhere(self, act: Any) -> list[int]:
-        pending = [self._pool.submit(act, rank) for rank in self._clients]
-        own = act(self._peers.rank)
+    def _everywhere(self, request: Callable[[int], Request]) -> list[int]:
+        """Ask every owner at once; how stale each found the gradient."""
+        pending = [self._pool.submit(self._ask, owner, request(owner)) for owner in self._clients]
+        own = self._ask(self._peers.rank, request(self._peers.rank))
         return [own, *(each.result() for each in pending)]
 
-    def _of(self, rank: int, buckets: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [flat[start:stop] for flat, (start, stop) in zip(buckets, self._slices[rank], strict=True)]
+    def _ask(self, owner: int, request: Request) -> int:
+        slices, client = self._slices[owner], self._clients.get(owner)
+        gradients = own_pieces(self._local.gradients, slices) if request.seen is not None else []
+        parameters = own_pieces(self._local.parameters, slices)
+        if self._shared is not None:
+            answer = client.ask(request, (), ()) if client else self._owner.serve(request, self._buffer)
+            for piece, theirs in zip(parameters, own_pieces(self._shared.parameters, slices), strict=True):
+                piece.copy_(theirs)
+        elif client is not None:
+            answer = client.ask(request, gradients, parameters)
+        else:
+            if gradients:
+                torch.cat(gradients, out=self._buffer)
+            answer = self._owner.serve(request, self._buffer)
+            _scatter(self._buffer, parameters)
+        self._seen[owner] = answer[0]
+        return answer[1]
 
-    def _take(self, pieces: list[torch.Tensor]) -> None:
-        at = 0
-        for piece in pieces:
-            piece.copy_(self._buffer[at : at + len(piece)])
-            at += len(piece)
+
+def own_pieces(buckets: Sequence[torch.Tensor], slices: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+    """A slice of each bucket."""
+    return [flat[start:stop] for flat, (start, stop) in zip(buckets, slices, strict=True)]
+
+
+def _scatter(buffer: torch.Tensor, pieces: Sequence[torch.Tensor]) -> None:
+    at = 0
+    for piece in pieces:
+        piece.copy_(buffer[at : at + len(piece)])
+        at += len(piece)
 
 
 class Hogwild(Apart):
@@ -244,18 +266,28 @@ def hogwild(parts: Parts) -> Hogwild:
         WorkerLostError: if a peer cannot be reached.
     """
     peers, checkpoint = parts.peers, parts.checkpoint
-    local = parts.local_exchange()
+    shared = None
+    if peers.world_size > 1 and peers.one_host and parts.exchange_kind != "network":
+        segment = share(parts.layout, peers)
+        shared = Shared(parts.layout, segment, peers.world_size) if segment else None
+    if shared is None:
+        local = parts.local_exchange()
+    else:
+        local = _LocalExchange(parts.layout, shared.gradients[peers.rank], timeout_s=peers.timeout_s)
     attach(parts.parameters, parts.layout.views(local.parameters), copy=True)
     exchange = Exchange(parts.layout, rank=peers.rank, world_size=peers.world_size, timeout_s=peers.timeout_s)
-    for bucket, (start, stop) in enumerate(exchange.slices):
-        exchange.parameters[bucket][start:stop] = local.parameters[bucket][start:stop]
+    if shared is not None:
+        exchange.parameters = shared.parameters
+    first = own_pieces(local.parameters, exchange.slices)
+    for mine, start in zip(own_pieces(exchange.parameters, exchange.slices), first, strict=True):
+        mine.copy_(start)
     optimiser = parts.optimiser(exchange)
     progressed = Progressed()
     if checkpoint is not None:
         progressed = checkpoint.progressed()
         optimiser.restore(checkpoint)
-    owner = SliceOwner(exchange, optimiser, updates=progressed.step * peers.world_size)
-    remote = RemoteSlices(local, owner, peers)
+    owner = SliceOwner(exchange, optimiser, updates=progressed.step * peers.world_size, shared=shared)
+    remote = RemoteSlices(local, owner, peers, shared=shared)
     strategy = Hogwild(parts.local_engine(local, remote), remote, owner, peers)
     strategy.resume(progressed.strategy)
     return strategy

@@ -1,9 +1,9 @@
 """How the ranks of strategy ``hogwild`` send each other slices: raw FP32 behind fixed headers, over the workers' own network.
 
 A server listens on the interface by which its peers reach it, and admits those who know the run's secret: each side answers
-the other's random challenge with an HMAC of it, so that the secret itself never travels. A request is ``kind, seen,
+the other's random challenge with an HMAC of it, so that the secret itself never travels. A request is ``kind, rank, seen,
 rate, divisor`` and, for a push, the owner's slices of a gradient; the answer is ``updates, staleness`` and the owner's
-slices of the parameters. Nothing is parsed but those numbers.
+slices of the parameters. Nothing is parsed but those numbers. Ranks that share memory send the numbers alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,20 +25,43 @@ from ts4s_core.errors import WorkerLostError
 
 log = logging.getLogger(__name__)
 
-_REQUEST = struct.Struct("<BQdd")
+_REQUEST = struct.Struct("<BIQdd")
 _ANSWER = struct.Struct("<QQ")
 _PULL, _PUSH = 0, 1
 _NONCE_BYTES, _DIGEST = 32, "sha256"
 _DIGEST_BYTES = 32
 _HANDSHAKE_LIMIT_S = 10.0
 
-#: Called with a buffer of the owner's slices, ``seen``, ``rate`` and ``divisor`` (``seen`` None: a pull); fills the buffer
-#: with the parameters and returns (updates, staleness).
-Serve = Callable[[torch.Tensor, "int | None", float, float], tuple[int, int]]
+
+@dataclass(frozen=True)
+class Request:
+    """What a rank asks of an owner.
+
+    Attributes:
+        rank: who asks.
+        seen: updates that the owner's slices had had when the gradient was computed; None: a pull.
+        rate: learning rate.
+        divisor: of the gradient.
+    """
+
+    rank: int
+    seen: int | None
+    rate: float = 0.0
+    divisor: float = 1.0
+
+
+#: Called with a request and a buffer that holds the gradient; fills it with the parameters, returns (updates, staleness).
+Serve = Callable[[Request, torch.Tensor], tuple[int, int]]
 
 
 class SliceServer:
     """Serves one rank's slices to its peers, a thread each.
+
+    Args:
+        host: the interface to bind to.
+        secret: of the run.
+        elements: of the slices, 0 where they are shared memory.
+        serve: answers requests.
 
     Attributes:
         address: (host, port) for the peers.
@@ -82,10 +106,10 @@ class SliceServer:
             buffer = torch.zeros(self._elements)
             view = _bytes(buffer)
             while True:
-                kind, seen, rate, divisor = _REQUEST.unpack(_received(connection, _REQUEST.size))
+                kind, rank, seen, rate, divisor = _REQUEST.unpack(_received(connection, _REQUEST.size))
                 if kind == _PUSH:
                     _fill(connection, view)
-                answer = self._serve(buffer, seen if kind == _PUSH else None, rate, divisor)
+                answer = self._serve(Request(rank, seen if kind == _PUSH else None, rate, divisor), buffer)
                 connection.sendall(_ANSWER.pack(*answer))
                 connection.sendall(view)
         except OSError as exc:
@@ -125,10 +149,8 @@ class SliceClient:
             self.close()
             raise WorkerLostError(f"Who answers at {host}:{port} is not rank {owner} of this run")
 
-    def push(
-        self, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor], *, seen: int, rate: float, divisor: float
-    ) -> tuple[int, int]:
-        """Send the owner's slices of a gradient and receive its slices of the parameters.
+    def ask(self, request: Request, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
+        """Send the owner's slices of a gradient, none for a pull, and receive its slices of the parameters.
 
         Returns:
             updates that the owner's slices have had, and how many of them the gradient was too late for.
@@ -136,23 +158,9 @@ class SliceClient:
         Raises:
             WorkerLostError: if the owner does not answer in time.
         """
-        return self._ask(_REQUEST.pack(_PUSH, seen, rate, divisor), gradients, parameters)
-
-    def pull(self, parameters: Sequence[torch.Tensor]) -> int:
-        """Receive the owner's slices of the parameters, and how many updates they have had.
-
-        Raises:
-            WorkerLostError: if the owner does not answer in time.
-        """
-        return self._ask(_REQUEST.pack(_PULL, 0, 0.0, 1.0), (), parameters)[0]
-
-    def close(self) -> None:
-        """End the connection."""
-        _shut(self._connection)
-
-    def _ask(self, header: bytes, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
         try:
-            self._connection.sendall(header)
+            kind = _PULL if request.seen is None else _PUSH
+            self._connection.sendall(_REQUEST.pack(kind, request.rank, request.seen or 0, request.rate, request.divisor))
             for piece in gradients:
                 self._connection.sendall(_bytes(piece))
             updates, staleness = _ANSWER.unpack(_received(self._connection, _ANSWER.size))
@@ -161,6 +169,10 @@ class SliceClient:
         except OSError as exc:
             raise WorkerLostError(f"The slices of rank {self._owner} are lost: {exc}") from exc
         return updates, staleness
+
+    def close(self) -> None:
+        """End the connection."""
+        _shut(self._connection)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -104,7 +104,7 @@ def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]
     if peers.world_size == 1:
         return Exchange(layout, **limits, timeout_s=peers.timeout_s), False
     if kind != "network" and (peers.one_host or kind == "shared-memory"):
-        segment = _share(layout, peers)
+        segment = share(layout, peers)
         if segment is not None:
             return SharedMemoryExchange(layout, segment, **limits, timeout_s=peers.timeout_s), True
         if kind == "shared-memory":
@@ -114,7 +114,7 @@ def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]
     return GlooExchange(layout, _groups(peers), **limits, timeout_s=peers.timeout_s), False
 
 
-def _share(layout: Layout, peers: Peers) -> Segment | None:
+def share(layout: Layout, peers: Peers) -> Segment | None:
     """The segment that rank 0 makes and all map; None on every rank if one of them cannot."""
     size = Regions(layout, peers.world_size).size
     segment, descriptor, offer = None, -1, None

@@ -103,7 +103,7 @@ class SharedMemoryExchange(Exchange):
         self._segment = segment
         buckets = len(layout.bucket_sizes)
         memory = segment.map
-        self._every_gradient = [_buckets(memory, layout, regions.bucket_bytes * (1 + peer)) for peer in range(world_size)]
+        self._every_gradient = [buckets_at(memory, layout, regions.bucket_bytes * (1 + peer)) for peer in range(world_size)]
         counters = np.frombuffer(memory, np.int64, regions.counter_count, regions.counters)
         self._bucket_steps = counters[: world_size * buckets].reshape(world_size, buckets)
         self._gathers = counters[world_size * buckets :]
@@ -136,7 +136,7 @@ class SharedMemoryExchange(Exchange):
         super().close()
 
     def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return _buckets(self._segment.map, self.layout, 0), self._every_gradient[self.rank]
+        return buckets_at(self._segment.map, self.layout, 0), self._every_gradient[self.rank]
 
     def _announce(self, bucket: int) -> None:
         self._set(self._bucket_steps[self.rank], bucket, int(self._bucket_steps[self.rank, bucket]) + 1)
@@ -165,7 +165,8 @@ class SharedMemoryExchange(Exchange):
             return
 
 
-def _buckets(memory: mmap.mmap, layout: Layout, offset: int) -> list[torch.Tensor]:
+def buckets_at(memory: mmap.mmap, layout: Layout, offset: int) -> list[torch.Tensor]:
+    """Flat buckets at an offset, in bytes, of mapped memory."""
     buckets = []
     for size in layout.bucket_sizes:
         buckets.append(torch.frombuffer(memory, dtype=torch.float32, count=size, offset=offset))

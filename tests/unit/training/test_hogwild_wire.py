@@ -12,10 +12,11 @@ from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.flat import BLOCK, lay_out
 from ts4s_core.training.hogwild import SliceOwner
-from ts4s_core.training.hogwild_wire import SliceClient, SliceServer
+from ts4s_core.training.hogwild_wire import Request, SliceClient, SliceServer
 from ts4s_core.training.optimiser import SlicedAdamW
 
 SECRET = "ab" * 32
+PULL = Request(rank=0, seen=None)
 
 
 @pytest.fixture
@@ -42,18 +43,18 @@ def test_a_push_is_applied_at_once_and_its_staleness_counted(owner: SliceOwner, 
     first, second = client(server), client(server)
     weights = [torch.zeros(2 * BLOCK), torch.zeros(2 * BLOCK)]
     gradient = torch.full((2 * BLOCK,), 3.0)
-    assert first.pull([weights[0]]) == 0
+    assert first.ask(PULL, (), [weights[0]]) == (0, 0)
     assert (weights[0] == 1).all()
     # A first step of Adam is the rate, against the gradient's sign; pieces may be cut anywhere.
-    updates, stale = first.push([gradient[:100], gradient[100:]], [weights[0]], seen=0, rate=0.25, divisor=2.0)
-    assert (updates, stale) == (1, 0)
+    request = Request(rank=0, seen=0, rate=0.25, divisor=2.0)
+    assert first.ask(request, [gradient[:100], gradient[100:]], [weights[0]]) == (1, 0)
     assert torch.allclose(weights[0], torch.full((2 * BLOCK,), 0.75), atol=1e-6)
     # The second pushes what it computed at the weights before that.
-    assert second.push([gradient], [weights[1]], seen=0, rate=0.25, divisor=2.0) == (2, 1)
+    assert second.ask(request, [gradient], [weights[1]]) == (2, 1)
     assert torch.equal(owner.exchange.parameters[0][2 * BLOCK :], weights[1])
     assert owner.staleness == {0: 1, 1: 1}
     # Whoever only asks changes nothing.
-    assert first.pull([weights[0]]) == 2
+    assert first.ask(PULL, (), [weights[0]]) == (2, 0)
     assert torch.equal(weights[0], weights[1])
     first.close()
     second.close()
@@ -88,5 +89,5 @@ def test_an_owner_that_is_gone_is_named(server: SliceServer):
     peer = client(server)
     server.close()
     with pytest.raises(WorkerLostError, match="slices of rank 1 are lost"):
-        peer.pull([torch.zeros(2 * BLOCK)])
+        peer.ask(PULL, (), [torch.zeros(2 * BLOCK)])
     peer.close()
