@@ -11,12 +11,12 @@ import datetime
 import time
 from dataclasses import dataclass
 
-from ts4s_core.artifacts.lease import LEASES, claims, live_claims
+from ts4s_core.artifacts.lease import COLLECTION_LEASE, LEASES, Lease, claims, live_claims
 from ts4s_core.artifacts.manifest import Manifest
 from ts4s_core.artifacts.objects import Upload
 from ts4s_core.artifacts.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.registry import KIND, Registry
-from ts4s_core.artifacts.storage import STORE_LEASE, Stored
+from ts4s_core.artifacts.storage import Stored
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.verify import upstream_refs
 from ts4s_core.artifacts.writer import created_of
@@ -51,8 +51,17 @@ def collect(
     Raises:
         IntegrityError: if a manifest or a registry entry is damaged: what it needs is not known, so nothing is removed.
     """
+    planned = _collect(store, dry_run=True, grace_s=grace_s, keep_last=keep_last, now=now)
+    if dry_run or not planned:
+        return planned
+    # A run that begins from now on waits; one that began before is seen, and keeps all that it may need.
+    with Lease.hold(store, COLLECTION_LEASE):
+        return _collect(store, dry_run=False, grace_s=grace_s, keep_last=keep_last, now=now)
+
+
+def _collect(store: ArtifactStore, *, dry_run: bool, grace_s: float, keep_last: int, now: float | None) -> list[Collected]:
     moment = time.time() if now is None else now
-    living = [claim for name, held in live_claims(store.storage).items() if name != STORE_LEASE for claim in held]
+    living = [claim for name, held in live_claims(store.storage).items() if not name.startswith("_") for claim in held]
     # A version that a living run began is younger than the run's lease.
     oldest = min([moment - grace_s, *(claim.since for claim in living)])
     found = _half_written(store, oldest)

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 #: Tokens of claims that this process could not remove when it was done.
 _left: set[str] = set()
 LEASES = "leases"
+#: Held by ``gc`` while it looks for living runs and deletes; no model can have this name.
+COLLECTION_LEASE = "_gc"
 EXPIRES_S = 60.0
 RENEW_S = 10.0
 POLL_S = 0.2
@@ -96,6 +98,8 @@ class Lease:
             lease._choose()
             renewer.start()
             lease._queue(wait)
+            if not name.startswith("_"):
+                lease._let_collection_end()
             yield lease
         finally:
             lease._ended.set()
@@ -152,6 +156,15 @@ class Lease:
                 log.info("waiting for the lease of %s, held by %s", self._name, _first(holders))
                 told = True
             time.sleep(POLL_S if holders else POLL_S / 10)
+
+    def _let_collection_end(self) -> None:
+        """A collection that began before this claim was written may delete what this run would reuse; a later one sees it."""
+        told = False
+        while any(claim.alive for claim in claims(self._storage, COLLECTION_LEASE)):
+            if not told:
+                log.info("waiting until `ts4s models gc` has ended")
+                told = True
+            time.sleep(POLL_S)
 
     def _living_others(self) -> list[Claim]:
         living = []

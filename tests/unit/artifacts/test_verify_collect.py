@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ts4s_core.artifacts.collect import Collected, collect
-from ts4s_core.artifacts.lease import Lease
+from ts4s_core.artifacts.lease import COLLECTION_LEASE, Lease
 from ts4s_core.artifacts.refs import KINDS, TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
@@ -174,3 +175,23 @@ def test_checkpoints_of_a_finished_training_are_not_kept(store: ArtifactStore) -
     assert paths(gc(store, later=0)) == []
     assert paths(gc(store)) == [str(left)]
     assert store.versions("checkpoint", "other") == [running]
+
+
+def test_a_run_and_a_collection_do_not_overlap(store: ArtifactStore) -> None:
+    refs, ended = [publish(store, "model") for _ in range(3)], threading.Event()
+
+    def run() -> None:
+        with Lease.hold(store, "demo"):
+            ended.set()
+
+    runner = threading.Thread(target=run)
+    with Lease.hold(store, COLLECTION_LEASE):
+        runner.start()
+        # The run's claim is written, so that a collection that looks now leaves everything alone; but the run waits.
+        while not store.storage.list("leases/demo"):
+            time.sleep(0.01)
+        assert not ended.wait(0.5)
+    runner.join(10)
+    assert ended.is_set()
+    assert store.versions("model", "demo") == refs
+    assert store.storage.list("leases") == []
