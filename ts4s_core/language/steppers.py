@@ -75,7 +75,12 @@ class CachedStepper:
 
         if anew:
             self._cache = DynamicCache()
-        output = self._module(input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        tokens = torch.tensor([list(ids)])
+        # Nothing is padding, though a text begins with what may be the padding token: the library would warn of it.
+        there = torch.ones(1, self._cache.get_seq_length() + len(ids), dtype=torch.int64)
+        output = self._module(
+            input_ids=tokens, attention_mask=there, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+        )
         logits: Logits = output.logits[0, -1].numpy()
         return logits
 
