@@ -80,11 +80,12 @@ def verify_command(invocation: Invocation) -> Outcome:
             str(version.files),
             in_bytes(version.bytes),
             ", ".join(version.made_from) or "-",
+            version.code or "-",
             f"{len(version.damages)} damaged" if version.damages else "ok",
         )
         for version in versions
     ]
-    heads = ("version", "files", "size", "made from", "state")
+    heads = ("version", "files", "size", "made from", "code", "state")
     lines = [columns(heads, rows), *(f"{damage.path}: {damage.problem}" for damage in damages)]
     return Outcome(values, text="\n".join(lines), exit_code=1 if damages else 0)
 

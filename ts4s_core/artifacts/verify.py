@@ -32,6 +32,7 @@ class VerifiedVersion:
     bytes: int
     damages: tuple[Damage, ...]
     made_from: tuple[str, ...] = ()
+    code: str = ""
 
 
 def verify(store: ArtifactStore, name: str | None = None, *, progress: Progress = silent) -> list[VerifiedVersion]:
@@ -65,7 +66,8 @@ def verify_version(store: ArtifactStore, ref: ArtifactRef) -> VerifiedVersion:
         return VerifiedVersion(str(ref), 0, 0, (Damage(f"{ref}/{MANIFEST}", str(exc)),))
     damages = [*_file_damages(store, manifest), *_foreign_files(store, manifest), *_lost_upstream(store, manifest)]
     size = sum(entry.size for entry in manifest.files)
-    return VerifiedVersion(str(ref), len(manifest.files), size, tuple(damages), tuple(sorted(manifest.upstream)))
+    made_from = tuple(sorted(manifest.upstream))
+    return VerifiedVersion(str(ref), len(manifest.files), size, tuple(damages), made_from, manifest.code)
 
 
 def upstream_refs(manifest: Manifest) -> list[ArtifactRef]:

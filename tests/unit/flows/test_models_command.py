@@ -165,8 +165,9 @@ def test_gc_and_verify_are_readable(store: ArtifactStore, capsys: pytest.Capture
     assert out.splitlines()[-1] == "3 deleted, 9 B in all"
     assert store.versions("dataset", "demo") == refs[3:]
     _, out, _ = ts4s(store, capsys, "models", "verify")
-    assert out.splitlines()[0].split() == ["version", "files", "size", "made", "from", "state"]
-    assert out.splitlines()[1].split() == [str(refs[3]), "1", "3", "B", "-", "ok"]
+    assert out.splitlines()[0].split() == ["version", "files", "size", "made", "from", "code", "state"]
+    row = out.splitlines()[1].split()
+    assert [*row[:5], row[-1]] == [str(refs[3]), "1", "3", "B", "-", "ok"]
 
 
 def test_show_tells_the_history_and_free_aliases_move(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
