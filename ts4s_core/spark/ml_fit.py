@@ -49,6 +49,18 @@ log = logging.getLogger(__name__)
 #: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
 _one_fit = threading.Lock()
 _NO_END = 100_000
+#: What a fitted model says of its training.
+_FACTS = (
+    "steps",
+    "workers",
+    "restarts",
+    "seconds",
+    "weights_sha256",
+    "validation_loss",
+    "best_step",
+    "reproducible",
+    "staleness",
+)
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,7 @@ class Fit:
             progress=_on_stderr if value("verbose") else silent,
             factories=factories,
         )
-        facts = {name: fact for name, fact in step.facts.items() if name not in ("tokens_per_s", "padding_fraction")}
+        facts = {name: step.facts[name] for name in _FACTS if name in step.facts}
         return replace(
             task.start,
             weights=read_weights(store.local_file(step.ref, WEIGHTS)),
@@ -240,7 +252,7 @@ class Fit:
             "epochs": _NO_END if endless else value("epochs"),
             "max_steps": value("maxIter"),
             "learning_rate": value("learningRate"),
-            "weight_decay": 0.0,
+            "weight_decay": _averaged_decay(self._task.optimizer) if value("strategy") == "averaging" else 0.0,
             "warmup_fraction": 0.0,
             "max_grad_norm": value("maxGradNorm"),
             "seed": value("seed"),
@@ -271,6 +283,23 @@ class Fit:
         if self._value("activation") != "auto":
             return str(self._value("activation"))
         return ACTIVATIONS.get(str(self._task.loss["factory"]), "none")
+
+
+def _averaged_decay(optimizer: Spec) -> float:
+    """The weight decay of strategy averaging.
+
+    Raises:
+        SettingsError: on an optimizer that is neither Adam nor AdamW: averaging averages their two moments.
+    """
+    path, arguments = str(optimizer["factory"]), optimizer["arguments"]
+    decay = float(arguments.get("weight_decay", 0.01)) if path == "torch.optim:AdamW" else 0.0
+    allowed = {"torch.optim:Adam": set(), "torch.optim:AdamW": {"weight_decay"}}.get(path)
+    if allowed is None or arguments.keys() - allowed:
+        raise SettingsError(
+            f"strategy averaging with optimizer {path} and {dict(arguments)}: expected Adam, or AdamW with weight_decay alone, "
+            "whose moments are averaged too. Use strategy synchronous or hogwild with other optimizers"
+        )
+    return decay
 
 
 def _begun(store: ArtifactStore, start: SavedModule) -> ArtifactRef:

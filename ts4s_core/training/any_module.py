@@ -48,7 +48,8 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
         module,
         buffers=buffers,
         objective=AnyLoss(job.extra["loss"]),
-        optimiser=lambda exchange: SlicedTorch(exchange, make=make),
+        # Averaging has AdamW of its own, whose moments it averages too; the driver made sure that this is what is wanted.
+        optimiser=None if job.settings.strategy == "averaging" else lambda exchange: SlicedTorch(exchange, make=make),
         rate=constant,
         forward=None if job.extra["device"] == "cpu" else OnDevice(module, job.extra["device"]),
     )
