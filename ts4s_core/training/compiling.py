@@ -1,10 +1,11 @@
 """``train.compile``: the model's forward and backward as kernels that PyTorch's inductor makes with the host's C++ compiler.
 
-Shapes are dynamic, so that parts of any rows and lengths run through the same kernels. What draws random bits of its own
-(:class:`SeededDropout`) stays outside of them. Embeddings keep PyTorch's own backward, because the hooks of
+Shapes are dynamic, so that parts of any rows and lengths run through the same kernels, but for parts of one row, which have
+theirs. What draws random bits of its own (:class:`SeededDropout`) stays outside of them, and PyTorch's own dropout draws what
+it draws without compilation. Embeddings keep PyTorch's own backward, because the hooks of
 :mod:`ts4s_core.training.embeddings` sit in the module's Python. Kernels round otherwise than PyTorch's own, so that
-``weights_sha256`` is another one than without; it is still one for any number of workers, because the kernels are made for
-all shapes at once, on hosts of one CPU and one compiler.
+``weights_sha256`` is another one than without; which kernel a part runs through hangs on its own shape, so that it is still one
+for any number of workers, on hosts of one CPU and one compiler.
 """
 
 from __future__ import annotations
@@ -29,5 +30,5 @@ def compiled(model: nn.Module) -> Forward:
     for site in dropout_sites(model):
         # NumPy draws its bits: traced, they would be constants or another generator's.
         site.forward = torch.compiler.disable(site.forward)  # type: ignore[method-assign, no-untyped-call]
-    forward: Any = torch.compile(model, dynamic=True)
+    forward: Any = torch.compile(model, dynamic=True, options={"fallback_random": True})
     return forward  # type: ignore[no-any-return]
