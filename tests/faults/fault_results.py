@@ -20,6 +20,7 @@ class Record:
         hit: whether every victim was hit while the run went on, and the run felt it.
         steps_hit: step that had begun when each fault was done.
         ended: ``by itself``, or ``same command again``.
+        failed_commands: what the commands said that did not come to their end.
         left: what was left behind.
         problems: anything else that is not as it should be.
         seconds: of the whole run, the undisturbed part included.
@@ -36,6 +37,7 @@ class Record:
     victims: int
     hit: bool
     ended: str
+    failed_commands: list[str]
     restarts: int
     workers_at_end: int
     weights_sha256: str
