@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ts4s_core.onnx import model_spec
 from ts4s_core.onnx.dropout import SeededDropout
 from ts4s_core.onnx.graph import Array
 
-HEAD = "classifier"
+HEAD = model_spec.HEAD
 INITIAL_STD = 0.02
 
 

@@ -18,15 +18,14 @@ from onnx import TensorProto, helper
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.onnx.graph import DOMAIN, Array, Dim, Graph, Node
-from ts4s_core.onnx.heads import HEAD
-from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.onnx.model_spec import HEAD, ModelSpec
 
 #: What a lowered graph gives out: the model's logits, or one vector a text.
 Output = Literal["logits", "mean", "first"]
 OUTPUT_NAMES = {"logits": "logits", "mean": "embedding", "first": "embedding"}
 #: Operators that the rewrite renamed without changing what they mean.
 _RENAMED = {"DynamicReshape": "Reshape", "Slice": "Slice", "CumSum": "CumSum", "Flatten": "Flatten"}
-_HIDDEN_NAME = "ts4s/hidden"
+_OWN = "ts4s/own"
 _EPSILON = 1e-9
 
 
@@ -98,13 +97,13 @@ def lower(graph: Graph, spec: ModelSpec, *, output: Output = "logits") -> Lowere
 
 
 def _apart(graph: Graph, name: str) -> Graph:
-    """The graph, its own output renamed where it is called what ours will be."""
-    if graph.output != name:
+    """The graph, a value of its own renamed where it is called what the output will be."""
+    if graph.output != name and not any(name in node.outputs for node in graph.nodes):
         return graph
     graph = copy.deepcopy(graph)
     for node in graph.nodes:
-        node.outputs = [_HIDDEN_NAME if value == name else value for value in node.outputs]
-    graph.redirect(name, _HIDDEN_NAME)
+        node.outputs = [_OWN if value == name else value for value in node.outputs]
+    graph.redirect(name, _OWN)
     return graph
 
 
@@ -130,7 +129,7 @@ class _Lowering:
 
     def emit(self, op: str, inputs: list[str], *, output: str = "", **attributes: Any) -> str:
         output = output or self.fresh(op.lower())
-        self.result.nodes.append(helper.make_node(op, inputs, [output], name=f"{op}/{output}", **attributes))
+        self.result.nodes.append(helper.make_node(op, inputs, [output], name=f"ts4s/{op}/{output}", **attributes))
         return output
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:

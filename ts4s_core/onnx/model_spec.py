@@ -11,6 +11,8 @@ from typing import Any, Literal
 from ts4s_core.errors import IntegrityError
 
 SPEC_FILE, GRAPH_FILE, WEIGHTS_FILE = "model.json", "graph.onnx", "model.safetensors"
+#: Name of the head's module: its weights are ``classifier.*``.
+HEAD = "classifier"
 Task = Literal["classification", "multi-label", "language-model"]
 
 

@@ -5,6 +5,7 @@ Shapes: ``B`` texts, ``T`` tokens, ``D`` values a text (classes, or the size of 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -146,5 +147,5 @@ def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Ids, Ids]:
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     mask = np.arange(int(lengths.max())) < lengths[:, None]
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    ids[mask] = np.concatenate([np.asarray(row, np.int64) for row in tokens])
+    ids[mask] = np.fromiter(itertools.chain.from_iterable(tokens), np.int64, int(lengths.sum()))
     return ids, mask.astype(np.int64)

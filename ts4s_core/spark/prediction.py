@@ -1,0 +1,142 @@
+"""A registered model in Spark SQL: as a user-defined function, and over a whole DataFrame.
+
+label = predict_udf(spark, "news@champion", storage={"uri": "s3://models"})
+frame.select("id", label("text").label).show()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import DataError
+from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.prediction.predict import checked_runtime
+from ts4s_core.prediction.reading import row_of
+from ts4s_core.prediction.tables import Layout
+from ts4s_core.prediction.work import ModelUse, load_model
+from ts4s_core.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+class _Predictor:
+    """Model and columns, carried to the executors by value."""
+
+    def __init__(self, use: ModelUse, layout: Layout) -> None:
+        self.use, self.layout = use, layout
+
+    def answers(self, texts: pa.Array) -> pa.Table:
+        """The model's columns of some texts; a text that cannot be predicted is marked in ``error``."""
+        rows = [row_of(text) for text in texts.to_pylist()]
+        table, _marked = self.layout.table(rows, load_model(self.use).values(rows))
+        return table.drop_columns(["text"])
+
+
+def predict_udf(
+    spark: SparkSession, model: str, *, storage: StorageSettings | Mapping[str, Any] | None = None, embeddings: str = "none"
+) -> Any:
+    """A function of a text column for Spark SQL; each Python worker loads the model once.
+
+    Its result is a struct: ``label`` and ``probabilities`` (or ``embedding``), ``model_version``, ``error``. Which version an
+    alias means is settled now, once.
+
+    Args:
+        spark: the session; ``spark.udf.register`` takes the result too.
+        model: NAME, NAME@ALIAS or NAME@VERSION.
+        storage: where models are kept; default: the folder ``artifacts``.
+        embeddings: ``none``, ``mean`` or ``first``.
+
+    Raises:
+        NotFoundError: there is no such model.
+        DataError: it is a language model.
+    """
+    from pyspark.sql.functions import arrow_udf
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    predictor = _predictor(spark, model, storage=storage, embeddings=embeddings)
+    schema = pa.schema([field for field in predictor.layout.schema if field.name != "text"])
+
+    def run(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        for texts in batches:
+            table = predictor.answers(texts).combine_chunks()
+            columns = [table.column(name).combine_chunks() for name in schema.names]
+            yield pa.StructArray.from_arrays(columns, fields=list(schema))
+
+    run.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
+    return arrow_udf(run, from_arrow_schema(schema))  # type: ignore[call-overload]
+
+
+def predict_frame(
+    frame: DataFrame,
+    model: str,
+    *,
+    text_column: str = "text",
+    storage: StorageSettings | Mapping[str, Any] | None = None,
+    embeddings: str = "none",
+) -> DataFrame:
+    """A DataFrame with the model's columns behind its own, streamed through ``mapInArrow``; rows stay as they are.
+
+    Args:
+        frame: has a column of text.
+        model: NAME, NAME@ALIAS or NAME@VERSION.
+        text_column: the column of the text.
+        storage: where models are kept; default: the folder ``artifacts``.
+        embeddings: ``none``, ``mean`` or ``first``.
+
+    Raises:
+        NotFoundError: there is no such model.
+        DataError: it is a language model, or the frame has no such column, or one that is called as a new one is.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+    from pyspark.sql.types import StructType
+
+    predictor = _predictor(frame.sparkSession, model, storage=storage, embeddings=embeddings)
+    made = [field for field in predictor.layout.schema if field.name != "text"]
+    taken = [field.name for field in made if field.name in frame.columns]
+    if text_column not in frame.columns or taken:
+        raise DataError(
+            f"Prediction over a DataFrame: expected a column {text_column!r} and none of {[field.name for field in made]}, "
+            f"got {frame.columns}. Rename columns"
+        )
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            answers = predictor.answers(batch.column(batch.schema.names.index(text_column)))
+            columns = [*batch.columns, *(answers.column(field.name).combine_chunks() for field in made)]
+            yield pa.RecordBatch.from_arrays(columns, names=[*batch.schema.names, *(field.name for field in made)])
+
+    added = from_arrow_schema(pa.schema(made))
+    return frame.mapInArrow(run, StructType([*frame.schema.fields, *added.fields]))
+
+
+def _predictor(
+    spark: SparkSession, model: str, *, storage: StorageSettings | Mapping[str, Any] | None, embeddings: str
+) -> _Predictor:
+    store = ArtifactStore.open(storage if isinstance(storage, StorageSettings) else StorageSettings(**(storage or {})))
+    ref = Registry(store).resolve(model)
+    folder = store.local(ref)
+    spec = ModelSpec.read(folder)
+    if spec.task == "language-model":
+        raise DataError(f"Prediction with {ref}: expected a classifier, got a language model. Use ts4s generate")
+    output: Any = "logits" if embeddings == "none" else embeddings
+    threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
+    runtime = checked_runtime(folder, embeddings=embeddings)  # type: ignore[arg-type]
+    use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
+    return _Predictor(use, _layout(spec, ref, embeddings=embeddings))
+
+
+def _layout(spec: ModelSpec, ref: ArtifactRef, *, embeddings: str) -> Layout:
+    return Layout(
+        labels=spec.labels if embeddings == "none" else (),
+        multi_label=spec.task == "multi-label",
+        size=spec.hidden_size,
+        has_id=False,
+        version=ref.version,
+    )
