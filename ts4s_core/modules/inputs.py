@@ -67,7 +67,7 @@ class InputForm:
         """Forward's arguments of (B, D) numbers."""
         import torch
 
-        tensor = torch.from_numpy(np.ascontiguousarray(rows, np.int64 if self.whole else np.float32))
+        tensor = torch.from_numpy(np.require(rows, np.int64 if self.whole else np.float32, ["C", "W"]))
         if self.separate:
             return tuple(piece.contiguous() for piece in torch.split(tensor, list(self.widths), dim=1))
         return (tensor.view(len(rows), *self.shape) if self.shape else tensor,)

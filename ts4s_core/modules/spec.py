@@ -227,8 +227,11 @@ def _same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    # Torch's recurrent layers keep lists of their parameters, and references to them, whose values do not count here.
     if isinstance(one, weakref.ref) and isinstance(other, weakref.ref):
-        return True  # a layer's own book-keeping: torch's recurrent layers point at their weights so
+        return True
+    if isinstance(one, nn.Parameter) and isinstance(other, nn.Parameter):
+        return one.shape == other.shape
     if isinstance(one, (torch.Tensor, np.ndarray)):
         return type(one) is type(other) and np.array_equal(np.asarray(one), np.asarray(other))
     return one is other or (type(one) is type(other) and bool(one == other))

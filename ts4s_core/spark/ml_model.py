@@ -134,7 +134,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         x, sizes = input_column(dataset, columns, text=text, whole=self.value("wholeNumbers"))
         session = dataset.sparkSession
         ship_code(session, saved.paths)
-        serve = arrow_udf(self._server(session, saved, self._form(dataset, saved, sizes)), returnType=_TYPE)
+        server = self._server(session, saved, self._form(dataset, saved, sizes))
+        serve = arrow_udf(server, returnType=_TYPE)  # type: ignore[call-overload]
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
         scored = rows.withColumn(_SCORES, serve(x))
         made = self._outputs(saved, F.col(_SCORES))

@@ -24,6 +24,7 @@ from ts4s_core.training.schedule import constant
 from ts4s_core.training.sliced import SlicedTorch, optimiser_maker
 
 WEIGHTS, GRAPH = "model.safetensors", "graph.onnx"
+_STORED = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
@@ -96,10 +97,17 @@ def fill(module: nn.Module, weights: Mapping[str, Array]) -> None:
 
 
 def weights_of(module: nn.Module) -> dict[str, Array]:
-    """Parameters (a tied one once) and persistent buffers of a module, copied."""
+    """Parameters (a tied one once) and persistent buffers of a module, copied.
+
+    Raises:
+        UnsupportedModelError: on a type that is not kept.
+    """
     kept = {name for name, _parameter in module.named_parameters()}
     repeated = {name for name, _parameter in module.named_parameters(remove_duplicate=False)} - kept
     state = {name: tensor for name, tensor in module.state_dict().items() if name not in repeated}
+    odd = [f"{name} ({tensor.dtype})" for name, tensor in state.items() if tensor.dtype not in _STORED]
+    if odd:
+        raise UnsupportedModelError(f"Weights of other types than are kept: got {listed(odd)}. Convert them with module.float()")
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
 
 
