@@ -18,7 +18,7 @@ from typing import Any
 
 from side_by_side import HERE, manifest, medians, run_json, ts4s, write_result
 
-from ts4s_core.language.defaults import DEFAULTS
+from ts4s_core.language.defaults import DEFAULTS_NEW
 
 NAME = "speed"
 TASK = ["--model.task", "language-model"]
@@ -47,15 +47,17 @@ def measure(store: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Both programs in turn."""
     common = ["--name", NAME, "--storage.uri", str(store)]
     short = ["--train.max_steps", "2", "--generate.max_new_tokens", "1"]
+    dropout = str(DEFAULTS_NEW["model"]["dropout"])
     first = ts4s("language-model", *common, *short)["artifacts"]
     model = first["model"]
-    settings = dict(DEFAULTS["train"])
+    settings = dict(DEFAULTS_NEW["train"])
+    settings.pop("early_stopping_patience")  # the plain loop has none
     steps = {} if options.whole else {"max_steps": options.steps}
     ours = ["train", *common, *TASK, "--reuse", "false", "--from", first["dataset"], "--from", model]
     ours += flags({**settings, **steps, "workers": options.workers})
     facts = manifest(store, first["dataset"])["facts"]
     plain = [sys.executable, str(HERE / "plain_language_training.py"), "--dataset", str(store / first["dataset"])]
-    plain += ["--model", str(store / model / "config.json"), "--window", str(facts["window"])]
+    plain += ["--model", str(store / model / "config.json"), "--window", str(facts["window"]), "--dropout", dropout]
     plain += [word for name, value in {**settings, **steps}.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ts4s": []}
     losses: dict[str, float] = {}

@@ -74,7 +74,7 @@ def test_small_networks_have_one_hash_for_any_number_of_workers(store, tmp_path,
             f"run{count}",
             model={**MODELS[kind], "vocabulary_size": 300, "dropout": 0.2},
             data={"source": str(source), "format": "text", "window": 24, "block_bytes": 500},
-            train={"workers": count, "batch_size": 10, "max_steps": 4, "timeout_s": 60},
+            train={"workers": count, "batch_size": 10, "max_steps": 4, "timeout_s": 60, "early_stopping_patience": 0},
         )
         engine = LocalEngine()
         data = prepare_text(settings, store, engine, scan=scan_text(settings, engine)).ref
@@ -100,7 +100,15 @@ def memorise(store: ArtifactStore, tmp_path: Path, sentences: Sequence[str], **m
         "memory",
         model={**model, "dropout": 0.0},
         data={"window": 12},
-        train={"batch_size": 5, "epochs": 150, "learning_rate": 5e-3, "weight_decay": 0.0, "workers": 1, "timeout_s": 60},
+        train={
+            "batch_size": 5,
+            "epochs": 150,
+            "learning_rate": 5e-3,
+            "weight_decay": 0.0,
+            "workers": 1,
+            "timeout_s": 60,
+            "early_stopping_patience": 0,
+        },
     )
     made = model_of(settings, store, tokenizer)
     launcher = LocalLauncher(threads_per_worker=1, python_path=[UNIT])

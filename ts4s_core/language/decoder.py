@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.errors import SettingsError, SourceError
-from ts4s_core.language.defaults import TRANSFORMER_SIZES, built_in_config
+from ts4s_core.language.defaults import TRANSFORMER_SIZES, begins_anew, built_in_config
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
 
@@ -37,7 +37,7 @@ def source_tokenizer(settings: Settings, store: ArtifactStore) -> dict[str, byte
     from ts4s_core.onnx.sources import given_tokenizer
 
     model = settings.model
-    if _is_new(model):
+    if begins_anew(model):
         return given_tokenizer(model.tokenizer, vocabulary=None) if model.tokenizer is not None else _beside_config(model)
     source = _pretrained(settings, store)
     if source.ref is None:
@@ -59,7 +59,7 @@ def check_decoder(settings: Settings, store: ArtifactStore) -> None:
 
         check_network(settings)
         return
-    if not _is_new(model):
+    if not begins_anew(model):
         _refuse_sizes(model)
         source = _pretrained(settings, store)
         _check_positions(model.source, source.max_positions, window)
@@ -130,7 +130,7 @@ def decoder_source(settings: Settings, store: ArtifactStore, *, tokenizer: Path)
     Raises:
         InputError: as :func:`check_decoder`.
     """
-    if not _is_new(settings.model):
+    if not begins_anew(settings.model):
         return _pretrained(settings, store)
     from ts4s_core.onnx.sources import ModelSource
     from ts4s_core.onnx.sources_tokenizer import tokenizer_hash
@@ -141,11 +141,6 @@ def decoder_source(settings: Settings, store: ArtifactStore, *, tokenizer: Path)
     text = f"{json.dumps(config, sort_keys=True)}\n{seed}\n{tokenizer_hash(files)}"
     identity = hashlib.sha256(text.encode()).hexdigest()
     return ModelSource("config", f"{config['model_type']}-{identity[:8]}", identity, "causal-lm", config, files, seed=seed)
-
-
-def _is_new(model: ModelSettings) -> bool:
-    """Whether the network begins with random weights."""
-    return model.architecture != "transformer" or model.source.startswith("config:")
 
 
 def _pretrained(settings: Settings, store: ArtifactStore) -> ModelSource:

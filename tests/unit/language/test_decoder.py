@@ -12,7 +12,7 @@ from small_language_models import MODELS, SMALL, WORDS
 
 from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
-from ts4s_core.language.defaults import DEFAULTS, with_defaults
+from ts4s_core.language.defaults import DEFAULTS, DEFAULTS_NEW, with_defaults
 from ts4s_core.language.networks import NetworkModel, initial_weights
 from ts4s_core.onnx.dropout import seed_dropout
 from ts4s_core.onnx.model import build_model
@@ -56,7 +56,7 @@ def test_the_vocabulary_is_the_tokenizers_and_the_head_is_tied(store, make):
     model = build_model(folder)
     assert dict(model.spec.tied) == {"lm_head.weight": "transformer.wte.weight"}
     assert model.spec.max_length == 16
-    assert model.spec.dropout == 0.1
+    assert model.spec.dropout == 0.2
     assert "transformer.wte.weight" in model.trained_tensors()
 
 
@@ -144,7 +144,10 @@ def test_defaults_fill_in_what_was_not_set():
     assert settings.model.task == "language-model"
     assert settings.model.max_length == 64
     assert settings.train.epochs == 3
-    assert settings.train.learning_rate == DEFAULTS["train"]["learning_rate"]
+    assert settings.train.learning_rate == DEFAULTS_NEW["train"]["learning_rate"]
+    assert (settings.data.stride, settings.data.test_fraction) == (16, DEFAULTS["data"]["test_fraction"])
+    pretrained = with_defaults(Settings(model={"source": "gpt2"}))
+    assert (pretrained.train, pretrained.model.dropout, pretrained.data.stride) == (Settings().train, None, 0)
     assert with_defaults(settings) == settings
     with pytest.raises(InputError, match=r"model\.max_length 32 has no meaning"):
         with_defaults(Settings(model={"max_length": 32}))
