@@ -61,6 +61,8 @@ def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result with the command that made it."""
-    result = {"command": " ".join(["python", *sys.argv]), "machine": machine(), **result}
+    """Write a result with the command that made it; folders of this machine are left out of it."""
+    words = ["python", f"infra/benchmarks/{Path(sys.argv[0]).name}"]
+    words += ["FOLDER" if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    result = {"command": " ".join(words), "machine": machine(), **result}
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
