@@ -17,6 +17,7 @@ from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
 from ts4s_core.onnx.weights import weights_sha256
+from ts4s_core.training.allocator import keep_memory
 from ts4s_core.training.averaging import averaging
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
 from ts4s_core.training.compiling import compiled
@@ -68,6 +69,7 @@ def run_worker(
     own.addHandler(warnings)
     try:
         torch.set_num_threads(job.threads_per_worker)
+        keep_memory()
         peers = meet(job, client, where=control, rank=rank, world_size=world_size, address=address)
         result = _train(job, peers)
     except Ts4sError as exc:
