@@ -79,7 +79,7 @@ def measured(work: str, url: str, file: Path, ref: str) -> dict[str, Any]:
             s3.list_objects_v2(Bucket=BUCKET, MaxKeys=1)
         else:
             store = open_store(url, cache)
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         if work == "boto3-up":
             s3.upload_file(str(file), BUCKET, "boto3.safetensors")
             ref = sha256(file)
@@ -95,10 +95,10 @@ def measured(work: str, url: str, file: Path, ref: str) -> dict[str, Any]:
             from ts4s_core.artifacts.refs import ArtifactRef
 
             store.local(ArtifactRef.parse(ref))
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - worked
     target.unlink(missing_ok=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "peak_mib": peak / 1024, "ref": ref}
+    return {"seconds": seconds, "cpu_s": cpu, "peak_mib": peak / 1024, "ref": ref}
 
 
 def in_process(work: str, url: str, file: Path, ref: str = "-") -> dict[str, Any]:
@@ -191,6 +191,7 @@ def summary(found: dict[str, list[dict[str, Any]]], mib: int) -> dict[str, Any]:
         work: {
             "mib_per_s": round(mib / statistics.median(one["seconds"] for one in runs), 1),
             "seconds": [round(one["seconds"], 3) for one in runs],
+            "cpu_s": round(statistics.median(one["cpu_s"] for one in runs), 3),
             "peak_mib": round(max(one["peak_mib"] for one in runs), 1),
         }
         for work, runs in found.items()

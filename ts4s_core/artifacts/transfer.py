@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import time
 from collections import deque
@@ -113,7 +114,7 @@ def upload(fs: Any, source: Path, target: str, *, told: Told = unheard) -> tuple
 
         def send(part: tuple[int, bytes]) -> tuple[str, int]:
             number, data = part
-            answer = fs.call_s3("upload_part", **place, UploadId=upload_id, PartNumber=number, Body=data)
+            answer = fs.call_s3("upload_part", **place, UploadId=upload_id, PartNumber=number, Body=io.BytesIO(data))
             return str(answer["ETag"]), len(data)
 
         with source.open("rb") as file:
