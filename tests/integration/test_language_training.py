@@ -22,6 +22,7 @@ from ts4s_core.data.corpus_scan import scan_text
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare_text import prepare_text
 from ts4s_core.data.text_dataset import TextDataset
+from ts4s_core.language.copies import guard_of
 from ts4s_core.language.decoder import export_decoder, import_decoder
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.onnx.model import build_model
@@ -85,6 +86,12 @@ def test_small_networks_have_one_hash_for_any_number_of_workers(store, tmp_path,
         trained = build_model(store.local(result.ref))
         assert weights_sha256(trained.trained_tensors()) == result.facts["weights_sha256"]
         assert result.facts["weights_sha256"] != store.manifest(model).facts["weights_sha256"]
+    guard = guard_of(store, result.ref, longest=3)
+    assert guard is not None
+    with TextDataset.open(store, data) as opened:
+        ids = next(iter(opened.read("test", ["input_ids"]))).column("input_ids")[0].as_py()
+    assert ids[8] in guard.refused(ids[:8])
+    assert guard_of(store, result.ref, longest=0) is None
     assert len({found["weights_sha256"] for found in facts}) == 1
     assert [found["workers"] for found in facts] == list(workers)
 
@@ -130,7 +137,7 @@ def memorise(store: ArtifactStore, tmp_path: Path, sentences: Sequence[str], **m
     return right / tokens - best_accuracy, nats / tokens - least_loss
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "recurrent"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("recurrent", marks=pytest.mark.long)])
 def test_distinct_sentences_are_memorised(store, tmp_path, kind):
     ids = [sentence.split() for sentence in DISTINCT]
     assert optimum([[hash(word) for word in sentence] for sentence in ids]) == (1.0, 0.0)
