@@ -20,6 +20,7 @@ import torch
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, Ts4sError, to_wire
 from ts4s_core.processes import die_with_parent
+from ts4s_core.training.allocator import keep_memory
 from ts4s_core.training.batches import PartBatch
 from ts4s_core.training.compiling import compiled
 from ts4s_core.training.embeddings import RowGradients
@@ -253,6 +254,7 @@ def main() -> int:
         _say({"ready": True})
         sys.stdin.readline()
         found = machine()
+        keep_memory()  # as workers do; only now, so that what the machine was measured with is given back
         _forget_peak()
         _say(probe.measure(budget_s=told["budget_s"]) | {"machine": found})
     except Ts4sError as exc:
