@@ -336,6 +336,7 @@ def test_texts_with_a_tokenizer(spark: Any, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # within torch's own exporter
 def test_an_onnx_file_is_trained_and_saved(spark: Any, digits: Any, tmp_path: Path) -> None:
     module = network(normalised=False).eval()
     path = tmp_path / "network.onnx"

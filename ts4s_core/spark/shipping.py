@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import sysconfig
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,9 +62,8 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
         if source.is_file():
             context.addPyFile(str(source))
         else:
-            folder = tempfile.mkdtemp(prefix="ts4s-code-")
-            context.addPyFile(str(write_zip(source, Path(folder) / f"{top}.zip")))
-            shutil.rmtree(folder)  # Spark took a copy
+            # Spark serves the file from where it is, and deletes this folder of its own at the end.
+            context.addPyFile(str(write_zip(source, Path(context._temp_dir) / f"{top}.zip")))
 
 
 _shipped: set[tuple[str, str]] = set()
