@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import logging
-import shutil
 import sys
-import tempfile
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,23 +22,21 @@ from ts4s_core.modules.spec import Spec
 from ts4s_core.modules.trust import find
 from ts4s_core.onnx.weights import read_weights
 from ts4s_core.progress import silent
-from ts4s_core.settings import Settings, StorageSettings, load_settings
+from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.barrier import BarrierLauncher
 from ts4s_core.spark.failures import as_error
 from ts4s_core.spark.ml_columns import input_column, label_column, label_kind
 from ts4s_core.spark.ml_params import FitParams
 from ts4s_core.spark.ml_rows import Looked, layout_of, look, write_rows
+from ts4s_core.spark.ml_scratch import begin_model, scratch
 from ts4s_core.spark.shipping import ship_code
-from ts4s_core.training.any_module import GRAPH, WEIGHTS
-from ts4s_core.training.scratch import write_tensors
+from ts4s_core.training.any_module import WEIGHTS
 from ts4s_core.training.sliced import optimiser_maker
 from ts4s_core.training.train import Factories, train
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-log = logging.getLogger(__name__)
 
 #: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
 _one_fit = threading.Lock()
@@ -95,7 +87,8 @@ class Fit:
         self._params = params
         self._task = task
         self._value = params.value
-        # Both are tried on the driver, before any row is read.
+        # All are tried on the driver, before any row is read.
+        self._settings(StorageSettings())
         AnyLoss(task.loss)
         optimiser_maker(
             find(str(task.optimizer["factory"])), task.optimizer["arguments"], learning_rate=self._value("learningRate")
@@ -224,7 +217,7 @@ class Fit:
             store,
             launcher,
             dataset=dataset,
-            model=_begun(store, task.start),
+            model=begin_model(store, task.start),
             progress=_on_stderr if value("verbose") else silent,
             factories=factories,
         )
@@ -300,57 +293,6 @@ def _averaged_decay(optimizer: Spec) -> float:
             "whose moments are averaged too. Use strategy synchronous or hogwild with other optimizers"
         )
     return decay
-
-
-def _begun(store: ArtifactStore, start: SavedModule) -> ArtifactRef:
-    """The module that training starts from, as an artifact that workers read."""
-    key = hashlib.sha256(json.dumps(start.spec, sort_keys=True).encode()).hexdigest()
-    with store.begin("model", "start", key, settings={}, upstream={}) as writer, tempfile.TemporaryDirectory() as folder:
-        writer.add_json("model.json", start.spec)
-        if start.weights is not None:
-            local = Path(folder) / WEIGHTS
-            write_tensors(local, start.weights)
-            writer.add_file(local, WEIGHTS)
-        if start.graph is not None:
-            writer.add_bytes(GRAPH, start.graph)
-        writer.seal()
-        return writer.ref
-
-
-@contextlib.contextmanager
-def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
-    """A store for one fit, gone afterwards.
-
-    Args:
-        uri: folder or fsspec URL that all executors reach; empty: a temporary folder of this host.
-        frame: of the session.
-
-    Raises:
-        SettingsError: if executors could not reach it.
-    """
-    name = f"ts4s-fit-{uuid.uuid4().hex[:12]}"
-    cache = Path(tempfile.gettempdir()) / f"{name}-cache"
-    if not uri:
-        if not str(frame.sparkSession.sparkContext.master).startswith("local"):
-            raise SettingsError(
-                f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "
-                "expected a folder or URL that every executor reaches. Set scratchUri"
-            )
-        uri = tempfile.gettempdir()
-    given = load_settings({"storage": {"uri": f"{uri.rstrip('/')}/{name}", "cache_dir": str(cache)}}).storage
-    store = ArtifactStore.open(given)
-    try:
-        yield store
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-        try:
-            if store.storage.folder is not None:
-                shutil.rmtree(store.storage.folder, ignore_errors=True)
-            else:
-                for entry in store.storage.list(temporary=True):
-                    store.storage.delete(entry.path)
-        except Ts4sError as exc:
-            log.warning("scratch files of a fit stay at %s: %s", store.storage.uri, exc)
 
 
 def _tokenizer(path: str) -> str:
