@@ -38,6 +38,7 @@ def test_averaging_gives_one_hash_at_a_fixed_number_of_workers_killed_or_not(run
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
+@pytest.mark.long
 def test_averaging_of_every_step_sees_the_same_items_as_synchronous_training(run, store):
     apart = run(name="apart", strategy="averaging", averaging_frequency=1, workers=2, max_steps=3)
     exact = run(name="exact", workers=1, max_steps=3)
@@ -99,7 +100,7 @@ def test_hogwild_reports_its_staleness_and_loses_no_more_than_it_says(run, store
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-@pytest.mark.parametrize("strategy", ["averaging", "hogwild"])
+@pytest.mark.parametrize("strategy", ["averaging", pytest.param("hogwild", marks=pytest.mark.long)])
 def test_early_stopping_is_decided_alike_and_keeps_the_best_weights(run, store, strategy: str):
     values = {"epochs": 12, "early_stopping_patience": 1, "learning_rate": 0.3, "checkpoint_every_steps": 7}
     result = run(strategy=strategy, workers=2, **values)
@@ -109,7 +110,8 @@ def test_early_stopping_is_decided_alike_and_keeps_the_best_weights(run, store, 
     assert [int(row["step"]) for row in table(store.local(result.ref) / "metrics.csv")][-1] == facts["steps"]
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("averaging", marks=pytest.mark.long), "hogwild"])
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["averaging", "hogwild"])
 def test_a_loss_that_is_not_finite_stops_all(run, store, tmp_path: Path, strategy: str):
     extra = {"what": "nan", "at": 5, "mark": str(tmp_path / "nan")}
     with pytest.raises(NonFiniteError, match=r"step 3 is not finite in part [0-3] \(samples"):
