@@ -20,6 +20,7 @@ from ts4s_core.errors import NonFiniteError, SparkError, Ts4sError, WorkerLostEr
 from ts4s_core.processes import is_living, kill_tree
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.barrier import BarrierLauncher, Task, slots
+from ts4s_core.spark.jvm import watch
 from ts4s_core.spark.session import SessionPlan, Sessions
 from ts4s_core.training.control import ControlServer
 from ts4s_core.training.control_client import ControlClient
@@ -185,6 +186,17 @@ def test_a_lost_jvm_is_replaced_for_the_next_attempt(sessions: Sessions, plan: S
         run(launcher(sessions, plan, stuck), during=lose)
     assert isinstance(caught.value, SparkError | WorkerLostError)
     assert [worker for worker in workers if is_living(worker)] == []
+    assert len(run(launcher(sessions, plan, all_well))) == 2
+
+
+@pytest.mark.long
+def test_a_jvm_that_is_stopped_is_replaced(sessions: Sessions, plan: SessionPlan) -> None:
+    session = sessions.get(plan)
+    process = session.sparkContext._gateway.proc
+    os.kill(process.pid, signal.SIGSTOP)
+    watch(session, process, limit_s=2)
+    process.wait(30)
+    assert process.returncode == -signal.SIGKILL
     assert len(run(launcher(sessions, plan, all_well))) == 2
 
 

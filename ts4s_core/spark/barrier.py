@@ -23,6 +23,7 @@ import psutil
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.spark.failures import as_error
 from ts4s_core.spark.figures import executor_figures
+from ts4s_core.spark.jvm import answer_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -109,8 +110,8 @@ class BarrierLauncher:
         return slots(self._session(), wanted=self._workers)
 
     def figures(self) -> list[dict[str, Any]]:
-        """Spark's figures of each executor."""
-        return executor_figures(self._session())
+        """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""
+        return answer_of(lambda: executor_figures(self._session()), [])
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
         """Run one attempt to its end.
@@ -122,7 +123,8 @@ class BarrierLauncher:
             Ts4sError: the first failure that the control server heard of.
         """
         session = self._session()
-        free = slots(session, wanted=world_size)
+        # So many were asked for, or there a moment ago: an executor that is still starting is worth the wait.
+        free = slots(session, wanted=world_size, settled_s=REGISTRATION_LIMIT_S)
         if free < world_size:
             raise SlotsError(
                 f"training attempt on {session.sparkContext.master}: expected {world_size} task slots of {self._threads} cores, "
@@ -191,15 +193,13 @@ class _Stage:
             time.sleep(_POLL_S)
 
     def _cancel(self) -> None:
-        with contextlib.suppress(Exception):  # a dead JVM has nothing left to cancel
-            self._context.cancelJobGroup(self._group)
+        answer_of(lambda: self._context.cancelJobGroup(self._group), None)  # a dead JVM has nothing left to cancel
 
     def _running_tasks(self) -> int:
-        try:
-            return sum(info.numRunningTasks() for info in self._context._jsc.sc().statusTracker().getExecutorInfos())
-        except Exception as exc:  # the JVM is gone, and its tasks with it
-            logger.debug("Spark does not tell its running tasks: %s", exc)
-            return 0
+        """Tasks of any job; 0 if the JVM does not answer: they have gone with it, or will."""
+        return answer_of(
+            lambda: sum(info.numRunningTasks() for info in self._context._jsc.sc().statusTracker().getExecutorInfos()), 0
+        )
 
 
 def task_body(
@@ -224,12 +224,13 @@ def task_body(
     return body
 
 
-def slots(session: SparkSession, *, wanted: int) -> int:
+def slots(session: SparkSession, *, wanted: int, settled_s: float = SETTLED_S) -> int:
     """Tasks that Spark can run at once, by the count that it checks barrier stages with.
 
     Args:
         session: a session.
         wanted: enough; with fewer, a cluster is given time to register its executors.
+        settled_s: with some, but fewer, how long to wait for one more.
     """
     scala = session.sparkContext._jsc.sc()
     profile = scala.resourceProfileManager().defaultResourceProfile()
@@ -240,7 +241,7 @@ def slots(session: SparkSession, *, wanted: int) -> int:
         now, count = time.monotonic(), int(scala.maxNumConcurrentTasks(profile))
         if count != before:
             before, changed = count, now
-        settled = count > 0 and now - changed >= SETTLED_S
+        settled = count > 0 and now - changed >= settled_s
         if local or count >= wanted or settled or now - started >= REGISTRATION_LIMIT_S:
             return count
         time.sleep(_POLL_S)

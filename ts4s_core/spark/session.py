@@ -14,6 +14,7 @@ from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.failures import first_cause
 from ts4s_core.spark.java import find_java
+from ts4s_core.spark.jvm import answer_of, watch
 from ts4s_core.spark.shipping import package_folder, write_zip
 
 if TYPE_CHECKING:
@@ -132,6 +133,9 @@ def start_session(plan: SessionPlan) -> SparkSession:
             f"Spark did not start for spark.master {plan.spark.master}: {first_cause(exc)}. "
             "Check the master's address and spark.conf, or use --spark.master local[N]"
         ) from exc
+    process = getattr(session.sparkContext._gateway, "proc", None)
+    if process is not None:  # under spark-submit the JVM is our parent
+        watch(session, process)
     return session
 
 
@@ -152,10 +156,7 @@ def session_lives(session: SparkSession) -> bool:
     process = getattr(gateway, "proc", None)
     if context._jsc is None or (process is not None and process.poll() is not None):
         return False
-    try:
-        return not context._jsc.sc().isStopped()
-    except Exception:  # whatever py4j makes of a JVM that went away
-        return False
+    return not answer_of(lambda: bool(context._jsc.sc().isStopped()), True)
 
 
 def abandon_dead_jvm(*, surely: bool = False) -> None:
