@@ -21,6 +21,7 @@ class Record:
         steps_hit: step that had begun when each fault was done.
         ended: ``by itself``, or ``same command again``.
         failed_commands: what the commands said that did not come to their end.
+        failed_attempts: what the driver said of attempts that failed.
         left: what was left behind.
         problems: anything else that is not as it should be.
         seconds: of the whole run, the undisturbed part included.
@@ -38,6 +39,7 @@ class Record:
     hit: bool
     ended: str
     failed_commands: list[str]
+    failed_attempts: list[str]
     restarts: int
     workers_at_end: int
     weights_sha256: str

@@ -81,6 +81,7 @@ class PointRun:
             hit=bool(watch.struck) and felt,
             ended="same command again" if errors else "by itself",
             failed_commands=errors,
+            failed_attempts=[line[:200] for line in ground.log.lines if "training attempt failed" in line],
             restarts=int(facts.get("restarts", 0)),
             workers_at_end=int(facts.get("workers", 0)),
             weights_sha256=str(facts.get("weights_sha256")),
