@@ -195,7 +195,7 @@ def test_label_strings_and_rows_without_values(spark: Any, digits: Any) -> None:
     assert model.transform(both).count() == 201
     with pytest.raises(DataError, match="3 rows have null in their input or label"):
         estimator.copy({estimator.handleInvalid: "error"}).fit(both)
-    with pytest.raises(Exception, match=r"2 of .* rows have null in their input"):
+    with pytest.raises(Exception, match="rows have null in their input"):
         model.copy({model.handleInvalid: "error"}).transform(both).select("prediction").collect()
 
 
