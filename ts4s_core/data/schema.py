@@ -61,7 +61,7 @@ def write_rows(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GR
 #: Text of a row group of a language model's side: what is read at once.
 TEXT_BYTES_PER_GROUP = 2**20
 #: Text of a file of it: what is put in order in memory.
-TEXT_BYTES_PER_FILE = 32 * 2**20
+TEXT_BYTES_PER_FILE = 16 * 2**20
 
 
 def text_schema() -> pa.Schema:

@@ -165,8 +165,7 @@ class _Read:
 
     def __call__(self, numbered: tuple[int, Any]) -> Iterator[tuple[int, Any]]:
         index, item = numbered
-        # A tokenizer would start a thread for every core of the host, in every task.
-        os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        _limit_tokenizer_threads()
         try:
             for batch in self.read(item):
                 for group, rows in split_by_group(batch):
@@ -182,6 +181,7 @@ class _Write:
     write: Callable[[int, pa.Table], Any]
 
     def __call__(self, records: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
+        _limit_tokenizer_threads()
         tables: dict[int, list[pa.Table]] = {}
         failures = []
         for group, value in records:
@@ -197,6 +197,11 @@ class _Write:
                 yield group, 0, self.write(group, pa.concat_tables(tables.pop(group)))
             except Ts4sError as exc:
                 yield _FAILED, group, to_wire(exc)
+
+
+def _limit_tokenizer_threads() -> None:
+    """A tokenizer would start a thread for every core of the host, in every task."""
+    os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def _stream(rows: pa.RecordBatch) -> bytes:
