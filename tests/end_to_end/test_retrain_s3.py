@@ -140,6 +140,39 @@ def test_retrain_on_s3_gives_the_weights_of_a_folder(
 
 @pytest.mark.long
 @pytest.mark.timeout(2_000)
+def test_the_steps_on_s3_give_the_weights_of_a_folder(
+    model_flags: list[str],
+    tsv: Path,
+    tmp_path: Path,
+    moto_server: Any,
+    rclone_server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One by one, without Prefect and Spark: folder, a server with conditional writes, one without."""
+    from flows import cli
+
+    flags = ["--data.source", str(tsv), *model_flags, *TRAIN, "--spark.master", "none", "--train.workers", "2", "--json"]
+    hashes = {}
+    for place, server in (("folder", None), ("moto", moto_server), ("rclone", rclone_server)):
+        storage = ["--storage.uri", str(tmp_path / "store")]
+        if server is not None:
+            _, storage, keys = on_server(server, tmp_path / place)
+            for name, value in keys.items():
+                monkeypatch.setenv(name, value)
+        for step in ("export", "prepare", "import", "train", "evaluate"):
+            code = cli.main([step, *flags, *storage])
+            captured = capsys.readouterr()
+            assert code == 0, (place, step, captured.err[-3000:])
+            result = json.loads(captured.out.splitlines()[-1])
+            hashes[place] = result.get("weights_sha256", hashes.get(place))
+        assert cli.main(["models", "verify", *storage]) == 0, capsys.readouterr().out
+    assert len(set(hashes.values())) == 1, hashes
+    assert len(str(hashes["folder"])) == 64
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2_000)
 def test_keys_are_nowhere(model_flags: list[str], tsv: Path, tmp_path: Path, rclone_server: Any) -> None:
     """Not in output, logs, temporary files, Prefect's database, the store, the cache, nor any process's arguments."""
     from ts4s_core.artifacts.store import ArtifactStore
