@@ -53,7 +53,7 @@ def compare_command(invocation: Invocation) -> Outcome:
 
 
 def _side_by_side(values: dict[str, Any]) -> str:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, shown(found["a"]), shown(found["b"]), f"{found['gain']:+.4f}", f"{found['low']:+.4f} to {found['high']:+.4f}")
         for name, found in values["metrics"].items()
     ]

@@ -7,7 +7,6 @@ layer, so such a model becomes a BERT of equal function. Whatever was mapped is 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -189,15 +188,17 @@ class _quiet:  # noqa: N801  used as a context manager, like contextlib's own
     """No progress bars and no remarks of the library on standard error."""
 
     def __enter__(self) -> None:
-        from transformers.utils import logging as library
+        from transformers.utils import logging
 
+        library: Any = logging
         self._level, self._bars = library.get_verbosity(), library.is_progress_bar_enabled()
-        library.set_verbosity(logging.ERROR)
+        library.set_verbosity_error()
         library.disable_progress_bar()
 
     def __exit__(self, *_error: object) -> None:
-        from transformers.utils import logging as library
+        from transformers.utils import logging
 
+        library: Any = logging
         library.set_verbosity(self._level)
         if self._bars:
             library.enable_progress_bar()

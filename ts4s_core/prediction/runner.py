@@ -23,9 +23,9 @@ Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 #: ``(B, T)`` ids and mask to ``(B, D)``.
 Run = Callable[[Ids, Ids], Floats]
-#: Padded tokens of a batch: enough for full cores, few enough for the activations to stay in their caches.
-TOKENS_PER_BATCH = 2_048
-ROWS_PER_BATCH = 256
+#: Padded tokens and rows of a batch: activations stay in the caches (MiniLM runs a third faster than with 2,048 tokens).
+TOKENS_PER_BATCH = 512
+ROWS_PER_BATCH = 64
 
 
 class OnnxRunner:
@@ -53,7 +53,7 @@ class OnnxRunner:
         return joined[:, :tokens] if joined.ndim == 3 else joined
 
     def _run(self, ids: Ids, mask: Ids) -> Floats:
-        made = {
+        made: dict[str, Callable[[], Ids]] = {
             "input_ids": lambda: ids,
             "attention_mask": lambda: mask,
             "token_type_ids": lambda: np.zeros_like(ids),

@@ -88,7 +88,7 @@ class Layout:
         places = np.where(has_text, np.cumsum(has_text) - 1, -1)
         reasons = [row.reason for row in rows]
         if values is not None and not np.isfinite(values).all():
-            broken = ~np.isfinite(values).all(axis=1)
+            broken = np.asarray(~np.isfinite(values).all(axis=1))
             for number in np.flatnonzero(has_text & broken[places]):
                 reasons[number], places[number] = NOT_FINITE, -1
         return reasons, places
@@ -119,11 +119,11 @@ def probabilities_of(logits: Floats, *, multi_label: bool) -> Floats:
     """``(N, C)``: softmax over the classes, or a sigmoid for each."""
     wide = logits.astype(np.float64)
     if multi_label:
-        return np.exp(-np.logaddexp(0.0, -wide)).astype(np.float32)
+        return np.asarray(np.exp(-np.logaddexp(0.0, -wide)), np.float32)
     if not len(wide):
         return logits
     grown = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return (grown / grown.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(grown / grown.sum(axis=1, keepdims=True), np.float32)
 
 
 def _lists(values: Floats) -> pa.ListArray:

@@ -57,7 +57,7 @@ def predict_udf(
         NotFoundError: there is no such model.
         DataError: it is a language model.
     """
-    from pyspark.sql.functions import arrow_udf
+    from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
     predictor = _predictor(spark, model, storage=storage, embeddings=embeddings)
@@ -70,7 +70,8 @@ def predict_udf(
             yield pa.StructArray.from_arrays(columns, fields=list(schema))
 
     run.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    return arrow_udf(run, from_arrow_schema(schema))  # type: ignore[call-overload]
+    arrow_udf: Any = getattr(functions, "arrow_udf")  # noqa: B009  pyspark gives it no type
+    return arrow_udf(run, from_arrow_schema(schema))
 
 
 def predict_frame(

@@ -84,7 +84,8 @@ def test_a_file_that_cannot_be_cut_is_shared(tmp_path: Path) -> None:
 
 
 def test_docstrings_and_what_is_not_there(tmp_path: Path) -> None:
-    source = open_texts(DataSettings(format="docstrings", source="networkx", max_rows=60), StorageSettings(), LocalEngine(), slots=1)
+    data = DataSettings(format="docstrings", source="networkx", max_rows=60)
+    source = open_texts(data, StorageSettings(), LocalEngine(), slots=1)
     found = [row for part in source.splits for row in source.read(part)]
     assert 40 <= len(found) <= 60
     assert all(row.text for row in found)

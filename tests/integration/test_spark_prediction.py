@@ -1,0 +1,89 @@
+"""Prediction on a real Spark: the job, a table as its source, the function for Spark SQL, a whole DataFrame."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ts4s_core.data.engine import LocalEngine
+from ts4s_core.errors import DataError
+from ts4s_core.prediction.predict import PredictOptions, predict
+from ts4s_core.settings import SparkSettings
+from ts4s_core.spark.engine import SparkEngine
+from ts4s_core.spark.prediction import predict_frame, predict_udf
+from ts4s_core.spark.session import SessionPlan, start_session
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    session = start_session(SessionPlan(SparkSettings(master="local[2]"), 1, tmp_path_factory.mktemp("spark")))
+    yield session
+    session.stop()
+
+
+def run(tiny_models: Any, engine: Any, output: Path, *, told: list[Any] | None = None, errors: Any = "mark", **data: Any) -> Any:
+    settings = tiny_models.settings("roberta")
+    given = settings.data.model_copy(update=data)
+    heard = [] if told is None else told
+    return predict(
+        settings.model_copy(update={"data": given}),
+        tiny_models.store,
+        engine,
+        model=tiny_models.trained("roberta"),
+        options=PredictOptions(output=str(output), errors=errors),
+        slots=2,
+        progress=lambda stage, fields: heard.append((stage, dict(fields))),
+    )
+
+
+def test_spark_gives_what_one_process_gives(
+    spark: Any, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ts4s_core.prediction import reading
+
+    monkeypatch.setattr(reading, "LEAST_SPLIT_BYTES", 600)
+    lines = [f"w{5 + number % 190} w{5 + number * 7 % 190} w9" for number in range(300)]
+    (tmp_path / "rows.tsv").write_bytes("".join(f"{line}\n" for line in lines).encode() + b"\xff\n")
+    told: list[Any] = []
+    result = run(tiny_models, SparkEngine(spark), tmp_path / "spark", told=told, source=str(tmp_path / "rows.tsv"))
+    run(tiny_models, LocalEngine(), tmp_path / "local", source=str(tmp_path / "rows.tsv"))
+    assert (result["rows"], result["errors"]) == (301, 1)
+    ours, theirs = (pq.read_table(tmp_path / name).to_pydict() for name in ("spark", "local"))
+    assert ours == theirs
+    assert ours["text"][:300] == lines
+    assert told[-1][1]["part"] == told[-1][1]["parts"] > 5
+    with pytest.raises(DataError, match=r"not UTF-8\. Mend it"):
+        run(tiny_models, SparkEngine(spark), tmp_path / "none", errors="refuse", source=str(tmp_path / "rows.tsv"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_table_a_function_and_a_frame(spark: Any, tiny_models: Any, tmp_path: Path) -> None:
+    rows = [(1, "w5 w6"), (2, None), (3, "w9 w10 w11"), (4, " ")]
+    frame = spark.createDataFrame(rows, "key int, text string").repartition(2)
+    frame.createOrReplaceTempView("texts")
+    run(tiny_models, SparkEngine(spark), tmp_path / "out", source="texts", format="table", id_column="key")
+    table = {row["id"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
+    assert {key: row["error"] for key, row in table.items()} == {"1": None, "2": "null text", "3": None, "4": "empty text"}
+
+    ref, storage = tiny_models.trained("roberta"), tiny_models.settings("roberta").storage
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pyspark's own, of pandas and type hints
+        answer = predict_udf(spark, "roberta", storage=storage)
+        found = {row.key: row.answer for row in frame.select("key", answer("text").alias("answer")).collect()}
+        spark.udf.register("embedded", predict_udf(spark, f"roberta@{ref.version}", storage=storage, embeddings="mean"))
+        sizes = {row[0]: row[1] for row in spark.sql("select key, size(embedded(text).embedding) from texts").collect()}
+    whole = {row.key: row for row in predict_frame(frame, "roberta", storage=storage).collect()}
+    assert sizes == {1: 32, 2: None, 3: 32, 4: None}
+    for key, row in table.items():
+        assert found[int(key)].label == whole[int(key)].label == row["label"]
+        assert found[int(key)].error == whole[int(key)].error == row["error"]
+        assert whole[int(key)].model_version == ref.version
+        if row["label"] is not None:
+            assert found[int(key)].probabilities.asDict() == pytest.approx(row["probabilities"], abs=1e-5)
+    with pytest.raises(DataError, match="expected a column 'body'"):
+        predict_frame(frame, "roberta", storage=storage, text_column="body")
