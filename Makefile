@@ -38,6 +38,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python infra/benchmarks/training_speed.py
+	$(BIN)/python infra/benchmarks/prediction_speed.py --model tiny --rows 1000000 --memory 100
+	$(BIN)/python infra/benchmarks/prediction_speed.py --model minilm --rows 50000
 
 clean:
 	rm -rf $(VENV) build *.egg-info
