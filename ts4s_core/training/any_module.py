@@ -24,7 +24,17 @@ from ts4s_core.training.schedule import constant
 from ts4s_core.training.sliced import SlicedTorch, optimiser_maker
 
 WEIGHTS, GRAPH = "model.safetensors", "graph.onnx"
-_STORED = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_STORED = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
