@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.errors import Ts4sError, WorkerFailedError, WorkerLostError
 from ts4s_core.training.control import ControlServer
+from ts4s_core.training.control_client import ABORTED
 from ts4s_core.training.job import TrainJob
 
 log = logging.getLogger(__name__)
@@ -170,4 +171,7 @@ def _let_end(workers: list[_Process]) -> None:
 
 def _lost(worker: _Process) -> Ts4sError:
     said = worker.last_lines[-1] if worker.last_lines else "it said nothing"
-    return WorkerLostError(f"Worker {worker.rank} (pid {worker.pid}) ended with code {worker.poll()}: {said}")
+    code = worker.poll()
+    # A code of its own is an error that it raised before it could tell it; a signal comes from outside.
+    kind = WorkerFailedError if code is not None and code > 0 and code != ABORTED else WorkerLostError
+    return kind(f"Worker {worker.rank} (pid {worker.pid}) ended with code {code}: {said}")

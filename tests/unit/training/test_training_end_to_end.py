@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from toy import ToyRows
 
-from ts4s_core.errors import NonFiniteError, WorkerLostError
+from ts4s_core.errors import NonFiniteError, WorkerFailedError, WorkerLostError
 from ts4s_core.training.checkpoint import checkpoints
 from ts4s_core.training.local import LocalLauncher
 
@@ -101,6 +101,14 @@ def test_a_stopped_worker_is_noticed(run, tmp_path: Path):
     extra = {"what": "stop", "at": 3, "mark": str(tmp_path / "stopped")}
     with pytest.raises(WorkerLostError, match=r"Worker [01] on .* was silent for \d+ s"):
         run(workers=2, extra=extra, timeout_s=3, max_restarts=0)
+
+
+def test_a_worker_that_cannot_start_is_tried_twice(run, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    launcher = LocalLauncher(threads_per_worker=1, python_path=[str(tmp_path)])
+    with pytest.raises(WorkerFailedError, match=r"ended with code 1: ImportError: no torch here"):
+        run(workers=1, launcher=launcher)
+    assert sum("training attempt failed, restart" in message for message in caplog.messages) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_all_before_the_update(run, store, tmp_path: Path):
