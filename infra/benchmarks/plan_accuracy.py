@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["1", "2", "2 over 1 Gbit/s"])
     parser.add_argument("--output", type=Path, default=HERE / "plan_accuracy.json")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that namespaces go
     common = ["--name", options.name, "--storage.uri", str(options.store), "--spark.master", "none"]
     settings = Settings(
         name=options.name, storage={"uri": str(options.store)}, spark={"master": "none"}, train={"max_steps": options.steps}
