@@ -212,7 +212,7 @@ def test_label_strings_and_rows_without_values(spark: Any, digits: Any) -> None:
         ({"module": network(), "inputCol": "nothing"}, "has no column nothing"),
         ({"module": network(), "inputCol": "name"}, "Column name is string: expected a vector"),
         ({"module": network(), "inputShape": [1, 8, 9]}, r"inputShape \[1, 8, 9\] holds 72 numbers"),
-        ({"module": "torch.nn:Linear"}, "missing .* required positional arguments"),
+        pytest.param({"module": "torch.nn:Linear"}, "missing .* required positional arguments", marks=pytest.mark.long),
         ({}, "module is None"),
     ],
     ids=lambda value: "-".join(name for name in value if name != "module") if isinstance(value, dict) else "",
