@@ -99,6 +99,14 @@ _REASON = Option("--reason", "why: kept in the registry's history", required=Tru
 _ALIAS = Option("--alias", "the alias to move; default: champion", "ALIAS")
 _MODEL = Argument("model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version")
 
+_DEPLOY = (
+    Option("--pool", "the work pool; made, as one of processes, if there is none; default: ts4s", "NAME"),
+    Option("--cron", "when the nightly retraining starts; default: 0 2 * * *", "'M H D M W'"),
+    Option("--timezone", "time zone of --cron, as in Europe/Madrid; default: UTC", "ZONE"),
+    Option("--watch-every", "seconds between looks at data.source, 0: none; default: 300", "SECONDS"),
+    Option("--limit", "trainings at a time; default: 4", "N"),
+)
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         "retrain",
@@ -265,6 +273,24 @@ COMMANDS: tuple[Command, ...] = (
         notes="Measures real steps on this machine for a few seconds: of the newest imported model and dataset under --name, or, "
         "where there are none yet, of random weights in the shape of model.source on rows of assumed lengths. "
         "Starts no Spark and no server and writes nothing. Refuses what cannot fit into memory.",
+    ),
+    Command(
+        "deploy",
+        "Make or update work pool, deployments and automations on a Prefect server; a second call changes nothing.",
+        "flows.cli_deploy:deploy_command",
+        _PIPELINE,
+        _DEPLOY,
+        notes="Needs PREFECT_API_URL. The settings that are given become the parameters of the runs; local paths are made "
+        "absolute. Secrets belong into the worker's environment (TS4S_STORAGE__KEY, ...). With TS4S_NOTIFY_URL in the "
+        "environment that address is told of failures and promotions.",
+    ),
+    Command(
+        "serve",
+        "Run the same deployments without a work pool, in this process, until Ctrl-C or SIGTERM.",
+        "flows.cli_deploy:serve_command",
+        _PIPELINE,
+        _DEPLOY[1:],
+        notes="Needs PREFECT_API_URL, like deploy. Schedules are paused when it ends, and go on when it is started again.",
     ),
     Command(
         "doctor",

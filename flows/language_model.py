@@ -7,25 +7,24 @@ from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 
+from flows.endings import concluded, leave_if_held
+from flows.parameters import ModelName, settings_of, with_form_defaults
 from flows.retrain import approved, result_of, skipped
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.language_model import export_decoder, generate_text, import_decoder, language_run, prepare_text
 from tasks.language_run import LanguageRun
 from tasks.publish import publish
 from tasks.run import joined_run
+from tasks.run_log import run_log
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.artifacts.lease import Lease
 from ts4s_core.errors import LeaseHeldError
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.settings import (
-    DataSettings,
     EvaluateSettings,
-    GenerateSettings,
-    ModelSettings,
+    Settings,
     SparkSettings,
     StorageAddress,
-    TrainSettings,
-    load_settings,
 )
 
 KINDS = {
@@ -38,21 +37,37 @@ KINDS = {
 }
 
 
-@flow(name="language-model", persist_result=False)
+_DEFAULTS = with_defaults(Settings())
+_Model = with_form_defaults(_DEFAULTS.model)
+_Data = with_form_defaults(_DEFAULTS.data)
+_Train = with_form_defaults(_DEFAULTS.train)
+_Generate = with_form_defaults(_DEFAULTS.generate)
+
+
+@flow(name="language-model", persist_result=False, validate_parameters=False)
 def language_model(
-    name: str = "default",
+    name: ModelName = "default",
     reuse: bool = True,
-    model: ModelSettings = ModelSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
-    data: DataSettings = DataSettings(),  # noqa: B008
-    train: TrainSettings = TrainSettings(),  # noqa: B008
+    model: _Model = _Model(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    data: _Data = _Data(),  # noqa: B008
+    train: _Train = _Train(),  # noqa: B008
     evaluate: EvaluateSettings = EvaluateSettings(),  # noqa: B008
-    generate: GenerateSettings = GenerateSettings(),  # noqa: B008
+    generate: _Generate = _Generate(),  # noqa: B008
     spark: SparkSettings = SparkSettings(),  # noqa: B008
     storage: StorageAddress = StorageAddress(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train a language model on plain text: check, prepare, export and import, train, evaluate, publish, generate.
 
-    What is not given has the defaults of a language model (``ts4s_core.language.defaults``), not those that the form shows.
+    Args:
+        name: the model's name in the registry
+        reuse: skip steps that were already done with the same inputs and settings
+        model: the network, built in or pretrained
+        data: the text, and how it is cut and split
+        train: the training step
+        evaluate: the report and the promotion gate
+        generate: the sample that is written at the end
+        spark: where Spark runs
+        storage: where artifacts are kept; its keys are in the worker's environment
 
     Returns:
         the result as the command line prints it: that of ``retrain``, with ``sample``.
@@ -66,17 +81,20 @@ def language_model(
         "spark": spark,
         "storage": storage,
     }
-    given = {group: values.model_dump(exclude_unset=True) for group, values in groups.items()}
-    settings = with_defaults(load_settings({"name": name, "reuse": reuse} | given))
-    with joined_run(settings):
+    return concluded(lambda: _held(with_defaults(settings_of(groups, name=name, reuse=reuse))))  # type: ignore[no-any-return]
+
+
+def _held(settings: Settings) -> dict[str, Any]:
+    with joined_run(settings), run_log():
         run = language_run()
-        run.check_text()
         try:
+            leave_if_held(run)
+            run.check_text()
             with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
                 return _train(run)
         except LeaseHeldError as exc:
             get_run_logger().info("%s", exc)
-            return {**skipped(settings), "sample": None}
+            return {**skipped(settings, why=str(exc)), "sample": None}
 
 
 def _train(run: LanguageRun) -> dict[str, Any]:

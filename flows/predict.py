@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
+from flows.endings import concluded
+from flows.parameters import settings_of
 from tasks.predict import predict as predict_rows
 from tasks.run import joined_run
-from ts4s_core.settings import DataSettings, SparkSettings, StorageAddress, TrainSettings, load_settings
+from tasks.run_log import run_log
+from ts4s_core.settings import DataSettings, Settings, SparkSettings, StorageAddress, TrainSettings
 
 
-@flow(name="predict", persist_result=False)
+@flow(name="predict", persist_result=False, validate_parameters=False)
 def predict(
-    model: str,
+    model: Annotated[str, Field(min_length=1)],
     output: str = "",
     errors: Literal["mark", "refuse"] = "mark",
     embeddings: Literal["none", "mean", "first"] = "none",
@@ -23,13 +27,27 @@ def predict(
     spark: SparkSettings = SparkSettings(),  # noqa: B008
     storage: StorageAddress = StorageAddress(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Predict every row of ``data.source`` with ``model`` (NAME, NAME@ALIAS or NAME@VERSION).
+    """Predict every row of ``data.source`` with a trained model.
+
+    Args:
+        model: NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version
+        output: new folder or s3:// prefix for the result; empty, a sealed predictions artifact
+        errors: rows that cannot be predicted, marked in the column error, or refused
+        embeddings: in place of labels a vector, the mean of the tokens' or the first one's
+        form: parquet, or vectors, the text form of word vectors, for embeddings
+        data: the rows, which need no labels
+        train: threads of a task alone
+        spark: where Spark runs
+        storage: where artifacts are kept; its keys are in the worker's environment
 
     Returns:
         the result as the command line prints it: rows, errors, rows_per_s, output.
     """
     groups = {"data": data, "train": train, "spark": spark, "storage": storage}
-    settings = load_settings({group: given.model_dump(exclude_unset=True) for group, given in groups.items()})
     asked: dict[str, str | None] = {"output": output, "errors": errors, "embeddings": embeddings, "form": form}
-    with joined_run(settings) as run:
+    return concluded(lambda: _predict(settings_of(groups), model, asked))  # type: ignore[no-any-return]
+
+
+def _predict(settings: Settings, model: str, asked: dict[str, str | None]) -> dict[str, Any]:
+    with joined_run(settings) as run, run_log():
         return predict_rows(str(run.check_prediction(model, asked)), asked)

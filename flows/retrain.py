@@ -9,6 +9,8 @@ from typing import Any
 from prefect import flow, get_run_logger, runtime
 from prefect.flow_runs import pause_flow_run
 
+from flows.endings import concluded, leave_if_held
+from flows.parameters import ModelName, settings_of
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.export_onnx import export_onnx
 from tasks.import_model import import_model
@@ -16,6 +18,7 @@ from tasks.prepare_dataset import prepare_dataset
 from tasks.publication import decided
 from tasks.publish import publish
 from tasks.run import Run, joined_run
+from tasks.run_log import run_log
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.artifacts.lease import Lease
 from ts4s_core.artifacts.refs import ArtifactRef
@@ -28,7 +31,6 @@ from ts4s_core.settings import (
     SparkSettings,
     StorageAddress,
     TrainSettings,
-    load_settings,
 )
 
 APPROVAL_TIMEOUT_S = 24 * 3600
@@ -36,9 +38,9 @@ KINDS = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "tr
 TRAIN_FACTS = ("steps", "tokens_per_s", "padding_fraction", "seconds", "restarts")
 
 
-@flow(name="retrain", persist_result=False)
+@flow(name="retrain", persist_result=False, validate_parameters=False)
 def retrain(
-    name: str = "default",
+    name: ModelName = "default",
     reuse: bool = True,
     model: ModelSettings = ModelSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
     data: DataSettings = DataSettings(),  # noqa: B008
@@ -49,21 +51,33 @@ def retrain(
 ) -> dict[str, Any]:
     """Retrain a model: check, export, import and prepare, train, evaluate, publish.
 
+    Args:
+        name: the model's name in the registry
+        reuse: skip steps that were already done with the same inputs and settings
+        model: the pretrained model and the head that is put on it
+        data: the labelled text, and how it is split
+        train: the training step
+        evaluate: the report and the promotion gate
+        spark: where Spark runs
+        storage: where artifacts are kept; its keys are in the worker's environment
+
     Returns:
         the result as the command line prints it: status ``done``, ``unchanged`` or ``skipped``, and what was made.
     """
     groups = {"model": model, "data": data, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
-    settings = load_settings(
-        {"name": name, "reuse": reuse} | {group: given.model_dump(exclude_unset=True) for group, given in groups.items()}
-    )
-    with joined_run(settings) as run:
-        run.check()
+    return concluded(lambda: _held(settings_of(groups, name=name, reuse=reuse)))  # type: ignore[no-any-return]
+
+
+def _held(settings: Settings) -> dict[str, Any]:
+    with joined_run(settings) as run, run_log():
         try:
+            leave_if_held(run)
+            run.check()
             with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
                 return _retrain(run)
         except LeaseHeldError as exc:
             get_run_logger().info("%s", exc)
-            return skipped(settings)
+            return skipped(settings, why=str(exc))
 
 
 def _retrain(run: Run) -> dict[str, Any]:
@@ -123,7 +137,8 @@ def result_of(
     }
 
 
-def skipped(settings: Settings) -> dict[str, Any]:
+def skipped(settings: Settings, *, why: str) -> dict[str, Any]:
     """The result of a run that found its model held by another."""
-    nothing: dict[str, Any] = dict.fromkeys(("version", "promoted", "why", "weights_sha256"))
-    return {"status": "skipped", "model": settings.name, **nothing, "metrics": {}, "train": {}, "seconds": {}, "artifacts": {}}
+    nothing: dict[str, Any] = dict.fromkeys(("version", "promoted", "weights_sha256"))
+    empty: dict[str, Any] = {"metrics": {}, "train": {}, "seconds": {}, "artifacts": {}}
+    return {"status": "skipped", "model": settings.name, "why": why, **nothing, **empty}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.pictures import MOST_CLASSES, confusion_picture
 from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_table, show_version
+from tasks.run import Run, current_run
+from tasks.show import show_picture, show_table, show_version
 from ts4s_core.artifacts.refs import ArtifactRef
 
 
@@ -28,4 +30,21 @@ def evaluate(trained: str, dataset: str, seconds: Mapping[str, float]) -> dict[s
         {"metric": name, "value": value, "majority class": baseline.get(name)} for name, value in result.facts["metrics"].items()
     ]
     show_table("metrics", run.settings.name, rows, description=f"metrics of {trained}")
+    _show_confusion(run, result.ref)
     return result.to_json()
+
+
+def _show_confusion(run: Run, report: ArtifactRef) -> None:
+    """The matrix of a classifier of not too many classes; others have none that a person reads."""
+    files = {entry.path for entry in run.store.manifest(report).files}
+    if "confusion.csv" not in files:
+        return
+    with run.store.open_file(report, "metrics.json") as file:
+        metrics = json.load(file)
+    matrix, labels = metrics.get("confusion"), [str(row["label"]) for row in metrics.get("classes", [])]
+    if not matrix or len(labels) > MOST_CLASSES or isinstance(matrix[0][0], list):
+        return
+    name = run.settings.name
+    show_picture("confusion", name, confusion_picture(labels, matrix), description=f"confusion matrix of {report}")
+    rows = [{"true label": label, **dict(zip(labels, row, strict=True))} for label, row in zip(labels, matrix, strict=True)]
+    show_table("confusion-table", name, rows, description=f"confusion matrix of {report}: columns are the answers")

@@ -6,11 +6,17 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
 from tasks.publication import publish_decision
 from tasks.retries import step
 from tasks.run import current_run
-from tasks.show import artifact_key
+from tasks.show import artifact_key, decision_page
+from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.evaluation.evaluate import read_decision
+
+#: What an automation can wait for.
+PROMOTED_EVENT = "ts4s.model.promoted"
 
 
 @step("publish")
@@ -28,6 +34,14 @@ def publish(trained: str, report: str, approved: bool) -> dict[str, Any]:
     run = current_run()
     published = publish_decision(run.store, trained=trained, report=report, approved=approved)
     text = f"{'Promoted' if published['promoted'] else 'Not promoted'}: {published['why']}"
-    create_markdown_artifact(text, key=artifact_key("decision", run.settings.name), description=trained)
+    page = decision_page(text, read_decision(run.store, ArtifactRef.parse(report)))
+    create_markdown_artifact(page, key=artifact_key("decision", run.settings.name), description=trained)
     get_run_logger().info("%s: %s", trained, text)
+    if published["new"] and published["promoted"]:
+        ref = ArtifactRef.parse(trained)
+        emit_event(
+            PROMOTED_EVENT,
+            resource={"prefect.resource.id": f"ts4s.model.{ref.name}", "prefect.resource.name": ref.name},
+            payload={"model": ref.name, "version": ref.version, "why": published["why"]},
+        )
     return published

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 import uuid
@@ -11,6 +12,7 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -19,6 +21,7 @@ from prefect.artifacts import (
 
 from tasks.run import Run
 from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.evaluation.gate import SHOWN, Decision
 from ts4s_core.progress import Value, as_line
 
 UPDATE_EVERY_S = 3.0
@@ -51,6 +54,31 @@ def show_version(run: Run, result: StepResult) -> None:
 def show_table(kind: str, name: str, rows: list[dict[str, Any]], *, description: str) -> None:
     """Show a table."""
     create_table_artifact(rows, key=artifact_key(kind, name), description=description)
+
+
+def show_picture(kind: str, name: str, png: bytes, *, description: str) -> None:
+    """Show a picture; it is part of the artifact itself, because a store's address is nothing that a browser can open."""
+    address = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    create_image_artifact(address, key=artifact_key(kind, name), description=description)
+
+
+def decision_page(text: str, decision: Decision) -> str:
+    """The gate's decision with the scores that it came from, as markdown."""
+    figures = decision.figures
+    metric = str(figures.get("metric", ""))
+    gain = figures.get("gain")
+    rows = [("candidate", gain["candidate"] if gain else figures.get("candidate"))]
+    if gain:
+        rows.append((f"champion {decision.champion}", gain["champion"]))
+    rows.append(("best constant answer", figures.get("baseline")))
+    lines = [f"**{text}**", "", f"| | {SHOWN.get(metric, metric)} |", "| --- | --- |"]
+    lines += [f"| {who} | {score:.4g} |" for who, score in rows if isinstance(score, int | float)]
+    if gain:
+        lines += [
+            "",
+            f"Gain {gain['gain']:.4g} (95 % interval {gain['low']:.4g} to {gain['high']:.4g}) on {gain['rows']:,} rows.",
+        ]
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.pictures import loss_picture
 from tasks.retries import step
 from tasks.run import current_run
-from tasks.show import show_version, showing_progress
+from tasks.show import show_picture, show_version, showing_progress
 from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.evaluation.evaluate import curves_of
 
 
 # It restarts its own attempts from checkpoints, up to train.max_restarts: a retry from outside would begin that anew.
@@ -26,4 +28,6 @@ def train_on_spark(dataset: str, model: str) -> dict[str, Any]:
     with showing_progress(run, "train"):
         result = run.train(ArtifactRef.parse(dataset), ArtifactRef.parse(model))
     show_version(run, result)
+    picture = loss_picture(curves_of(run.store, result.ref))
+    show_picture("loss", run.settings.name, picture, description=f"loss of {result.ref}")
     return result.to_json()

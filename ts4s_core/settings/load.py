@@ -16,7 +16,9 @@ from ts4s_core.settings.root import ENV_PREFIX, Settings
 
 SECRET_FIELDS = frozenset({("storage", "key"), ("storage", "secret")})
 # Read by the program itself, not settings of a run.
-RESERVED_VARIABLES: frozenset[str] = frozenset()
+#: Where failures and promotions are told (``ts4s deploy``); it may hold a key, so it is no flag.
+NOTIFY_VARIABLE = "TS4S_NOTIFY_URL"
+RESERVED_VARIABLES = frozenset({NOTIFY_VARIABLE})
 
 
 def load_settings(

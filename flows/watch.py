@@ -1,0 +1,95 @@
+"""The watching flow: looks at the data source, and starts a retraining where its content changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+
+from flows.endings import SKIPPED, concluded
+from flows.parameters import ModelName, settings_of
+from tasks.run_log import run_log
+from ts4s_core.data.look import Look, look_at
+from ts4s_core.settings import DataSettings, Settings, StorageAddress
+
+#: Tags of the runs that a watch started: for which model, and for which content. The newest one is all that it remembers.
+WATCHES, CONTENT = "watch:", "content:"
+
+
+@flow(name="watch", persist_result=False, validate_parameters=False)
+def watch(
+    name: ModelName = "default",
+    deployment: str = "retrain/on-demand",
+    data: DataSettings = DataSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    storage: StorageAddress = StorageAddress(),  # noqa: B008
+) -> dict[str, Any]:
+    """Look at ``data.source``; if its content is not what the last run was started for, start a run of a deployment.
+
+    Args:
+        name: the model's name in the registry
+        deployment: the deployment whose run is started, as FLOW/DEPLOYMENT
+        data: the data that are looked at
+        storage: where an S3 source is, besides the artifacts
+
+    Returns:
+        ``status`` started or unchanged, ``said``, ``digest``, ``files``, ``run``.
+    """
+    groups = {"data": data, "storage": storage}
+    return concluded(lambda: _watch(settings_of(groups, name=name), deployment, groups))  # type: ignore[no-any-return]
+
+
+def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[str, Any]:
+    with run_log():
+        look = look_at(settings.data, settings.storage)
+    with get_client(sync_client=True) as client:
+        tags = FlowRunFilterTags(all_=[f"{WATCHES}{settings.name}"])
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+    last = runs[0] if runs else None
+    found = {"digest": look.digest, "files": look.files}
+    where = f"{settings.data.source} ({look.files} files, {look.size:,} bytes)"
+    if last is not None and _content_tag(look) in last.tags and not _ended_undone(last):
+        text = f"nothing changed in {where}: {last.name} was started for it and is {_state(last)}"
+        get_run_logger().info("%s", text)
+        return {"status": "unchanged", "said": f"unchanged: {text}", **found, "run": str(last.id)}
+    started = run_deployment(
+        deployment,
+        parameters={"name": settings.name, **{group: _plain(given) for group, given in groups.items()}},
+        timeout=0,
+        as_subflow=False,
+        # Two watches that see the same change start one run.
+        idempotency_key=f"{WATCHES}{settings.name}/{look.digest}/{last.id if last else 'first'}",
+        tags=["ts4s", f"{WATCHES}{settings.name}", _content_tag(look)],
+    )
+    why = _why(last, look)
+    text = f"{where}: {why}; {started.name} was started"
+    get_run_logger().info("%s", text)
+    return {"status": "started", "said": f"started: {text}", **found, "run": str(started.id)}
+
+
+def _ended_undone(run: FlowRun) -> bool:
+    """Whether a run ended without doing its work and for no fault of the data: crashed, or the model was held."""
+    state = run.state
+    return state is not None and (state.type == StateType.CRASHED or (state.is_final() and state.name == SKIPPED))
+
+
+def _state(run: FlowRun) -> str:
+    return "unknown" if run.state is None or run.state.name is None else run.state.name.lower()
+
+
+def _content_tag(look: Look) -> str:
+    return f"{CONTENT}{look.digest[:32]}"
+
+
+def _plain(group: Any) -> Any:
+    return group.model_dump(mode="json", exclude_unset=True) if hasattr(group, "model_dump") else group
+
+
+def _why(last: FlowRun | None, look: Look) -> str:
+    if last is None:
+        return "seen for the first time"
+    return f"{last.name} ended {_state(last)}" if _content_tag(look) in last.tags else "changed"
