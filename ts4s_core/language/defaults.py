@@ -2,7 +2,8 @@
 
 Chosen on the embedded corpus with a plain loop of the same shape and the default vocabulary: five epochs of the default decoder
 come to 2.09 bits per byte of the test side, where an interpolated Kneser-Ney bigram has 2.17 and a trigram 2.06; with hidden size
-128 and three layers it is 2.22 after three of five epochs, against 2.14. ``infra/benchmarks/language_model_quality.py`` measures a run.
+128 and three layers it is 2.22 after three of the five, against 2.14. ``infra/benchmarks/language_model_quality.py`` measures
+a run.
 """
 
 from __future__ import annotations
