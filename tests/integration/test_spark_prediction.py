@@ -71,13 +71,14 @@ def test_a_table_a_function_and_a_frame(spark: Any, tiny_models: Any, tmp_path: 
     assert {key: row["error"] for key, row in table.items()} == {"1": None, "2": "null text", "3": None, "4": "empty text"}
 
     ref, storage = tiny_models.trained("roberta"), tiny_models.settings("roberta").storage
+    model = f"roberta@{ref.version}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pyspark's own, of pandas and type hints
-        answer = predict_udf(spark, "roberta", storage=storage)
+        answer = predict_udf(spark, model, storage=storage)
         found = {row.key: row.answer for row in frame.select("key", answer("text").alias("answer")).collect()}
-        spark.udf.register("embedded", predict_udf(spark, f"roberta@{ref.version}", storage=storage, embeddings="mean"))
+        spark.udf.register("embedded", predict_udf(spark, model, storage=storage, embeddings="mean"))
         sizes = {row[0]: row[1] for row in spark.sql("select key, size(embedded(text).embedding) from texts").collect()}
-    whole = {row.key: row for row in predict_frame(frame, "roberta", storage=storage).collect()}
+    whole = {row.key: row for row in predict_frame(frame, model, storage=storage).collect()}
     assert sizes == {1: 32, 2: None, 3: 32, 4: None}
     for key, row in table.items():
         assert found[int(key)].label == whole[int(key)].label == row["label"]
@@ -86,4 +87,4 @@ def test_a_table_a_function_and_a_frame(spark: Any, tiny_models: Any, tmp_path: 
         if row["label"] is not None:
             assert found[int(key)].probabilities.asDict() == pytest.approx(row["probabilities"], abs=1e-5)
     with pytest.raises(DataError, match="expected a column 'body'"):
-        predict_frame(frame, "roberta", storage=storage, text_column="body")
+        predict_frame(frame, model, storage=storage, text_column="body")
