@@ -196,6 +196,7 @@ class ControlServer:
                 log.warning("rank %d from %s came twice or too late and was turned away", info.rank, peer)
                 return None
             self._workers[info.rank] = worker
+        log.info("worker %d of %d on %s is there (pid %d)", info.rank, self.world_size, info.host, info.pid)
         return worker
 
     def _handle(self, worker: _Worker, message: dict[str, Any]) -> None:
@@ -207,6 +208,8 @@ class ControlServer:
             self.fail(from_wire(message["error"]))
         elif kind == "warning":
             log.warning("worker %d on %s: %s", worker.info.rank, worker.info.host, message["message"])
+        elif kind == "note":
+            log.info("worker %d on %s: %s", worker.info.rank, worker.info.host, message["message"])
         elif kind == "done":
             worker.done = True
             worker.send({"type": "bye"})

@@ -102,17 +102,22 @@ class ControlClient:
             self.send({"type": "beat", "step": self.step})
 
 
-class WarningsToDriver(logging.Handler):
-    """Sends a worker's warnings to the driver, whose user sees no worker's own output; errors go there by themselves."""
+#: What is said of the channel itself cannot go over it, nor what the driver says where it runs in the worker's process.
+_NOT_TOLD = (__name__, "ts4s_core.training.control")
+_KINDS = {logging.INFO: "note", logging.WARNING: "warning"}
+
+
+class LogToDriver(logging.Handler):
+    """Sends a worker's notes and warnings to the driver, whose user sees no worker's own output; errors go by themselves."""
 
     def __init__(self, client: ControlClient) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._client = client
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one; what this module says of a broken channel cannot go over it."""
-        if record.levelno == logging.WARNING and record.name != __name__:
-            self._client.send({"type": "warning", "message": one_line(record.getMessage())})
+        """Send one."""
+        if record.levelno in _KINDS and record.name not in _NOT_TOLD:
+            self._client.send({"type": _KINDS[record.levelno], "message": one_line(record.getMessage())})
 
 
 def _exit(reason: str) -> NoReturn:

@@ -145,7 +145,7 @@ class _Process:
         with self._process.stderr as lines:
             for line in lines:
                 self.last_lines.append(line.rstrip())
-                log.info("%s", line.rstrip())
+                log.debug("%s", line.rstrip())  # the driver hears the same by the control channel
 
 
 def _wait(workers: list[_Process], control: ControlServer) -> None:

@@ -21,7 +21,7 @@ from ts4s_core.training.allocator import keep_memory
 from ts4s_core.training.averaging import averaging
 from ts4s_core.training.checkpoint import WRITE_LIMIT_S, Checkpoint, CheckpointWriter, Progressed, retried
 from ts4s_core.training.compiling import compiled
-from ts4s_core.training.control_client import ControlClient, WarningsToDriver
+from ts4s_core.training.control_client import ControlClient, LogToDriver
 from ts4s_core.training.engine import Engine
 from ts4s_core.training.exchange import Exchange
 from ts4s_core.training.factories import BuiltModel, resolve
@@ -64,9 +64,11 @@ def run_worker(
         Ts4sError: what went wrong; the driver has been told.
     """
     client = ControlClient(control, rank=rank, own_address=address)
-    warnings = WarningsToDriver(client)
+    told = LogToDriver(client)
     own = logging.getLogger("ts4s_core")
-    own.addHandler(warnings)
+    level = own.level
+    own.addHandler(told)
+    own.setLevel(logging.INFO)
     try:
         torch.set_num_threads(job.threads_per_worker)
         keep_memory()
@@ -81,7 +83,8 @@ def run_worker(
         client.fail(error)
         raise error from exc
     finally:
-        own.removeHandler(warnings)
+        own.setLevel(level)
+        own.removeHandler(told)
     client.done(result, timeout_s=job.timeout_s)
     return result
 

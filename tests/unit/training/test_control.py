@@ -9,7 +9,7 @@ import pytest
 
 from ts4s_core.errors import NonFiniteError, WorkerLostError
 from ts4s_core.training.control import ControlServer
-from ts4s_core.training.control_client import ControlClient, WarningsToDriver
+from ts4s_core.training.control_client import ControlClient, LogToDriver
 from ts4s_core.training.job import ControlAddress, TrainJob
 
 
@@ -34,7 +34,7 @@ def speak(server: ControlServer, rank: int, *, secret: str | None = None) -> soc
 def test_warnings_of_workers_are_the_drivers(heard, caplog):
     with serve(heard, world_size=1) as server:
         client = ControlClient(server.address, rank=0, own_address="127.0.0.1")
-        handler = WarningsToDriver(client)
+        handler = LogToDriver(client)
         own = logging.getLogger("ts4s_core.training.checkpoint")
         own.addHandler(handler)
         try:
