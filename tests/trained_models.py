@@ -170,12 +170,14 @@ class TinyModels:
         """As :func:`make_settings`."""
         return make_settings(self.folder, family, **model)
 
-    def trained(self, family: str, *, with_dataset: bool = False, seed: int = 0, name: str = "", **model: Any) -> ArtifactRef:
+    def trained(
+        self, family: str, *, with_dataset: bool = False, seed: int = 0, std: float = 0.2, name: str = "", **model: Any
+    ) -> ArtifactRef:
         """As :func:`seal_trained`."""
-        key = repr((family, with_dataset, seed, name, sorted(model.items())))
+        key = repr((family, with_dataset, seed, std, name, sorted(model.items())))
         if key not in self._made:
             dataset = self.dataset if with_dataset else None
-            self._made[key] = seal_trained(self.settings(family, name=name, **model), dataset=dataset, seed=seed)
+            self._made[key] = seal_trained(self.settings(family, name=name, **model), dataset=dataset, std=std, seed=seed)
         return self._made[key]
 
 

@@ -108,22 +108,11 @@ def predict(
     spec = ModelSpec.read(folder)
     if spec.task == "language-model":
         raise DataError(f"Prediction with {model}: expected a classifier, got a language model. Use ts4s generate")
-    threads = settings.train.threads_per_worker
     progress(STAGE, {"doing": "check the model"})
-    use = ModelUse(
-        storage=store.storage.settings,
-        trained=str(model),
-        output="logits" if options.embeddings == "none" else options.embeddings,
-        runtime=checked_runtime(folder, embeddings=options.embeddings),
-        threads=threads,
-    )
-    layout = Layout(
-        labels=spec.labels if options.embeddings == "none" else (),
-        multi_label=spec.task == "multi-label",
-        size=spec.hidden_size,
-        has_id=bool(source.id_column),
-        version=model.version,
-    )
+    runtime = checked_runtime(folder, embeddings=options.embeddings)
+    output: Any = "logits" if options.embeddings == "none" else options.embeddings
+    use = ModelUse(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
+    layout = layout_of(spec, model, embeddings=options.embeddings, has_id=bool(source.id_column))
     try:
         sink = target.begin()
         job = PredictPart(use, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
@@ -137,6 +126,17 @@ def predict(
         raise
     artifact = target.ref if isinstance(target, ArtifactTarget) else None
     return {**summary, "output": target.uri, "artifact": artifact}
+
+
+def layout_of(spec: ModelSpec, model: ArtifactRef, *, embeddings: str, has_id: bool) -> Layout:
+    """The columns of a model's predictions."""
+    return Layout(
+        labels=spec.labels if embeddings == "none" else (),
+        multi_label=spec.task == "multi-label",
+        size=spec.hidden_size,
+        has_id=has_id,
+        version=model.version,
+    )
 
 
 def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, options: PredictOptions) -> Target:

