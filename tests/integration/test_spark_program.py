@@ -88,7 +88,7 @@ def test_one_session_for_all_jobs_on_a_machine_without_java(folder: Path, caplog
         other.start()
         other.join(60)
         assert answers == [{"items": ["x"]}]
-        with pytest.raises(SettingsError, match="job 'nothing' is not one of echo, evaluate"):
+        with pytest.raises(SettingsError, match="job 'nothing' is not one of compare, echo, evaluate"):
             program.run({"job": "nothing"})
         with pytest.raises(NotFoundError):
             program.run({"job": "prepare", "onnx": "onnx/nobody/20260101T000000.000000Z-00000000"})
