@@ -134,7 +134,7 @@ def test_retrain_on_s3_gives_the_weights_of_a_folder(
     assert len(rows) == 6
     assert [damage for row in rows for damage in row.damages] == []
     assert ts4s("models", "verify", *storage, environ=keys, timeout_s=LIMIT_S).code == 0
-    shown = ts4s("models", "show", "default@champion", "--json", *storage, environ=keys, timeout_s=LIMIT_S)
+    shown = ts4s("models", "show", f"default@{first.json['version']}", "--json", *storage, environ=keys, timeout_s=LIMIT_S)
     assert shown.json["weights_sha256"] == first.json["weights_sha256"]
 
 
