@@ -131,7 +131,8 @@ def one_hash(store, tmp_path, source: str, model: dict, runs: list[dict], *, net
     """Train with each of the runs' settings, and by the network with so many workers; compare all that must be the same."""
     language = model.get("task") == "language-model"
     model = {"source": source, "max_length": 16, "dropout": 0.1, **model}
-    data = prepared(store, tmp_path, task=model.get("task", "classification"))
+    # A language model here reads the toy's rows; any dataset stands for its own.
+    data = prepared(store, tmp_path, task="classification" if language else model.get("task", "classification"))
     facts, content, ledgers = [], [], []
     exchanges = [(run, "auto") for run in runs] + [(run, "network") for run in runs if run["workers"] in networks]
     for number, (run, exchange) in enumerate(exchanges):
