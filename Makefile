@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup run test test-long test-faults lint bench clean
+.PHONY: setup run test test-long test-faults test-stack lint bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,9 @@ test-long: setup
 # POINTS=n SEED=s: the points 0 .. n-1 of a seed that tests/faults/results.json does not have yet, and no other fault test.
 test-faults: setup
 	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_fault_matrix.py,tests)
+
+test-stack: setup
+	$(BIN)/python -m pytest -v -m stack
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,122 @@
+"""Deployments against a real server and a real worker: deploy, cancel, retry, what a run shows, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.deployments import DeployOptions, deployments_of
+from ts4s_core.settings import load_settings
+
+CANCEL_LIMIT_S = 30.0
+LONG = {"batch_size": 16, "max_steps": 150, "epochs": 100, "checkpoint_every_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def flags(tsv: Path, model_flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    store = tmp_path_factory.mktemp("deployed") / "store"
+    train = ["--train.max_steps", "4", "--train.batch_size", "16", "--spark.master", "none"]
+    return ["--name", "tiny", *model_flags, *train, "--data.source", str(tsv), "--storage.uri", str(store)]
+
+
+@pytest.fixture(scope="module")
+def stand(prefect_stand: Any, flags: list[str]) -> Any:
+    """The server with the deployments and a worker; the first deploy makes everything."""
+    done = prefect_stand.ts4s("deploy", *flags, "--timezone", "Europe/Madrid", "--json")
+    assert done.returncode == 0, done.stderr
+    objects = json.loads(done.stdout)["objects"]
+    assert set(objects.values()) == {"created"}
+    prefect_stand.start_worker()
+    return prefect_stand
+
+
+@pytest.mark.timeout(600)
+def test_a_cancelled_run_is_retried_and_shows_what_it_did(stand: Any, flags: list[str]) -> None:
+    run = stand.run("retrain/on-demand", train=LONG)
+    stand.until(lambda: any("checkpoint of step" in line for line in stand.logs(run)), what="a checkpoint")
+    assert len(stand.processes_of(run)) >= 3
+    stand.cancel(run)
+    state = stand.wait(run, states=("CANCELLED",), limit_s=CANCEL_LIMIT_S)
+    assert state["type"] == "CANCELLED"
+    stand.until(lambda: not stand.processes_of(run), what="the end of every process of the run", limit_s=CANCEL_LIMIT_S)
+
+    stand.retry(run)
+    stand.until(lambda: stand.state_of(run)["type"] == "RUNNING", what="the second attempt")
+    # An overlapping run of the model is skipped meanwhile, at once.
+    overlapping = stand.run("retrain/on-demand", train=LONG)
+    state = stand.wait(run)
+    assert state["type"] == "COMPLETED", state
+    assert state["message"].startswith("done: tiny ")
+    skipped = stand.wait(overlapping)
+    assert (skipped["type"], skipped["name"]) in {("COMPLETED", "Skipped"), ("COMPLETED", "Unchanged")}
+
+    said = stand.logs(run)
+    for kind in ("onnx", "dataset", "model"):
+        assert any(line.startswith(f"{kind}/") and line.endswith("was there already") for line in said), kind
+    assert any(line.startswith("training goes on from checkpoint ") for line in said)
+    assert any("worker 0 of" in line and " on " in line for line in said)
+    shown = stand.artifacts(run)
+    assert shown["train-progress-tiny"]["data"] == 100
+    assert "loss=" in shown["train-progress-tiny"]["description"]
+    assert "tokens_per_s=" in shown["train-progress-tiny"]["description"]
+    assert "seconds_left=" in shown["train-progress-tiny"]["description"]
+    for picture in ("loss-tiny", "confusion-tiny"):
+        assert shown[picture]["type"] == "image"
+        assert shown[picture]["data"].startswith("data:image/png;base64,")
+    assert {row["metric"] for row in json.loads(shown["metrics-tiny"]["data"])} == {"accuracy", "macro_f1", "loss"}
+    assert "| candidate | " in shown["decision-tiny"]["data"]
+    assert "| best constant answer | " in shown["decision-tiny"]["data"]
+    assert "trained/tiny/" in shown["trained-tiny"]["data"]
+
+
+@pytest.mark.timeout(600)
+def test_wrong_values_are_refused_by_the_form_or_at_once_by_the_run(stand: Any, flags: list[str]) -> None:
+    deployment = stand.deployment("retrain/on-demand")
+    path = f"deployments/{deployment['id']}/create_flow_run"
+    code, text = stand.refusal(path, {"parameters": {**deployment["parameters"], "train": {"batch_size": 0}}})
+    assert code == 409
+    assert "batch_size" in text
+    assert "minimum" in text
+    assert stand.refusal(path, {"parameters": {"storage": {"secret": "hidden"}}})[0] == 409
+
+    run = stand.run("retrain/on-demand", train={"workers": 3})
+    state = stand.wait(run)
+    refused = stand.ts4s("retrain", *flags, "--train.workers", "3")
+    assert refused.returncode == 2
+    assert state["type"] == "FAILED"
+    assert refused.stderr == f"error: {state['message']}\n"
+
+
+def test_a_second_deploy_changes_nothing(stand: Any, flags: list[str]) -> None:
+    again = stand.ts4s("deploy", *flags, "--timezone", "Europe/Madrid", "--json")
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert result["changed"] is False
+    assert set(result["objects"].values()) == {"unchanged"}
+    nightly = stand.deployment("retrain/nightly")
+    assert [entry["schedule"] for entry in nightly["schedules"]] == [
+        {"cron": "0 2 * * *", "timezone": "Europe/Madrid", "day_or": True}
+    ]
+    assert nightly["entrypoint"] == "flows.retrain.retrain"
+
+
+def test_the_file_for_prefects_own_command_line_says_the_same() -> None:
+    settings = load_settings({"data": {"source": "rows.tsv"}}, environ={})
+    ours = {deployment.full_name: deployment for deployment in deployments_of(settings, DeployOptions())}
+    file = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text(encoding="utf-8"))
+    assert len(file["deployments"]) == len(ours)
+    for entry in file["deployments"]:
+        flow = entry["entrypoint"].split(".")[-1].replace("_", "-")
+        deployment = ours[f"{flow}/{entry['name']}"]
+        assert (entry["entrypoint"], entry["description"]) == (deployment.entrypoint, deployment.description)
+        assert entry["work_pool"]["work_queue_name"] == deployment.queue
+        schedules = entry.get("schedules", [])
+        cron = [(schedule["cron"], schedule["timezone"]) for schedule in schedules if "cron" in schedule]
+        assert cron == ([deployment.cron] if deployment.cron else [])
+        assert [schedule["interval"] for schedule in schedules if "interval" in schedule] == (
+            [deployment.every_s] if deployment.every_s else []
+        )
