@@ -106,6 +106,7 @@ _DEPLOY = (
     Option("--watch-every", "seconds between looks at data.source, 0: none; default: 300", "SECONDS"),
     Option("--limit", "trainings at a time; default: 4", "N"),
 )
+_STACK_FOLDER = Option("--folder", "where its state, logs and data are; default: .ts4s-stack", "FOLDER")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -291,6 +292,36 @@ COMMANDS: tuple[Command, ...] = (
         _PIPELINE,
         _DEPLOY[1:],
         notes="Needs PREFECT_API_URL, like deploy. Schedules are paused when it ends, and go on when it is started again.",
+    ),
+    Command(
+        "stack up",
+        "Start Prefect with a worker, a Spark cluster and an S3 server on this machine, and deploy the flows to them.",
+        "flows.cli_stack:up_command",
+        ("model", "data", "train", "evaluate"),
+        (
+            _STACK_FOLDER,
+            Option("--cores", "cores that each of the two Spark workers offers; default: half of this machine's", "N"),
+            Option("--memory", "memory that each of them offers; default: 2g", "SIZE"),
+            *_DEPLOY,
+        ),
+        notes="All listen on 127.0.0.1 at free ports and go on to run until ts4s stack down. The settings that are given become "
+        "the parameters of the deployments; cluster and store are the stack's own. The file ts4s.toml in the folder (it "
+        "holds the store's keys: its owner alone can read it) is for --config of other commands. A second call changes only the "
+        "deployments.",
+    ),
+    Command(
+        "stack status",
+        "Say what of the stack is alive; exit 1 unless all of it is.",
+        "flows.cli_stack:status_command",
+        (),
+        (_STACK_FOLDER,),
+    ),
+    Command(
+        "stack down",
+        "End every process of the stack; its store and Prefect's database stay in the folder.",
+        "flows.cli_stack:down_command",
+        (),
+        (_STACK_FOLDER,),
     ),
     Command(
         "doctor",

@@ -9,31 +9,19 @@ Every process ends with the one that made the cluster, however that ends.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import psutil
-import pyspark
 
 from ts4s_core.processes import is_living, kill_tree, supervised
-from ts4s_core.spark.java import find_java
+from ts4s_core.spark.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
 
 START_LIMIT_S = 90.0
 _POLL_S = 0.05
-_LOG4J = """\
-rootLogger.level = info
-rootLogger.appenderRef.console.ref = console
-appender.console.type = Console
-appender.console.name = console
-appender.console.target = SYSTEM_ERR
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
-"""
 
 
 class SparkCluster:
@@ -68,10 +56,9 @@ class SparkCluster:
 
     def __enter__(self) -> SparkCluster:
         self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
         try:
-            self._master, log = self._start("master.Master")
-            self.url = _wait_for(r"Starting Spark master at (spark://\S+)", log, self._master)
+            self._master, log = self._start("master", master_daemon(self._folder / "master", environ=os.environ | self._environ))
+            self.url = _wait_for(master_url, log, self._master)
             for number in range(self._count):
                 self.start_worker(number)
         except BaseException:
@@ -84,10 +71,11 @@ class SparkCluster:
 
     def start_worker(self, number: int) -> None:
         """Start a worker, or start it again after :meth:`lose_worker`."""
-        work = self._folder / f"work-{number}"
-        options = ["--cores", str(self._cores), "--memory", "1g", "--work-dir", str(work), self.url]
-        self._workers[number], log = self._start("worker.Worker", *options)
-        _wait_for(r"(Successfully registered with master)", log, self._workers[number])
+        folder = self._folder / f"worker-{number}"
+        environ = os.environ | self._environ
+        daemon = worker_daemon(folder, master=self.url, cores=self._cores, memory="1g", environ=environ)
+        self._workers[number], log = self._start("worker", daemon)
+        _wait_for(has_registered, log, self._workers[number])
 
     def lose_worker(self, number: int) -> None:
         """Kill a worker with all that it started, as if its machine were gone."""
@@ -135,25 +123,15 @@ class SparkCluster:
                 process.wait()
         self._workers.clear()
 
-    def _start(self, kind: str, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
-        program = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    def _start(self, kind: str, daemon: Daemon) -> tuple[subprocess.Popen[bytes], Path]:
         self._started += 1
         log = self._folder / f"{self._started:02d}-{kind}.log"
-        environ = find_java().environment(os.environ) | self._environ
-        environ |= {
-            "SPARK_HOME": str(Path(pyspark.__file__).parent),
-            "SPARK_LOCAL_DIRS": str(self._folder / "local"),
-            "SPARK_DAEMON_JAVA_OPTS": f"-Dlog4j2.configurationFile={(self._folder / 'log4j2.properties').as_uri()} "
-            f"-Djava.io.tmpdir={self._folder} -XX:-UsePerfData",
-            "PYSPARK_PYTHON": sys.executable,
-        }
-        command = [str(program), f"org.apache.spark.deploy.{kind}", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                supervised([*command, *options]),
+                supervised(daemon.command),
                 stdout=output,
                 stderr=output,
-                env=environ,
+                env=daemon.environment,
                 cwd=self._folder,
                 start_new_session=True,
             )
@@ -167,11 +145,11 @@ def _is_executor(process: psutil.Process) -> bool:
         return False
 
 
-def _wait_for(pattern: str, log: Path, process: subprocess.Popen[bytes]) -> str:
+def _wait_for(said: Callable[[str], str | bool | None], log: Path, process: subprocess.Popen[bytes]) -> str:
     deadline = time.monotonic() + START_LIMIT_S
     while process.poll() is None and time.monotonic() < deadline:
-        found = re.search(pattern, log.read_text(encoding="utf-8", errors="replace"))
+        found = said(log.read_text(encoding="utf-8", errors="replace"))
         if found:
-            return found.group(1)
+            return str(found)
         time.sleep(_POLL_S)
-    raise RuntimeError(f"{log.name} did not say {pattern!r}: {log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+    raise RuntimeError(f"{log.name}: no {said.__name__} in {log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
