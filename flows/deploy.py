@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from prefect import Flow
+from prefect.blocks.fields import SecretDict
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
@@ -27,6 +28,7 @@ from ts4s_core.settings import Settings
 
 CREATED, UPDATED, UNCHANGED = "created", "updated", "unchanged"
 Changes = dict[str, str]
+_HEADERS = {"Content-Type": "application/json"}
 
 
 def deploy(settings: Settings, options: DeployOptions) -> dict[str, Any]:
@@ -75,14 +77,13 @@ def schedule_of(deployment: Deployment) -> CronSchedule | IntervalSchedule | Non
     Raises:
         SettingsError: if it is none.
     """
+    cron, timezone = deployment.cron or ("", "")
     try:
-        if deployment.cron is not None:
-            return CronSchedule(cron=deployment.cron[0], timezone=deployment.cron[1])
+        if cron:
+            return CronSchedule(cron=cron, timezone=timezone)
         return IntervalSchedule(interval=timedelta(seconds=deployment.every_s)) if deployment.every_s else None
     except ValidationError as exc:
-        raise SettingsError(
-            f"--cron {deployment.cron} is none: {exc.errors()[0]['msg']}. Give five fields as in '0 2 * * *'"
-        ) from exc
+        raise SettingsError(f"--cron {cron!r} is none: {exc.errors()[0]['msg']}. Give five fields as in '0 2 * * *'") from exc
 
 
 def _pool(client: SyncPrefectClient, name: str) -> str:
@@ -165,7 +166,7 @@ def _notify_block(client: SyncPrefectClient, url: str) -> tuple[str, Any]:
         change = UPDATED
     except ObjectNotFound:
         change = CREATED
-    return change, Webhook(url=SecretStr(url)).save(NOTIFY_BLOCK, overwrite=True)
+    return change, Webhook(url=SecretStr(url), headers=SecretDict(_HEADERS)).save(NOTIFY_BLOCK, overwrite=True)
 
 
 def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from tasks.publication import publish_decision
 from tasks.retries import step
 from tasks.run import current_run
-from tasks.show import artifact_key, decision_page
+from tasks.show import decision_page, show_page
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.evaluation.evaluate import read_decision
 
@@ -35,7 +34,7 @@ def publish(trained: str, report: str, approved: bool) -> dict[str, Any]:
     published = publish_decision(run.store, trained=trained, report=report, approved=approved)
     text = f"{'Promoted' if published['promoted'] else 'Not promoted'}: {published['why']}"
     page = decision_page(text, read_decision(run.store, ArtifactRef.parse(report)))
-    create_markdown_artifact(page, key=artifact_key("decision", run.settings.name), description=trained)
+    show_page("decision", run.settings.name, page, description=trained)
     get_run_logger().info("%s: %s", trained, text)
     if published["new"] and published["promoted"]:
         ref = ArtifactRef.parse(trained)

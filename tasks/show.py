@@ -6,7 +6,7 @@ import base64
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,19 +47,32 @@ def show_version(run: Run, result: StepResult) -> None:
     ]
     if rows:
         lines += ["", "| fact | value |", "| --- | --- |", *(f"| {row['fact']} | {row['value']} |" for row in rows)]
-    create_markdown_artifact("\n".join(lines), key=artifact_key(ref.kind, ref.name), description=str(ref))
+    show_page(ref.kind, ref.name, "\n".join(lines), description=str(ref))
     get_run_logger().info("%s %s", ref, "was there already" if result.reused else f"made in {result.seconds:.1f} s")
+
+
+def show_page(kind: str, name: str, text: str, *, description: str) -> None:
+    """Show markdown."""
+    _leave(lambda: create_markdown_artifact(text, key=artifact_key(kind, name), description=description))
 
 
 def show_table(kind: str, name: str, rows: list[dict[str, Any]], *, description: str) -> None:
     """Show a table."""
-    create_table_artifact(rows, key=artifact_key(kind, name), description=description)
+    _leave(lambda: create_table_artifact(rows, key=artifact_key(kind, name), description=description))
 
 
 def show_picture(kind: str, name: str, png: bytes, *, description: str) -> None:
     """Show a picture; it is part of the artifact itself, because a store's address is nothing that a browser can open."""
     address = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    create_image_artifact(address, key=artifact_key(kind, name), description=description)
+    _leave(lambda: create_image_artifact(address, key=artifact_key(kind, name), description=description))
+
+
+def _leave(create: Callable[[], object]) -> None:
+    """What cannot be shown, because the server is away, must not end the work that it shows."""
+    try:
+        create()
+    except Exception as exc:
+        logger.warning("something could not be shown in Prefect: %s", exc)
 
 
 def decision_page(text: str, decision: Decision) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.prefect_server import TemporaryServer
+from flows.prefect_server import HOST, START_TIMEOUT_S, TemporaryServer
 from ts4s_core.processes import kill_tree
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -145,6 +146,30 @@ class PrefectStand:
                 if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT__FLOW_RUN_ID") == run:
                     found.append(process)
         return found
+
+    def kill_server(self) -> None:
+        """SIGKILL; what it had written stays."""
+        self.server._process.kill()
+        self.server._process.wait()
+
+    def start_server_again(self) -> None:
+        """The same server, at the same address."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, self.server.port))
+            listener.listen(128)
+            number, folder = listener.fileno(), self.server.home.parent
+            with (self.folder / "server-again.log").open("wb") as log:
+                self.server._process = subprocess.Popen(
+                    [sys.executable, "-m", "flows.prefect_process", str(number), str(os.getpid()), str(folder)],
+                    env=self.server._server_environment(),
+                    pass_fds=(number,),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        self.server._deadline = time.monotonic() + START_TIMEOUT_S
+        self.server.wait()
 
     def stop(self) -> None:
         """End everything."""

@@ -165,6 +165,22 @@ def test_worker_and_flow_killed(stand: Any, store: Path, listener: Listener) -> 
     assert not [path for path in (store / "leases").rglob("*.json") if path.parent.name == "tiny"]
 
 
+def test_server_killed(stand: Any) -> None:
+    changes = {**LONG, "seed": 11}
+    run = stand.run("retrain/on-demand", train=changes)
+    stand.until(lambda: any("checkpoint of step" in line for line in stand.logs(run)), what="a checkpoint")
+    stand.kill_server()
+    time.sleep(5)
+    stand.start_server_again()
+    following = stand.run("retrain/on-demand", train=changes)
+    states = [stand.wait(run), stand.wait(following)]
+    if not any(state["type"] == "COMPLETED" and state["message"].startswith("done: tiny ") for state in states):
+        states.append(stand.wait(stand.run("retrain/on-demand", train=changes)))
+    assert states[-1]["type"] == "COMPLETED", states
+    last = stand.wait(stand.run("retrain/on-demand", train=changes))
+    assert last["name"] == "Unchanged"
+
+
 def test_serving_ends_with_sigterm_and_begins_again(stand: Any, flags: list[str]) -> None:
     def serve(name: str) -> Any:
         served = stand.start(name, sys.executable, "-m", "flows.cli", "serve", *flags, "--watch-every", "3600")
