@@ -31,6 +31,7 @@ test-long: setup
 test-faults: setup
 	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_fault_matrix.py,tests)
 
+# Prefect, a Spark cluster and an S3 server as separate processes, and a browser where chromium is installed.
 test-stack: setup
 	$(BIN)/python -m pytest -v -m stack
 
