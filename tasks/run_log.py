@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect import get_run_logger
+from prefect import get_run_logger, runtime
 from prefect.logging.loggers import LoggingAdapter
 
 OWN_LOGGER = "ts4s_core"
@@ -16,13 +16,16 @@ OWN_LOGGER = "ts4s_core"
 def run_log() -> Iterator[None]:
     """Pass every record of ts4s from INFO on to the log of the flow run that is under way."""
     handler, logger = _ToRun(get_run_logger()), logging.getLogger(OWN_LOGGER)
-    level = logger.level
+    before = (logger.level, logger.propagate)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    if runtime.deployment.id is not None:
+        logger.propagate = False  # a worker's terminal shows the run's log already
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
         logger.removeHandler(handler)
 
 
