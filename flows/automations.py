@@ -38,16 +38,15 @@ _PROMOTED_BODY = (
 
 def automations_of(notify_block: UUID | None) -> list[AutomationCore]:
     """Every automation; those that tell somebody only where there is a block that says whom."""
+    # Not forced: the server then leaves alone what has ended, should the news of it have been lost.
     crashed = ChangeFlowRunState(
         state=StateType.CRASHED,
         name="Crashed",
-        force=True,
         message=f"Crashed: no heartbeat for {SILENCE_S} s: the flow's process or its host is gone. Retry this run, it resumes",
     )
     lost = ChangeFlowRunState(
         state=StateType.CRASHED,
         name="Crashed",
-        force=True,
         message=f"Crashed: it did not begin within {LONGEST_START_S} s after a worker had taken it. Retry this run",
     )
     found = [
