@@ -24,6 +24,7 @@ LONGEST_START_S = 300
 NOTIFY_BLOCK = "ts4s-notify"
 _PREFIX = "prefect.flow-run."
 _LATER = frozenset(f"{_PREFIX}{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Skipped", "Unchanged"))
+_WAITS = frozenset(f"{_PREFIX}{state}" for state in ("Scheduled", "AwaitingRetry", "Late", "Paused", "Suspended"))
 _FAILED_BODY = (
     '{"text": {{ ("ts4s: run " ~ flow_run.name ~ " of " ~ flow.name ~ " is " ~ flow_run.state.name ~ ": "'
     ' ~ flow_run.state.message) | tojson }}, "event": "failure", "flow": {{ flow.name | tojson }},'
@@ -38,7 +39,7 @@ _PROMOTED_BODY = (
 
 def automations_of(notify_block: UUID | None) -> list[AutomationCore]:
     """Every automation; those that tell somebody only where there is a block that says whom."""
-    # Not forced: the server then leaves alone what has ended, should the news of it have been lost.
+    # Not forced: the server then leaves alone what has ended. A short run's heartbeat may come after the news of its end (seen).
     crashed = ChangeFlowRunState(
         state=StateType.CRASHED,
         name="Crashed",
@@ -53,7 +54,7 @@ def automations_of(notify_block: UUID | None) -> list[AutomationCore]:
         _automation(
             "ts4s: mark crashed runs",
             f"A run that sent no heartbeat for {SILENCE_S} s is crashed.",
-            trigger=_absence(after={f"{_PREFIX}heartbeat"}, expect={f"{_PREFIX}heartbeat", *_LATER}, within_s=SILENCE_S),
+            trigger=_absence(after={f"{_PREFIX}heartbeat"}, expect={f"{_PREFIX}heartbeat", *_WAITS, *_LATER}, within_s=SILENCE_S),
             actions=[crashed],
         ),
         _automation(
@@ -61,7 +62,7 @@ def automations_of(notify_block: UUID | None) -> list[AutomationCore]:
             "A run whose worker died before it began is crashed.",
             trigger=_absence(
                 after={f"{_PREFIX}Pending"},
-                expect={f"{_PREFIX}{name}" for name in ("Running", "heartbeat", "Late", "AwaitingRetry", "Scheduled")} | _LATER,
+                expect={f"{_PREFIX}heartbeat", f"{_PREFIX}Running", *_WAITS, *_LATER},
                 within_s=LONGEST_START_S,
             ),
             actions=[lost],

@@ -36,7 +36,7 @@ _LOG_LINES_QUOTED = 3
 #: Nothing is sent to Prefect's makers, whichever server is used.
 NO_TELEMETRY = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 #: Run logs go to the server; on the terminal there is the run's own progress alone.
-QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "100", "PREFECT_CLI_COLORS": "false"}
+QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
 
 
 class PrefectServerError(Ts4sError):
