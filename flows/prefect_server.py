@@ -68,6 +68,7 @@ class TemporaryServer:
         self._folder = Path(tempfile.mkdtemp(prefix="ts4s-prefect-"))
         self._log = self._folder / "server.log"
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another can take its place at once
             listener.bind((HOST, 0))
             listener.listen(128)
             self.port: int = listener.getsockname()[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from ts4s_core.processes import kill_tree
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _POLL_S = 0.25
+_LOCKED_LIMIT_S = 20.0
 
 
 class PrefectStand:
@@ -50,9 +52,17 @@ class PrefectStand:
         request = urllib.request.Request(
             f"{self.server.api_url}/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
         )
-        with self._opener.open(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        deadline = time.monotonic() + _LOCKED_LIMIT_S
+        while True:
+            try:
+                with self._opener.open(request, timeout=60) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                # Its database is locked for a moment; Prefect's own client asks again too.
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def refusal(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
         """Call the API with what it has to refuse: status and text of the answer."""
