@@ -150,7 +150,14 @@ AS_A_USER = {
 }
 
 
-@pytest.mark.parametrize(("case", "names"), [pytest.param(*case, id=name) for name, case in AS_A_USER.items()])
+#: Each of these starts the whole command; what they are refused by is tested above without it.
+SLOW = ("no such file", "one class", "classes that are not the data's", "no such configuration", "an ONNX file that is none")
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.long] if name in SLOW else []) for name, case in AS_A_USER.items()],
+)
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
     ts4s: Callable[..., Result], place: Place, model_flags: list[str], tmp_path: Path, case: Case, names: str
 ) -> None:

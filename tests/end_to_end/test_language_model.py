@@ -74,7 +74,7 @@ def test_text_to_a_promoted_model_and_a_sample(ts4s: Callable[..., Any], tmp_pat
 
     store = tmp_path / "here" / "store"
     trained = store / result["artifacts"]["trained"]
-    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 100
     assert float(rows[-1]["accuracy"]) > float(rows[0]["accuracy"])
     assert sum(bool(row["validation_loss"]) for row in rows) >= 1

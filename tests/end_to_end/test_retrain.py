@@ -130,6 +130,7 @@ def test_spark_another_name_and_another_order_of_rows_give_the_same_weights(
     assert second.json["metrics"] == first.json["metrics"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_steps_one_by_one(ts4s: Callable[..., Result], model_flags: list[str], tsv: Path, tmp_path: Path) -> None:
     flags = [

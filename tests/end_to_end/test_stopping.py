@@ -26,7 +26,9 @@ class Result(Protocol):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long)]
+)
 def test_a_stopped_run_leaves_no_process_and_is_gone_on_with(
     ts4s: Callable[..., Result], model_flags: list[str], tsv: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

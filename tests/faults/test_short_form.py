@@ -21,4 +21,5 @@ def test_a_run_ends_as_the_undisturbed_one(
 ) -> None:
     record = PointRun(ground, point, expected=undisturbed[0], ledger=undisturbed[1]).run()
     assert record.hit, record
-    assert record.well, record
+    assert (record.left, record.problems) == ([], [])
+    assert record.weights_sha256 == record.expected_sha256

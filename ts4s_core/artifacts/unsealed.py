@@ -30,7 +30,8 @@ def discard_unsealed(store: ArtifactStore, kind: str, name: str) -> list[str]:
     prefix = f"{check_kind(kind)}/{check_name(name)}"
     found = []
     for folder in _folders(store, prefix):
-        if not store.storage.exists(f"{prefix}/{folder}/{MANIFEST}"):
+        # Under its temporary name a version is not sealed, even if its manifest is written.
+        if folder.startswith(TEMPORARY) or not store.storage.exists(f"{prefix}/{folder}/{MANIFEST}"):
             log.info("removing %s/%s, which a run that ended early left half-written", prefix, folder.removeprefix(TEMPORARY))
             store.storage.delete_tree(f"{prefix}/{folder}")
             found.append(f"{prefix}/{folder}")

@@ -43,8 +43,11 @@ def bucket_of(row_id: bytes, buckets: int) -> int:
     return int.from_bytes(row_id[:4], "big") * buckets >> 32
 
 
-def write_rows(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GROUP) -> None:
-    """Write one file. Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill."""
+def write_rows(table: pa.Table, path: Path, *, rows_per_group: int | None = None) -> None:
+    """Write one file, in row groups of ``ROWS_PER_GROUP`` rows unless told otherwise.
+
+    Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill.
+    """
     with pq.ParquetWriter(
         path,
         table.schema,
@@ -55,7 +58,7 @@ def write_rows(table: pa.Table, path: Path, *, rows_per_group: int = ROWS_PER_GR
         data_page_version="1.0",
         version="2.6",
     ) as writer:
-        writer.write_table(table.combine_chunks(), row_group_size=rows_per_group)
+        writer.write_table(table.combine_chunks(), row_group_size=rows_per_group or ROWS_PER_GROUP)
 
 
 #: Text of a row group of a language model's side: what is read at once.

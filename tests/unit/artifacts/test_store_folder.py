@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -347,9 +348,12 @@ def test_what_a_killed_run_left_half_written_goes(store: ArtifactStore) -> None:
         writer = store.begin("trained", name, key, settings={}, upstream={})
         if key == KEY:
             writer.add_json("a.json", {})
-    assert len(discard_unsealed(store, "trained", "demo")) == 2
-    assert discard_unsealed(store, "trained", "nobody") == []
     assert store.storage.folder is not None
+    # Killed after the manifest was written and before the folder got its name.
+    complete = store.storage.folder / "trained" / "demo" / f"{TEMPORARY}20260101T000000.000000Z-01234567"
+    shutil.copytree(store.storage.folder / str(sealed.ref), complete)
+    assert len(discard_unsealed(store, "trained", "demo")) == 3
+    assert discard_unsealed(store, "trained", "nobody") == []
     folders = sorted(path.name for path in (store.storage.folder / "trained" / "demo").iterdir())
     assert folders == [sealed.ref.version]
     assert len(list((store.storage.folder / "trained" / "other").iterdir())) == 1

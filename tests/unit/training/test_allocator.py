@@ -15,7 +15,7 @@ if sys.argv[1] == "keep" and not keep_memory():
     print("unsupported"); sys.exit()
 def round():
     for _ in range(5):
-        torch.zeros(4 << 20)
+        torch.zeros(16 << 20)
 for _ in range(4):
     round()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,5 +34,5 @@ def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     kept = new_pages("keep")
     if kept == "unsupported":
         pytest.skip("the C library of this system is not glibc")
-    assert int(kept) < 100
-    assert int(new_pages("leave")) > 1_000  # five times 16 MiB, also with huge pages
+    assert int(kept) < 50
+    assert int(new_pages("leave")) > 100  # five times 64 MiB, and pages may be of 2 MiB
