@@ -10,6 +10,7 @@ import sys
 
 from flows.cli_commands import find_command
 from flows.cli_options import parse
+from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import NotFoundError, SettingsError, Ts4sError
@@ -37,7 +38,7 @@ def job_of(step: str, settings: Settings) -> dict[str, object]:
         return job | {kind: _newest(store, kind, settings.name) for kind in ("dataset", "model")}
     trained = _newest(store, "trained", settings.name)
     champion = Registry(store).alias(settings.name, "champion")
-    job |= {"trained": trained, "dataset": _newest(store, "dataset", settings.name)}
+    job |= {"trained": trained, "dataset": store.manifest(ArtifactRef.parse(trained)).upstream["dataset"]}
     return job | ({"champion": f"trained/{settings.name}/{champion}"} if champion else {})
 
 

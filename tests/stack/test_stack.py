@@ -17,10 +17,10 @@ def test_schedule_and_command_line_give_one_hash(stack: Any) -> None:
         lambda run: run["deployment_id"] == nightly["id"] and run["auto_scheduled"], states={"PENDING", "RUNNING", "COMPLETED"}
     )
     stack.api(f"/deployments/{nightly['id']}/pause_deployment", {})
-    by_hand = stack.retrain("by-hand")
     ended = stack.wait_for_run(lambda run: run["id"] == due["id"], states={"COMPLETED", "FAILED", "CRASHED"})
     assert ended["state_type"] == "COMPLETED", ended["state"]
     scheduled = stack.show("scheduled")
+    by_hand = stack.retrain("by-hand")
     assert by_hand["status"] == "done"
     assert len(by_hand["weights_sha256"]) == 64
     assert scheduled["weights_sha256"] == by_hand["weights_sha256"]

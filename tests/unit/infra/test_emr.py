@@ -30,14 +30,14 @@ def job_module() -> Any:
 
 
 def test_a_job_names_the_newest_of_what_it_reads(job_module: Any, tiny_models: Any) -> None:
-    ref = tiny_models.trained("roberta")
+    ref = tiny_models.trained("roberta", with_dataset=True)
     settings = tiny_models.settings("roberta")
-    settings = settings.model_copy(update={"name": ref.name})
     upstream = tiny_models.store.manifest(ref).upstream
     evaluated = job_module.job_of("evaluate", settings)
-    assert (evaluated["job"], evaluated["trained"]) == ("evaluate", str(ref))
-    trained = job_module.job_of("train", settings)
-    assert {"dataset": trained["dataset"], "model": trained["model"]} == {kind: upstream[kind] for kind in ("dataset", "model")}
+    assert {role: evaluated[role] for role in ("job", "trained")} == {"job": "evaluate", "trained": str(ref)}
+    assert evaluated["dataset"] == upstream["dataset"]
+    prepared = job_module.job_of("prepare", settings)
+    assert prepared["onnx"] == str(tiny_models.store.newest("onnx", prepared["onnx"].split("/")[1]))
     assert {"prepare", "train", "evaluate"} == set(job_module.STEPS) <= set(JOBS)
 
 
