@@ -125,21 +125,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     flags = ["--model.source", f"config:{tiny_model / 'config.json'}", "--model.tokenizer", str(tiny_model / "tokenizer")]
     flags += ["--model.max_length", "32", "--train.max_steps", "4", "--train.batch_size", "16", "--data.source", ROWS]
     home = folder / "stack"
-    up = [
-        "stack",
-        "up",
-        "--folder",
-        str(home),
-        "--cores",
-        "1",
-        "--watch-every",
-        "0",
-        "--cron",
-        "* * * * *",
-        "--name",
-        "scheduled",
-    ]
-    described = run_command(*up, *flags, environ=environ)
+    # They are in the bucket before the server is up: the first night may come at once.
+    rows = home / "s3" / "buckets" / ROWS.removeprefix("s3://")
+    rows.parent.mkdir(parents=True)
+    rows.write_text("".join(f"{label}\t{text}\n" for label, text in _INPUTS.sentences(300)), encoding="utf-8")
+    up = ["stack", "up", "--folder", str(home), "--cores", "1", "--watch-every", "0", "--cron", "* * * * *"]
+    described = run_command(*up, "--name", "scheduled", *flags, environ=environ)
     mark = json.loads((home / "state.json").read_text())["mark"]
     try:
         yield Stack(home, described, flags, environ | {"PREFECT_API_URL": described["prefect_api"]})
