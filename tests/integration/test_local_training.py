@@ -96,7 +96,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     [
         ("roberta", {"attention_dropout": 0.1}, (1, 2, 4)),
         ("roberta", {"lora_rank": 2}, (1, 2)),
-        ("roberta", {"freeze_encoder": True}, (1, 4)),
+        pytest.param("roberta", {"freeze_encoder": True}, (1, 4), marks=pytest.mark.long),
         ("gpt2", {"task": "language-model"}, (1, 2)),
     ],
     ids=["classification", "lora", "frozen", "language-model"],

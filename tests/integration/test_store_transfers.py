@@ -131,6 +131,7 @@ def test_processes_of_a_host_share_one_download(
     assert gets(front) == 6
 
 
+@pytest.mark.long
 def test_throttling_and_lost_connections_are_waited_out(
     through: Callable[..., ArtifactStore], front: Any, tmp_path: Path
 ) -> None:
