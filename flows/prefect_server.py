@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 5.0
+LOGS_TIMEOUT_S = 3.0
 _POLL_S = 0.1
 _LOG_LINES_QUOTED = 3
 #: Nothing is sent to Prefect's makers, whichever server is used.
@@ -164,4 +165,12 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
         os.environ.update(server.client_environment())
         yield server
     finally:
+        send_logs()
         server.stop()
+
+
+def send_logs() -> None:
+    """Let the server have what was logged: at exit prefect would wait for a server that is gone, without a limit."""
+    handlers = sys.modules.get("prefect.logging.handlers")
+    if handlers is not None:
+        handlers.APILogWorker.drain_all(timeout=LOGS_TIMEOUT_S)
