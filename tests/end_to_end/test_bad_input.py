@@ -151,7 +151,14 @@ AS_A_USER = {
 
 
 #: Each of these starts the whole command; what they are refused by is tested above without it.
-SLOW = ("no such file", "one class", "classes that are not the data's", "no such configuration", "an ONNX file that is none")
+SLOW = (
+    "no such file",
+    "one class",
+    "classes that are not the data's",
+    "no such configuration",
+    "an ONNX file that is none",
+    "longer than the model takes",
+)
 
 
 @pytest.mark.parametrize(

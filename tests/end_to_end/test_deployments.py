@@ -34,6 +34,7 @@ def stand(prefect_stand: Any, flags: list[str]) -> Any:
     return prefect_stand
 
 
+@pytest.mark.stack
 @pytest.mark.timeout(600)
 def test_a_cancelled_run_is_retried_and_shows_what_it_did(stand: Any, flags: list[str]) -> None:
     run = stand.run("retrain/on-demand", train=LONG)

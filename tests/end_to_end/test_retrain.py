@@ -113,6 +113,7 @@ def test_a_run_a_second_run_and_what_is_shown(
     assert described.json["metrics"] == result["metrics"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_spark_another_name_and_another_order_of_rows_give_the_same_weights(
     ts4s: Callable[..., Result], model_flags: list[str], tsv: Path, tmp_path: Path
