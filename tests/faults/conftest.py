@@ -26,9 +26,9 @@ def beside(name: str) -> ModuleType:
     return sys.modules[key]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """Where runs take place."""
+    """Where runs take place. A module's: it sets this process's environment and log level, which other tests must not see."""
     ground = Ground(
         tmp_path_factory.mktemp("faults"),
         s3=beside("s3_servers").rclone_serving,
@@ -39,7 +39,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     assert ground.close() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def undisturbed(ground: Ground) -> tuple[str, dict[tuple[int, int], str]]:
     """Hash and ledger of a run that nothing happens to."""
     return ground.reference()
