@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup run test test-long test-faults test-stack lint bench clean
+.PHONY: setup run test test-long test-faults test-stack fuzz coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,16 @@ test-faults: setup
 # Prefect, a Spark cluster and an S3 server as separate processes, and a browser where chromium is installed.
 test-stack: setup
 	$(BIN)/python -m pytest -v -m stack
+
+# TARGETS="tsv onnx": only these; inputs and findings are kept in .fuzz/, figures in infra/fuzz/results.json.
+MINUTES ?= 10
+fuzz: setup
+	$(BIN)/python infra/fuzz/fuzz.py --minutes $(MINUTES) $(if $(TARGETS),--targets $(TARGETS))
+
+# Of ts4s_core, in this process and in all that it starts. MARK=long|faults|stack: those tests instead; the figures add up
+# until `make coverage-clean`.
+coverage: setup
+	$(BIN)/python infra/coverage_run.py $(if $(MARK),-m $(MARK)) $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ EXPIRES_S = 60.0
 RENEW_S = 10.0
 POLL_S = 0.2
 SETTLE_S = 10.0
+_MOST_TIME_S = 253_402_300_800.0  # the year 10000
 GIVE_BACK_PAUSES_S = (0.5, 1.0, 2.0)
 
 
@@ -53,6 +54,25 @@ class Claim:
     since: float
     renewed: float
     number: int = 0
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Claim:
+        """Read a claim that anybody may have written.
+
+        Raises:
+            ValueError: if it is none.
+            TypeError: if it lacks a field, or has another.
+        """
+        claim = cls(**json.loads(data))
+        times = (claim.started, claim.since, claim.renewed)
+        wholes = (claim.pid, claim.number)
+        if not all(isinstance(text, str) for text in (claim.token, claim.host)):
+            raise ValueError("a token or host that is no text")
+        if not all(type(number) is int and 0 <= number < 2**63 for number in wholes):
+            raise ValueError("a process or place that is no number")
+        if not all(type(time_s) in (int, float) and 0 <= time_s < _MOST_TIME_S for time_s in times):
+            raise ValueError("a time that cannot be")
+        return claim
 
     @property
     def alive(self) -> bool:
@@ -202,10 +222,10 @@ def claims(storage: Storage, name: str) -> list[Claim]:
     found = []
     for entry in storage.list(f"{LEASES}/{name}"):
         try:
-            found.append(Claim(**json.loads(storage.read_bytes(entry.path))))
+            found.append(Claim.from_json(storage.read_bytes(entry.path)))
         except NotFoundError:
             continue  # given back since the listing
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             log.warning("ignoring %s, which is no lease", entry.path)
     return found
 

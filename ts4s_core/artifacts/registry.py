@@ -67,8 +67,13 @@ class Entry:
             record = json.loads(data)
             record["before"] = record.pop("from")
             entry = cls(**record)
-            if entry.number != _number(path) or entry.action not in ACTIONS or not isinstance(entry.to, str | None):
-                raise ValueError("number, action or version that cannot be")
+            texts = (entry.name, entry.alias, entry.action, entry.why, entry.who, entry.when)
+            if not all(isinstance(text, str) for text in texts) or not isinstance(entry.metrics, dict):
+                raise ValueError("a text or the metrics of another type")
+            if not isinstance(entry.before, str | None) or not isinstance(entry.to, str | None):
+                raise ValueError("a version that is no text")
+            if isinstance(entry.number, bool) or entry.number != _number(path) or entry.action not in ACTIONS:
+                raise ValueError("number or action that cannot be")
             if entry.to is not None:
                 ArtifactRef(KIND, entry.name, entry.to)
         except (ValueError, TypeError, KeyError, AttributeError, InputError, RecursionError) as exc:

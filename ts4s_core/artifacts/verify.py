@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ts4s_core.artifacts.manifest import FileEntry, Manifest
 from ts4s_core.artifacts.refs import KINDS, MANIFEST, ArtifactRef
 from ts4s_core.artifacts.registry import KIND, REGISTRY, Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.transfer import RANGE_BYTES, in_order
-from ts4s_core.errors import InputError, IntegrityError, NotFoundError
+from ts4s_core.errors import InputError, IntegrityError, NotFoundError, listed
 from ts4s_core.progress import Progress, silent
 
 
@@ -176,8 +177,10 @@ def _verify_registry(store: ArtifactStore, name: str) -> VerifiedVersion | None:
     try:
         entries = Registry(store).entries(name)
         numbers = [entry.number for entry in entries]
-        if numbers != list(range(1, len(numbers) + 1)):
-            missing = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
+        # Not the set of all numbers up to the last: a planted 99999999.json would fill the memory.
+        gaps = [(before + 1, number - 1) for before, number in pairwise([0, *numbers]) if number != before + 1]
+        if gaps:
+            missing = listed(first if first >= last else f"{first} to {last}" for first, last in gaps)
             damages.append(Damage(prefix, f"has gaps: entries {missing} are missing"))
         for alias, version in Registry(store).aliases(name).items():
             if not store.sealed(ArtifactRef(KIND, name, version)):

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from ts4s_core.artifacts.manifest import Manifest
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.formats.parquet_footer import Group, read_groups
 from ts4s_core.data.rows import MAX_ROW_BYTES, SIDES
-from ts4s_core.errors import IntegrityError, NotFoundError
+from ts4s_core.errors import IntegrityError, NotFoundError, Ts4sError
 
 OPEN_FILES = 4
 UNFOLDED_BYTES = 64 * 2**20
@@ -96,7 +97,9 @@ class Dataset:
             parquet = self._file(place.file)
             try:
                 table = parquet.read_row_group(place.index, columns=None if columns is None else list(columns), use_threads=False)
-            except pa.ArrowInvalid as exc:
+            except Ts4sError:
+                raise
+            except (pa.ArrowException, OSError, ValueError) as exc:  # Arrow has a plain OSError for bytes it cannot decode
                 raise IntegrityError(f"{self.ref}/{place.file} row group {place.index} cannot be decoded: {exc}") from exc
             if table.num_rows != place.rows:
                 raise IntegrityError(
@@ -151,23 +154,28 @@ class Dataset:
         try:
             # Arrow looks for the footer in the last 64 KiB, and would fetch every row group that begins there.
             file.seek(footer.offset)
-            parquet = pq.ParquetFile(file, metadata=pq.read_metadata(io.BytesIO(file.read(footer.size))))
-        except pa.ArrowInvalid as exc:
+            end = io.BytesIO(file.read(footer.size))
+            parquet = pq.ParquetFile(file, metadata=pq.read_metadata(end))
+            groups = read_groups(end)
+        except Ts4sError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as exc:
             raise IntegrityError(f"{self.ref}/{path} is no Parquet file: {exc}") from exc
-        self._refuse_bombs(path, parquet.metadata)
+        self._refuse_bombs(path, groups)
         self._files[path] = parquet
         return parquet
 
-    def _refuse_bombs(self, path: str, metadata: pq.FileMetaData) -> None:
+    def _refuse_bombs(self, path: str, groups: Sequence[Group]) -> None:
         """A row group that unfolds to more than its rows can hold was not written by ``prepare``."""
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            most = UNFOLDED_BYTES + group.num_rows * (MAX_ROW_BYTES + 4 * self.max_length)
-            values = max((group.column(at).num_values for at in range(group.num_columns)), default=0)
-            if group.total_byte_size > most or 4 * values > most:
+        for number, group in enumerate(groups):
+            most = UNFOLDED_BYTES + group.rows * (MAX_ROW_BYTES + 4 * self.max_length)
+            unfolded = max(
+                sum(chunk.unfolded for chunk in group.chunks), 4 * max((chunk.values for chunk in group.chunks), default=0)
+            )
+            if unfolded > most:
                 raise IntegrityError(
-                    f"{self.ref}/{path} is refused: row group {number} of {group.num_rows} rows unfolds to "
-                    f"{max(group.total_byte_size, 4 * values)} bytes, expected at most {most}. Prepare the dataset again"
+                    f"{self.ref}/{path} is refused: row group {number} of {group.rows} rows unfolds to "
+                    f"{unfolded} bytes, expected at most {most}. Prepare the dataset again"
                 )
 
 

@@ -78,7 +78,8 @@ class DataSource:
                 return
             with self.files.open(split.file) as file:
                 if self.format == "parquet":
-                    yield from parquet.read_parquet(file, split.start, self.columns, tally)
+                    with parquet.damages(split.name):
+                        yield from parquet.read_parquet(file, split.start, self.columns, tally)
                 elif split.array:
                     yield from json_rows.read_json_array(file, split.name, self.columns, tally)
                 else:

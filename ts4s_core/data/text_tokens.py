@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ts4s_core.data.tokenisers import TOKENIZER_FILE, tokenizer_from
+from ts4s_core.data.tokenisers import TOKENIZER_FILE, foreign_failures, tokenizer_from
 
 CONFIG_FILE = "tokenizer_config.json"
 _BEGIN_TOKENS = ("bos_token", "eos_token", "cls_token")
@@ -74,7 +74,8 @@ class TextTokenizer:
         """Tokens of some texts, without the tokenizer's own special tokens, behind the begin token."""
         # Offsets cost a tenth of the speed, and are needed only to measure what is unknown.
         encode = tokenizer.encode_batch_fast if self.unknown_id is None else tokenizer.encode_batch
-        encodings = encode(list(texts), add_special_tokens=False)
+        with foreign_failures("The tokenizer cannot encode a text"):
+            encodings = encode(list(texts), add_special_tokens=False)
         begin = [] if self.begin_id is None else [self.begin_id]
         rows = [np.array(begin + encoding.ids, np.int32) for encoding in encodings]
         unknown = [self._unknown_bytes(encoding, text) for encoding, text in zip(encodings, texts, strict=True)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ class Tokens:
 
     ids: list[int]
     truncated: bool
+
+
+@contextlib.contextmanager
+def foreign_failures(what: str) -> Iterator[None]:
+    """What the library raises, plain exceptions and panics of its Rust code (which are no Exception), as a SourceError."""
+    try:
+        yield
+    except BaseException as exc:
+        if isinstance(exc, Exception) or type(exc).__name__ == "PanicException":
+            raise SourceError(f"{what}: {exc}. Save the tokenizer again with save_pretrained") from exc
+        raise
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -44,10 +56,8 @@ def tokenizer_from(text: str, *, where: str = TOKENIZER_FILE) -> Tokenizer:
     Raises:
         SourceError: if it describes none.
     """
-    try:
+    with foreign_failures(f"Tokenizer {where} cannot be read"):
         tokenizer = Tokenizer.from_str(text)
-    except Exception as exc:  # the library raises plain Exception
-        raise SourceError(f"Tokenizer {where} cannot be read: {exc}. Save it again with save_pretrained") from exc
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -107,6 +117,11 @@ def limited(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) -> list[Tokens]:
-    """Token ids of a batch of texts; a text that has none (all its characters dropped) becomes ``fallback_id``."""
-    encodings = tokenizer.encode_batch_fast(list(texts))
+    """Token ids of a batch of texts; a text that has none (all its characters dropped) becomes ``fallback_id``.
+
+    Raises:
+        SourceError: if the tokenizer is damaged in a way that only shows now.
+    """
+    with foreign_failures("The tokenizer cannot encode a text"):
+        encodings = tokenizer.encode_batch_fast(list(texts))
     return [Tokens(list(encoding.ids) or [fallback_id], bool(encoding.overflowing)) for encoding in encodings]

@@ -86,13 +86,13 @@ def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[torch.Tenso
 
 def encoder(tokenizer: str, form: InputForm) -> Any:
     """Texts to token numbers, cut to the form's length."""
-    from tokenizers import Tokenizer
+    from ts4s_core.data.tokenisers import foreign_failures, tokenizer_from
 
-    made = Tokenizer.from_str(tokenizer)
-    made.no_padding()
+    made = tokenizer_from(tokenizer)
     made.enable_truncation(form.max_length)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
+        with foreign_failures("The tokenizer cannot encode a text"):
+            return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
 
     return encode

@@ -14,6 +14,7 @@ import onnx
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.errors import Ts4sError
+from ts4s_core.onnx.foreign import graph_failures
 from ts4s_core.onnx.graph import Array, Graph, graph_of
 from ts4s_core.onnx.heads import HEAD
 from ts4s_core.onnx.importer import assemble, put_tensors
@@ -125,6 +126,7 @@ class Exported:
         return int(rows[0] if rows else self.config.get("vocab_size", 2))
 
 
+@graph_failures("Import of the graph")
 def base_of_onnx(exported: Exported, original: Original | None) -> Base:
     """Rewrite the graph of an ``onnx`` artifact, and compare it.
 
@@ -178,6 +180,7 @@ def original_of(exported: Exported, settings: Settings, *, store: ArtifactStore,
     return Original(source.load()[0])
 
 
+@graph_failures("Import of the model")
 def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
     """A model of ours as the base: what its adapters learnt becomes part of its weights.
 

@@ -18,6 +18,7 @@ from onnx import TensorProto
 from torch import fx, nn
 
 from ts4s_core.errors import Ts4sError, UnsupportedModelError, listed
+from ts4s_core.onnx.foreign import graph_failures
 from ts4s_core.onnx.graph import Array, Graph
 from ts4s_core.onnx.onnx2torch_loader import onnx2torch
 from ts4s_core.onnx.rewrite import rewrite
@@ -86,6 +87,7 @@ class ImportedGraph(nn.Module):
         return self._run(self, *given)
 
 
+@graph_failures("Import of the graph")
 def import_graph(onnx_path: Path, names: Mapping[str, Any] | None) -> ImportedGraph:
     """An ONNX file as a module, with its weights and without dropout.
 
@@ -95,7 +97,8 @@ def import_graph(onnx_path: Path, names: Mapping[str, Any] | None) -> ImportedGr
 
     Raises:
         SourceError: the file cannot be read, or does not fit its names.
-        UnsupportedModelError: naming an opset, an input, or a node and its operator, that is not taken.
+        UnsupportedModelError: naming an opset, an input, or a node and its operator, that is not taken; or what one of the
+            libraries raised.
     """
     rewritten = rewrite(onnx_path, names)
     module = assemble(rewritten.graph)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import IntegrityError, SettingsError, UnsupportedModelError
+from ts4s_core.onnx.foreign import graph_failures
 from ts4s_core.onnx.graph import Array, Graph, graph_of
 from ts4s_core.onnx.heads import HEAD, ClassificationHead
 from ts4s_core.onnx.importer import ImportedGraph, assemble, put_tensors
@@ -48,6 +49,7 @@ class TrainableModel(ImportedGraph):
         return logits
 
 
+@graph_failures("Building of the model")
 def build_model(folder: Path, *, weights: bool = True) -> TrainableModel:
     """The model of a ``model`` or ``trained`` artifact, in train mode.
 
@@ -82,6 +84,7 @@ def _graph_model(folder: Path, spec: ModelSpec) -> TrainableModel:
     return compose(graph, spec)
 
 
+@graph_failures("Building of the model")
 def compose(graph: Graph, spec: ModelSpec) -> TrainableModel:
     """A rewritten graph with dropout, adapters and head, all weights zero.
 

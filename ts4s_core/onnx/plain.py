@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ts4s_core.errors import IntegrityError
+from ts4s_core.errors import IntegrityError, listed
+from ts4s_core.onnx.foreign import graph_failures
 from ts4s_core.onnx.graph import Array, graph_of
 from ts4s_core.onnx.lower import Lowered, Output, lower
 from ts4s_core.onnx.model_spec import GRAPH_FILE, WEIGHTS_FILE, ModelSpec
@@ -24,6 +25,7 @@ MAX_INLINE_BYTES = 2**31 - 2**24
 _DTYPES = {"F32": TensorProto.FLOAT}
 
 
+@graph_failures("Standard form of the model")
 def lowered(folder: Path, *, output: Output = "logits") -> Lowered:
     """The graph of a ``model`` or ``trained`` artifact's folder in standard operators.
 
@@ -59,6 +61,11 @@ def with_mapped_weights(graph: Lowered, weights: Path) -> onnx.ModelProto:
     A matrix that the graph wants transposed is transposed by a node, which ONNX Runtime folds when it loads the model.
     """
     places = _places(weights)
+    missing = sorted({use.name for use in graph.weights.values() if places.get(use.name, ("",))[0] not in _DTYPES})
+    if missing:
+        raise IntegrityError(
+            f"Weights {weights.name} do not fit their graph: expected {listed(missing)} as float32. Restore the file"
+        )
     held: dict[str, TensorProto] = {}
     turns = []
     for value, use in graph.weights.items():
@@ -69,6 +76,7 @@ def with_mapped_weights(graph: Lowered, weights: Path) -> onnx.ModelProto:
     return _model(graph, list(held.values()), before=turns)
 
 
+@graph_failures("Opening of the model in ONNX Runtime")
 def open_session(folder: Path, *, threads: int, output: Output = "logits", weights: Path | None = None) -> Any:
     """An ONNX Runtime session of a ``model`` or ``trained`` artifact's folder.
 
@@ -122,8 +130,12 @@ def _external(name: str, place: tuple[str, list[int], int, int], location: str) 
 
 
 def _places(weights: Path) -> dict[str, tuple[str, list[int], int, int]]:
-    """Type, shape, offset and bytes of every tensor in a safetensors file."""
+    """Type, shape, offset and bytes of every tensor in a safetensors file; the library checks the header first."""
+    from safetensors import SafetensorError, safe_open
+
     try:
+        with safe_open(weights, framework="numpy"):
+            pass
         with weights.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
             record = json.loads(file.read(header))
@@ -133,5 +145,5 @@ def _places(weights: Path) -> dict[str, tuple[str, list[int], int, int]]:
             if name != "__metadata__"
             for first, last in [entry["data_offsets"]]
         }
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise IntegrityError(f"Reading of weights {weights.name}: expected a whole safetensors file, got {exc}") from exc

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ts4s_core.data.engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
 from ts4s_core.data.formats import csv_rows, docstrings, json_rows
 from ts4s_core.data.formats.lines import lines_between, text_lines
-from ts4s_core.data.formats.parquet import BATCH_ROWS, cells, is_text
+from ts4s_core.data.formats.parquet import BATCH_ROWS, cells, damages, is_text, refuse_bombs
 from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, encodable
 from ts4s_core.data.sources import DOCSTRING_ROWS_PER_SPLIT, Split
 from ts4s_core.errors import DataError, SourceError, listed
@@ -150,11 +149,12 @@ class TextSource:
 
     def _parquet(self, file: BinaryIO, split: Split) -> Iterator[TextRow]:
         names = [self.text_column] + ([self.id_column] if self.id_column else [])
-        parquet = pq.ParquetFile(file)
-        for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[split.start], columns=names, use_threads=False):
-            columns = [cells(batch.column(batch.schema.names.index(name))) for name in names]
-            for values in zip(*columns, strict=True):
-                yield row_of(*values)
+        with damages(split.name):
+            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[split.start], columns=names, use_threads=False):
+                columns = [cells(batch.column(batch.schema.names.index(name))) for name in names]
+                for values in zip(*columns, strict=True):
+                    yield row_of(*values)
 
     def parquet_groups(self, file: BinaryIO, name: str) -> int:
         """Row groups of a file that has the columns.
@@ -162,18 +162,17 @@ class TextSource:
         Raises:
             DataError: if it is no Parquet file, or lacks a column.
         """
-        try:
+        with damages(name):
             parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as exc:
-            raise DataError(f"Data file {name} is no Parquet file: {exc}") from exc
-        schema = parquet.schema_arrow
-        self._check_columns(schema.names, name)
-        kind = schema.field(self.text_column).type
-        if not is_text(kind):
-            raise DataError(
-                f"Data file {name} has column {self.text_column!r} of type {kind}: expected text. Set data.text_column"
-            )
-        return int(parquet.num_row_groups)
+            schema = parquet.schema_arrow
+            self._check_columns(schema.names, name)
+            kind = schema.field(self.text_column).type
+            if not is_text(kind):
+                raise DataError(
+                    f"Data file {name} has column {self.text_column!r} of type {kind}: expected text. Set data.text_column"
+                )
+            refuse_bombs(file, name, (self.text_column, *((self.id_column,) if self.id_column else ())))
+            return int(parquet.num_row_groups)
 
 
 @dataclass

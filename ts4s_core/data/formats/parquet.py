@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ts4s_core.data.formats.parquet_footer import read_groups
 from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, row_of
-from ts4s_core.errors import DataError, listed
+from ts4s_core.errors import DataError, Ts4sError, listed
 
 BATCH_ROWS = 1_024
 #: A column of a row group may unfold to this and the longest rows that are taken; more is made to fill the memory.
@@ -18,46 +20,56 @@ UNFOLDED_BYTES = 64 * 2**20
 MOST_FOLD, FOLD_FROM_BYTES = 1_000, 256 * 2**20
 
 
+@contextlib.contextmanager
+def damages(name: str) -> Iterator[None]:
+    """What PyArrow raises at a damaged file as one DataError; what the filesystem raises (OSError) is left as it is."""
+    try:
+        yield
+    except (Ts4sError, OSError, MemoryError):
+        raise
+    except (pa.ArrowException, ValueError, TypeError, ArithmeticError, LookupError, NotImplementedError) as exc:
+        reason = f"{type(exc).__name__}: {exc}".rstrip(".")
+        raise DataError(f"Data file {name} is no Parquet file that can be read: {reason}. Write it anew") from exc
+
+
 def row_groups_in(file: BinaryIO, name: str, columns: Columns) -> int:
     """The number of row groups of a file that has the columns.
 
     Raises:
         DataError: if it is no Parquet file, or lacks a column.
     """
-    try:
+    with damages(name):
         parquet = pq.ParquetFile(file)
-    except pa.ArrowInvalid as exc:
-        raise DataError(f"Data file {name} is no Parquet file: {exc}") from exc
-    schema = parquet.schema_arrow
-    for column, setting in ((columns.label, "label_column"), (columns.text, "text_column")):
-        if schema.names.count(column) != 1:
-            problem = "has no column" if column not in schema.names else "has more than one column"
-            raise DataError(
-                f"Data file {name} {problem} {column!r}: it has {listed(map(repr, schema.names))}. Set data.{setting}"
-            )
-    text = schema.field(columns.text).type
-    if not is_text(text):
-        raise DataError(f"Data file {name} has column {columns.text!r} of type {text}: expected text. Set data.text_column")
-    refuse_bombs(parquet.metadata, name, (columns.label, columns.text))
-    return int(parquet.num_row_groups)
+        schema = parquet.schema_arrow
+        for column, setting in ((columns.label, "label_column"), (columns.text, "text_column")):
+            if schema.names.count(column) != 1:
+                problem = "has no column" if column not in schema.names else "has more than one column"
+                raise DataError(
+                    f"Data file {name} {problem} {column!r}: it has {listed(map(repr, schema.names))}. Set data.{setting}"
+                )
+        text = schema.field(columns.text).type
+        if not is_text(text):
+            raise DataError(f"Data file {name} has column {columns.text!r} of type {text}: expected text. Set data.text_column")
+        refuse_bombs(file, name, (columns.label, columns.text))
+        return int(parquet.num_row_groups)
 
 
-def refuse_bombs(metadata: pq.FileMetaData, name: str, wanted: Sequence[str]) -> None:
+def refuse_bombs(file: BinaryIO, name: str, wanted: Sequence[str]) -> None:
     """Refuse a file whose columns unfold to far more than their rows can need.
 
     Raises:
         DataError: naming row group and column.
+        ValueError: if the file has no footer.
     """
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for chunk in (group.column(at) for at in range(group.num_columns)):
-            unfolded, folded = chunk.total_uncompressed_size, max(1, chunk.total_compressed_size)
-            rows_need = UNFOLDED_BYTES + group.num_rows * MAX_ROW_BYTES
-            if chunk.path_in_schema.partition(".")[0] not in wanted:
+    for number, group in enumerate(read_groups(file)):
+        rows_need = UNFOLDED_BYTES + group.rows * MAX_ROW_BYTES
+        for chunk in group.chunks:
+            if chunk.path[:1] and chunk.path[0] not in wanted:
                 continue
+            unfolded, folded = chunk.unfolded, max(1, chunk.folded)
             if unfolded > rows_need or (unfolded > FOLD_FROM_BYTES and unfolded > MOST_FOLD * folded):
                 raise DataError(
-                    f"Data file {name} is refused: {group.num_rows} rows of {chunk.path_in_schema!r} in row group {number} "
+                    f"Data file {name} is refused: {group.rows} rows of {'.'.join(chunk.path)!r} in row group {number} "
                     f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does. Write it anew"
                 )
 
@@ -109,10 +121,9 @@ def cells(column: pa.Array) -> list[object]:
 
 def _dictionaries(file: BinaryIO, group: int, names: Sequence[str]) -> list[str]:
     """The text columns that this row group keeps a dictionary of."""
-    metadata = pq.read_metadata(file)
-    chunks = [metadata.row_group(group).column(at) for at in range(metadata.row_group(group).num_columns)]
     return [
-        chunk.path_in_schema
-        for chunk in chunks
-        if chunk.path_in_schema in names and chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
+        name
+        for chunk in read_groups(file)[group].chunks
+        for name in chunk.path[:1]
+        if len(chunk.path) == 1 and name in names and chunk.has_dictionary and chunk.is_text
     ]

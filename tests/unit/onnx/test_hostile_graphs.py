@@ -1,0 +1,100 @@
+"""ONNX graphs that break what exporters keep: refused with an error of ours, whichever library stumbles over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ts4s_core.errors import IntegrityError, Ts4sError, UnsupportedModelError
+from ts4s_core.onnx.import_base import Exported, base_of_onnx
+from ts4s_core.onnx.importer import import_graph
+from ts4s_core.onnx.lower import Lowered, WeightUse
+from ts4s_core.onnx.plain import with_mapped_weights
+from ts4s_core.onnx.weights import save_weights
+
+
+def graph() -> onnx.ModelProto:
+    """A table, a cast and a constant added."""
+    made = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+            helper.make_node("Cast", ["words"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("Constant", [], ["one"], value=numpy_helper.from_array(np.float32([1.0, 2.0, 3.0, 4.0]))),
+            helper.make_node("Add", ["cast", "one"], ["output"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["b", "t"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["b", "t", 4])],
+        [numpy_helper.from_array(np.ones((20, 4), np.float32), "table")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def no_attributes(model: onnx.ModelProto) -> None:
+    del model.graph.node[1].attribute[:]
+
+
+def text_that_is_none(model: onnx.ModelProto) -> None:
+    attribute = model.graph.node[1].attribute.add()
+    attribute.name, attribute.type, attribute.s = "mode", onnx.AttributeProto.STRING, b"\xff\xfe"
+
+
+def constant_of_other_size(model: onnx.ModelProto) -> None:
+    model.graph.node[2].attribute[0].t.dims[0] = 2**40
+
+
+def constant_of_no_type(model: onnx.ModelProto) -> None:
+    model.graph.node[2].attribute[0].t.data_type = 99
+
+
+def no_inputs(model: onnx.ModelProto) -> None:
+    del model.graph.node[0].input[:]
+
+
+def circle(model: onnx.ModelProto) -> None:
+    model.graph.node[1].input[0] = "output"
+
+
+@pytest.mark.parametrize(
+    "change", [no_attributes, text_that_is_none, constant_of_other_size, constant_of_no_type, no_inputs, circle]
+)
+def test_graph_that_no_exporter_makes(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    model = graph()
+    onnx.save(model, tmp_path / "model.onnx")
+    assert [tuple(parameter.shape) for parameter in import_graph(tmp_path / "model.onnx", None).parameters()] == [(20, 4), (4,)]
+    change(model)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(Ts4sError, match=r"Import of|Reading of"):
+        import_graph(tmp_path / "model.onnx", None)
+    with pytest.raises(Ts4sError, match=r"Import of|Reading of|Parity of"):
+        base_of_onnx(Exported(tmp_path, {}, {"task": "encoder"}, None, 16), None)
+
+
+def test_what_a_library_raises_is_named(tmp_path: Path) -> None:
+    model = graph()
+    no_attributes(model)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="in the forms that are taken, got KeyError: 'to'") as raised:
+        import_graph(tmp_path / "model.onnx", None)
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x02\x00\x00\x00\x00\x00\x00\x00[]", (2**40).to_bytes(8, "little") + b"{}"])
+def test_mapped_weights_of_a_file_that_is_none(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(data)
+    wanted = Lowered([], {}, {}, opset=17, ir_version=8, output="v", weights={"v": WeightUse("a", transposed=False)})
+    with pytest.raises(IntegrityError, match=r"w\.safetensors: expected a whole safetensors file"):
+        with_mapped_weights(wanted, tmp_path / "w.safetensors")
+
+
+def test_mapped_weights_that_are_missing_or_of_another_type(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": np.ones(2, np.float16)})
+    uses = {"v": WeightUse("a", transposed=False), "w": WeightUse("b", transposed=False)}
+    with pytest.raises(IntegrityError, match="do not fit their graph: expected a, b as float32"):
+        with_mapped_weights(Lowered([], {}, {}, opset=17, ir_version=8, output="v", weights=uses), path)
