@@ -8,6 +8,7 @@ A new benchmark's file is in the table at once, with the command that made it; w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -115,7 +116,10 @@ def row_of(path: Path) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     where = path.relative_to(ROOT).as_posix()
     says, again = next(((says, again) for pattern, says, again in SAYS if re.search(rf"{pattern}\Z", where)), (None, ""))
-    what = says(result) if says is not None else path.stem.replace("_", " ")
+    what = path.stem.replace("_", " ")
+    if says is not None:
+        with contextlib.suppress(KeyError, TypeError):  # a file of another shape stays in the table, by its name
+            what = says(result)
     cells = (what, f"`{result.get('command') or again or 'see the file'}`", f"[{path.name}]({where})")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -58,6 +58,8 @@ class Dataset:
             self.task = str(facts["task"])
         except KeyError as exc:
             raise IntegrityError(f"{self.ref} is no dataset: its manifest has no fact {exc}. Prepare it again") from exc
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise IntegrityError(f"{self.ref} is no dataset: a fact of its manifest cannot be, {exc}. Prepare it again") from exc
         self.row_groups: dict[str, tuple[RowGroupPlace, ...]] = {side: tuple(_places(manifest, side)) for side in SIDES}
         self._footers = {entry.path: entry.row_groups[-1] for entry in manifest.files if entry.row_groups}
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()

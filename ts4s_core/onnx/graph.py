@@ -183,7 +183,7 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
         SourceError: the file cannot be read, or is no ONNX model.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = load_checked(path)
         floats = dict(_floats(model, path.parent))
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as exc:
@@ -193,6 +193,16 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
     if not model.graph.output:
         raise SourceError(f"Reading of model {path.name}: expected an ONNX graph with an output, got none. Export it again")
     return graph_of(model, skip=set(floats)), floats
+
+
+def load_checked(path: Path) -> onnx.ModelProto:
+    """A file's graph, without weights that lie outside it.
+
+    ONNX's checker comes first: shape inference ends the process at some graphs that it refuses, and on a graph with a circle
+    the search for patterns has no end.
+    """
+    onnx.checker.check_model(str(path))
+    return onnx.load(str(path), load_external_data=False)
 
 
 def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:

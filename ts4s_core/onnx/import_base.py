@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.errors import Ts4sError
 from ts4s_core.onnx.foreign import graph_failures
-from ts4s_core.onnx.graph import Array, Graph, graph_of
+from ts4s_core.onnx.graph import Array, Graph, graph_of, load_checked
 from ts4s_core.onnx.heads import HEAD
 from ts4s_core.onnx.importer import assemble, put_tensors
 from ts4s_core.onnx.lora import merge_lora
@@ -195,7 +194,7 @@ def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
     has_head = spec.task != "language-model"
     head = {name: tensor for name, tensor in tensors.items() if has_head and name.startswith(f"{HEAD}.")}
     return Base(
-        graph=graph_of(onnx.load(str(exported.folder / GRAPH_FILE), load_external_data=False)),
+        graph=graph_of(load_checked(exported.folder / GRAPH_FILE)),
         tensors={name: tensor for name, tensor in tensors.items() if name not in head},
         width=spec.hidden_size,
         fixed=spec.fixed_shape,

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, listed
 from ts4s_core.onnx.foreign import graph_failures
-from ts4s_core.onnx.graph import Array, graph_of
+from ts4s_core.onnx.graph import Array, graph_of, load_checked
 from ts4s_core.onnx.lower import Lowered, Output, lower
 from ts4s_core.onnx.model_spec import GRAPH_FILE, WEIGHTS_FILE, ModelSpec
 
@@ -35,7 +35,7 @@ def lowered(folder: Path, *, output: Output = "logits") -> Lowered:
     """
     spec = ModelSpec.read(folder)
     try:
-        graph = graph_of(onnx.load(str(folder / GRAPH_FILE), load_external_data=False))
+        graph = graph_of(load_checked(folder / GRAPH_FILE))
     except Exception as exc:
         raise IntegrityError(f"Reading of {GRAPH_FILE}: expected an ONNX graph, got {exc}. Make the model again") from exc
     return lower(graph, spec, output=output)

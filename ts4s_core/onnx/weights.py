@@ -26,7 +26,7 @@ def weights_sha256(named_tensors: Mapping[str, Array]) -> str:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         shape = "x".join(str(size) for size in np.shape(named_tensors[name]))
         digest.update(f"{name}\0{array.dtype.name}\0{shape}\0{array.nbytes}\0".encode())
-        digest.update(little.data)
+        digest.update(little.reshape(-1).view(np.uint8).data)  # as bytes: Python's buffers know no bfloat16
     return digest.hexdigest()
 
 
