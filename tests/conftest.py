@@ -12,7 +12,7 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the server fixtures by path: tests/ is no package."""
-    for stem in ("s3_servers", "s3_front", "trained_models", "prefect_stand"):
+    for stem in ("s3_servers", "s3_front", "trained_models", "prefect_stand", "shown_commands"):
         name = f"ts4s_tests_{stem}"
         spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
         assert spec is not None
