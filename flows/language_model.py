@@ -7,9 +7,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger, runtime
 
+from flows.approval import approved
 from flows.endings import concluded, leave_if_held
 from flows.parameters import ModelName, settings_of, with_form_defaults
-from flows.retrain import approved, result_of, skipped
+from flows.retrain import result_of, skipped
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.language_model import export_decoder, generate_text, import_decoder, language_run, prepare_text
 from tasks.language_run import LanguageRun
@@ -108,7 +109,7 @@ def _train(run: LanguageRun) -> dict[str, Any]:
     made["train"] = train_on_spark(dataset, made["import"]["ref"])
     trained = made["train"]["ref"]
     made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
-    published = publish(trained, made["evaluate"]["ref"], approved(run, trained, made["evaluate"]))
+    published = publish(trained, made["evaluate"]["ref"], *approved(run, trained, made["evaluate"]))
     made["generate"] = generate_text(trained, dataset)
     result = result_of(run, made, kinds=KINDS, published=published, seconds=time.monotonic() - began)
     return {**result, "sample": made["generate"]["facts"]["sample"]}

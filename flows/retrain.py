@@ -7,21 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime
-from prefect.flow_runs import pause_flow_run
 
+from flows.approval import approved
 from flows.endings import concluded, leave_if_held
 from flows.parameters import ModelName, settings_of
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.export_onnx import export_onnx
 from tasks.import_model import import_model
 from tasks.prepare_dataset import prepare_dataset
-from tasks.publication import decided
 from tasks.publish import publish
 from tasks.run import Run, joined_run
 from tasks.run_log import run_log
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.artifacts.lease import Lease
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.errors import LeaseHeldError
 from ts4s_core.settings import (
     DataSettings,
@@ -33,7 +31,6 @@ from ts4s_core.settings import (
     TrainSettings,
 )
 
-APPROVAL_TIMEOUT_S = 24 * 3600
 KINDS = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
 TRAIN_FACTS = ("steps", "tokens_per_s", "padding_fraction", "seconds", "restarts")
 
@@ -97,18 +94,8 @@ def _retrain(run: Run) -> dict[str, Any]:
     made["train"] = train_on_spark(dataset, made["import"]["ref"])
     trained = made["train"]["ref"]
     made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
-    published = publish(trained, made["evaluate"]["ref"], approved(run, trained, made["evaluate"]))
+    published = publish(trained, made["evaluate"]["ref"], *approved(run, trained, made["evaluate"]))
     return result_of(run, made, published=published, seconds=time.monotonic() - began)
-
-
-def approved(run: Run, trained: str, evaluated: dict[str, Any]) -> bool:
-    """Ask a person in Prefect's UI, if the settings say so and the gate would promote: resuming the run approves."""
-    wanted = run.settings.evaluate.require_approval and evaluated["facts"]["decision"]["promote"]
-    if not wanted or decided(run.store, ArtifactRef.parse(trained)) is not None:
-        return True
-    get_run_logger().info("waiting for approval: resume this run to promote %s", evaluated["facts"]["decision"]["why"])
-    pause_flow_run(timeout=APPROVAL_TIMEOUT_S, key="approval")
-    return True
 
 
 def result_of(

@@ -15,10 +15,11 @@ def decided(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
     return next((entry for entry in Registry(store).entries(trained.name) if entry.to == trained.version), None)
 
 
-def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool) -> dict[str, Any]:
+def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, said: str = "") -> dict[str, Any]:
     """Record a decision once; a version that has its entry already is left as it is.
 
-    The caller holds the model's lease. A champion that was changed by hand since the evaluation stays.
+    ``said`` is the reason of the person who was asked. The caller holds the model's lease. A champion that was changed by hand
+    since the evaluation stays.
     """
     ref, report_ref = ArtifactRef.parse(trained), ArtifactRef.parse(report)
     before = decided(store, ref)
@@ -31,7 +32,9 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
     if promote and now != decision.champion:
         promote, why = False, f"{why}; but the champion was changed to {now} meanwhile: run again to compare with it"
     if promote and not approved:
-        promote, why = False, f"{why}; but nobody approved it"
+        promote, why = False, f"{why}; but it was not approved{f': {said}' if said else ''}"
+    elif promote and said:
+        why = f"{why}; approved: {said}"
     metrics = store.manifest(report_ref).facts["metrics"]
     registry.decide(ref.name, to=ref.version, why=why, metrics=metrics, promoted=promote)
     return {"promoted": promote, "why": why, "new": True}

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from flows.deployments import DeployOptions, deployments_of
-from ts4s_core.settings import load_settings
+from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.settings import StorageSettings, load_settings
 
 CANCEL_LIMIT_S = 30.0
 LONG = {"batch_size": 16, "max_steps": 150, "epochs": 100, "checkpoint_every_steps": 10}
@@ -121,3 +123,27 @@ def test_the_file_for_prefects_own_command_line_says_the_same() -> None:
         assert [schedule["interval"] for schedule in schedules if "interval" in schedule] == (
             [deployment.every_s] if deployment.every_s else []
         )
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("approve", "ends"), [(True, "; approved: looks right"), (False, "; but it was not approved: not yet")])
+def test_a_promotion_waits_for_a_person(stand: Any, approve: bool, ends: str) -> None:
+    """The run pauses with its report at hand; Resume in the UI posts what the form holds."""
+    name = f"asked-{approve}".lower()
+    run = stand.run("retrain/on-demand", name=name, evaluate={"require_approval": True})
+    stand.wait(run, states=("PAUSED", "COMPLETED", "FAILED", "CRASHED"))
+    state = stand.state_of(run)
+    assert state["type"] == "PAUSED", state
+    assert any(key.startswith("report") for key in stand.artifacts(run)), list(stand.artifacts(run))
+    form = stand.api(f"flow_runs/{run}/input/{state['state_details']['run_input_keyset']['schema']}")
+    assert {"approve", "reason"} == set(form["properties"])
+    reason = ends.rpartition(": ")[2]
+    answer = stand.api(f"flow_runs/{run}/resume", {"run_input": {"approve": approve, "reason": reason}})
+    assert answer["status"] == "ACCEPT", answer
+    state = stand.wait(run)
+    assert state["type"] == "COMPLETED", state
+    store = stand.deployment("retrain/on-demand")["parameters"]["storage"]["uri"]
+    (entry,) = Registry(ArtifactStore.open(StorageSettings(uri=store))).entries(name)
+    assert entry.action == ("promote" if approve else "refuse")
+    assert entry.why.endswith(ends)

@@ -120,7 +120,7 @@ def test_a_promotion_needs_the_champion_it_was_compared_with_and_approval(store:
     second, better = trained(store, "b", 0.95, decision=Decision(True, "better", compared))
     published = publish_decision(store, trained=str(second), report=str(better), approved=approved)
     assert published["promoted"] is False
-    assert ("changed" if approved else "nobody approved") in published["why"]
+    assert ("changed" if approved else "but it was not approved") in published["why"]
     assert Registry(store).alias("demo") == first.version
 
 
