@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,12 +115,27 @@ def test_no_calls_that_run_text_or_unpickle() -> None:
 
 
 def test_files_stay_small_and_have_names() -> None:
-    found = sources(*PACKAGES)
+    found = sources(*PACKAGES, "tests", "infra")
     assert [path.name for path in found if path.name in ("utils.py", "helpers.py", "common.py", "misc.py")] == []
     too_long = {
         str(path.relative_to(ROOT)): lines for path in found if (lines := len(path.read_text("utf-8").splitlines())) > MAX_LINES
     }
     assert too_long == {}
+
+
+def test_types_are_checked_strictly() -> None:
+    """What ``mypy`` reads; the check itself takes a minute, see the next one."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    assert (settings["strict"], settings["files"]) == (True, ["ts4s_core"])
+    loosened = [table for table in settings["overrides"] if set(table) != {"module", "ignore_missing_imports"}]
+    assert loosened == []
+
+
+@pytest.mark.long
+def test_mypy_finds_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-3_000:]
 
 
 def test_every_package_is_installed() -> None:
