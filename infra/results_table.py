@@ -40,7 +40,8 @@ def _strategies(result: Result) -> str:
 
 def _training_speed(result: Result) -> str:
     ratios = ", ".join(f"{ratio:.2f} x {other}" for other, ratio in _ratios(result).items())
-    return f"training speed, {result['size']} encoder, K = {result['shards']}: {ratios}; {_tokens(result['ts4s'])}"
+    first = f"; {result['first_step_s']:.0f} s to the first step" if "first_step_s" in result else ""
+    return f"training speed, {result['size']} encoder, K = {result['shards']}: {ratios}; {_tokens(result['ts4s'])}{first}"
 
 
 def _language_training(result: Result) -> str:
@@ -62,6 +63,21 @@ def _quality(result: Result) -> str:
     return f"language model, bits per byte of held-out text: {bits}"
 
 
+def _memory(result: Result) -> str:
+    small, large = result["small"], result["large"]
+    return (
+        f"peak memory of a worker: {small['peak_mib']:,.0f} MiB on {small['rows']:,} rows, {large['peak_mib']:,.0f} MiB on "
+        f"{large['rows']:,} ({result['growth']:+.1%})"
+    )
+
+
+def _store(result: Result) -> str:
+    speeds = [
+        f"{way} {result[f'ts4s-{way}']['mib_per_s']:.0f} MiB/s ({ratio:.2f} x boto3)" for way, ratio in result["ratio"].items()
+    ]
+    return f"{result['mib']} MiB to and from S3 ({result['server']}): {', '.join(speeds)}"
+
+
 def _plan(result: Result) -> str:
     cases = ", ".join(f"{name}: {case['error']:+.1%}" for name, case in result["cases"].items())
     return f"`ts4s plan`, forecast of a step's time against the measured one, by workers: {cases}"
@@ -72,8 +88,11 @@ def _compile(result: Result) -> str:
 
 
 def _prediction(result: Result) -> str:
-    speed = result.get("rows_per_s") or result.get("ts4s", {}).get("rows_per_s")
-    return f"prediction, {result['model']} model, {result['rows']:,} rows" + (f": {speed:,.0f} rows/s" if speed else "")
+    ours, plain = result["predict"]["rows_per_s"], result["plain"]["rows_per_s"]
+    return (
+        f"prediction, {result['model']} model, {result['rows']:,} rows: {ours:,.0f} rows/s, a plain loop of ONNX Runtime "
+        f"{plain:,.0f} ({result['ratio']:.2f} x)"
+    )
 
 
 def _fuzzing(result: Result) -> str:
@@ -100,6 +119,8 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"language_model_quality_.*\.json", _quality, ""),
     (r"plan_accuracy\.json", _plan, ""),
     (r"compile_gain\.json", _compile, ""),
+    (r"training_memory\.json", _memory, ""),
+    (r"store_throughput.*\.json", _store, "python infra/benchmarks/store_throughput.py --mib 512 --rounds 5"),
     (r"prediction.*\.json", _prediction, ""),
     (r"fuzz/results\.json", _fuzzing, "make fuzz MINUTES=10"),
     (r"faults/results\.json", _faults, "make test-faults POINTS=40 SEED=1"),
