@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from ts4s_core.spark.shipping import package_folder, write_zip
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
 
 _LOG4J = """\
 rootLogger.level = error
@@ -136,7 +139,15 @@ def start_session(plan: SessionPlan) -> SparkSession:
     process = getattr(session.sparkContext._gateway, "proc", None)
     if process is not None:  # under spark-submit the JVM is our parent
         watch(session, process)
+    logger.info("%s", whereabouts(session))
     return session
+
+
+def whereabouts(session: SparkSession) -> str:
+    """Application and UI, as a line for the run's log (in Prefect too, where the address is a link)."""
+    context = session.sparkContext
+    shown = context.uiWebUrl or "off, --spark.conf spark.ui.enabled=true turns it on"
+    return f"Spark application {context.applicationId} on {context.master}; its UI: {shown}"
 
 
 def _is_local(session: SparkSession) -> bool:

@@ -4,13 +4,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import ts4s_core
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.session import SessionPlan, session_conf
+from ts4s_core.spark.session import SessionPlan, session_conf, whereabouts
 from ts4s_core.spark.shipping import package_folder, write_zip
 
 
@@ -72,3 +74,12 @@ def test_the_zip_is_importable_complete_and_always_the_same(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [f"{first}/ts4s_core/spark/barrier.py", "None"]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"), [("http://h:4040", "http://h:4040"), (None, "off, --spark.conf spark.ui.enabled=true")]
+)
+def test_the_log_says_where_spark_can_be_watched(address: str | None, shown: str) -> None:
+    context = SimpleNamespace(applicationId="local-1", master="local[2]", uiWebUrl=address)
+    session: Any = SimpleNamespace(sparkContext=context)
+    assert whereabouts(session).startswith(f"Spark application local-1 on local[2]; its UI: {shown}")
