@@ -5,5 +5,5 @@ from __future__ import annotations
 HOMES = {
     **dict.fromkeys(("tsv", "csv", "json", "parquet"), "row_targets"),
     **dict.fromkeys(("manifest", "dataset-parquet"), "store_targets"),
-    **dict.fromkeys(("onnx", "safetensors", "tokenizer", "word-vectors"), "model_targets"),
+    **dict.fromkeys(("onnx", "own-graph", "model-json", "safetensors", "tokenizer", "word-vectors"), "model_targets"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import tempfile
@@ -26,7 +27,10 @@ from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
 from ts4s_core.onnx.import_base import Exported, base_of_onnx
 from ts4s_core.onnx.importer import import_graph
 from ts4s_core.onnx.lower import Lowered, WeightUse
-from ts4s_core.onnx.plain import with_mapped_weights
+from ts4s_core.onnx.model import build_model
+from ts4s_core.onnx.model_spec import GRAPH_FILE, SPEC_FILE, ModelSpec
+from ts4s_core.onnx.plain import lowered, with_mapped_weights
+from ts4s_core.onnx.rewrite import rewrite
 from ts4s_core.onnx.sources_file import read_onnx_file
 from ts4s_core.onnx.sources_folder import stored_tensors
 from ts4s_core.onnx.weights import read_weights, weights_sha256
@@ -127,6 +131,64 @@ def _read_graph(data: bytes, folder: Path) -> None:
     base_of_onnx(Exported(folder, {}, {"task": "encoder"}, None, 16), None)
 
 
+def _own_graphs() -> list[bytes]:
+    """The graphs of models of ours, as they are kept in the store."""
+    graphs = []
+    for data in (_bert(), _exported(17)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(data)
+            graphs.append(bytes(rewrite(path, None).graph.to_model().SerializeToString()))
+    return graphs
+
+
+def _spec() -> bytes:
+    spec = ModelSpec(
+        task="classification",
+        labels=("a", "b"),
+        hidden_size=8,
+        dropout=0.1,
+        attention_dropout=0.1,
+        freeze_encoder=False,
+        lora_rank=0,
+        lora_alpha=1.0,
+        max_length=8,
+        pad_id=0,
+        vocab_size=16,
+        fixed_shape=None,
+    )
+    return json.dumps(spec.to_json()).encode()
+
+
+def _read_own_graph(data: bytes, folder: Path) -> None:
+    """As training and prediction open a version that somebody planted."""
+    (folder / GRAPH_FILE).write_bytes(data)
+    (folder / SPEC_FILE).write_bytes(_spec())
+    with contextlib.suppress(Ts4sError):
+        build_model(folder, weights=False)
+    lowered(folder)
+
+
+def _specs() -> list[bytes]:
+    return [b"\0" + _spec()]
+
+
+def _read_spec(data: bytes, folder: Path) -> None:
+    (folder / GRAPH_FILE).write_bytes(_small_graph())
+    (folder / SPEC_FILE).write_bytes(data[1:])
+    with contextlib.suppress(Ts4sError):
+        build_model(folder, weights=False)
+    lowered(folder)
+
+
+@functools.cache
+def _small_graph() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(_lookup())
+        return bytes(rewrite(path, None).graph.to_model().SerializeToString())
+
+
 def _tensors() -> dict[str, Any]:
     return {"a": np.ones((2, 3), np.float32), "b": np.arange(4, dtype=np.int64), "c": np.ones((), np.float32)}
 
@@ -218,6 +280,8 @@ def _read_vectors(data: bytes, folder: Path) -> None:
 
 TARGETS = {
     "onnx": Target(_graphs, _read_graph, change=by_onnx),
+    "own-graph": Target(_own_graphs, _read_own_graph, change=by_onnx),
+    "model-json": Target(_specs, _read_spec, change=by_json),
     "safetensors": Target(_weights, _read_weights, change=by_safetensors),
     "tokenizer": Target(_tokenizers, _read_tokenizer, change=by_json),
     "word-vectors": Target(_vectors, _read_vectors, words=(b"1e999", b"\xc2\xa0", b" ", b"nan", b"1_0")),

@@ -6,7 +6,10 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from ts4s_core.errors import listed
 
 MAX_ROW_BYTES = 2**20
 LABEL_SEPARATOR = "|"
@@ -63,11 +66,18 @@ class Tally:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what, and whether a label cell may hold several labels."""
+    """Which columns hold what, whether a label cell may hold several labels, and whether messages may quote the data."""
 
     text: str
     label: str
     multi_label: bool
+    show_text: bool = True
+
+
+def named_columns(names: Iterable[str], *, show_text: bool) -> str:
+    """What columns there are, for messages. Where a header is missing, these are texts."""
+    found = list(names)
+    return (listed(map(repr, found)) or "none") if show_text else f"{len(found)} others (data.show_text is false)"
 
 
 def row_of(label: object, text: object, columns: Columns) -> Row | str:

@@ -109,7 +109,7 @@ def open_source(
         SourceError: if there is no such source, or its format cannot be told.
         DataError: if a Parquet file or a table lacks a column.
     """
-    columns = Columns(data.text_column, data.label_column, multi_label)
+    columns = Columns(data.text_column, data.label_column, multi_label, data.show_text)
     files = SourceFiles(data.source, storage)
     if data.format == "docstrings" or (data.format is None and not data.source):
         return DataSource("docstrings", files, columns, _docstring_splits(data))

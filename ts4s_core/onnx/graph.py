@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ts4s_core.errors import SourceError
+from ts4s_core.errors import IntegrityError, SourceError, listed
 
 #: Domain of the nodes that ts4s puts in place of ONNX patterns; ``converters.native`` turns them into modules.
 DOMAIN = "ts4s"
@@ -183,7 +183,9 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
         SourceError: the file cannot be read, or is no ONNX model.
     """
     try:
-        model = load_checked(path)
+        # First: shape inference ends the process at some of the graphs that the checker refuses.
+        onnx.checker.check_model(str(path))
+        model = onnx.load(str(path), load_external_data=False)
         floats = dict(_floats(model, path.parent))
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as exc:
@@ -195,18 +197,37 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
     return graph_of(model, skip=set(floats)), floats
 
 
-def load_checked(path: Path) -> onnx.ModelProto:
-    """A file's graph, without weights that lie outside it.
+def load_own_graph(path: Path) -> Graph:
+    """A graph that was rewritten here: ``graph.onnx`` of a model. ONNX's checker does not take it, its output has no shape.
 
-    ONNX's checker comes first: shape inference ends the process at some graphs that it refuses, and on a graph with a circle
-    the search for patterns has no end.
+    Raises:
+        IntegrityError: it is missing, damaged or not in order.
     """
-    onnx.checker.check_model(str(path))
-    return onnx.load(str(path), load_external_data=False)
+    try:
+        return graph_of(onnx.load(str(path), load_external_data=False))
+    except Exception as exc:
+        raise IntegrityError(f"Reading of {path.name}: expected an ONNX graph, got {exc}. Make the model again") from exc
+
+
+def _refuse_disorder(graph: onnx.GraphProto) -> None:
+    """On a graph with a circle the search for patterns would have no end."""
+    known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    for node in graph.node:
+        early = [name for name in node.input if name not in known]
+        again = [name for name in node.output if name and name in known]
+        if early or again:
+            problem = f"read before they are made: {listed(early)}" if early else f"made twice: {listed(again)}"
+            raise ValueError(f"values of node {node.name or node.op_type} that are {problem}")
+        known.update(node.output)
 
 
 def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:
-    """The changeable form of a model; initializers named in ``skip`` are left out."""
+    """The changeable form of a model; initializers named in ``skip`` are left out.
+
+    Raises:
+        ValueError: if a node reads what no node before it makes.
+    """
+    _refuse_disorder(model.graph)
     skipped = set(skip)
     initializers = {tensor.name for tensor in model.graph.initializer}
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

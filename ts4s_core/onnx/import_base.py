@@ -14,7 +14,7 @@ import numpy as np
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.errors import Ts4sError
 from ts4s_core.onnx.foreign import graph_failures
-from ts4s_core.onnx.graph import Array, Graph, graph_of, load_checked
+from ts4s_core.onnx.graph import Array, Graph, load_own_graph
 from ts4s_core.onnx.heads import HEAD
 from ts4s_core.onnx.importer import assemble, put_tensors
 from ts4s_core.onnx.lora import merge_lora
@@ -194,7 +194,7 @@ def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
     has_head = spec.task != "language-model"
     head = {name: tensor for name, tensor in tensors.items() if has_head and name.startswith(f"{HEAD}.")}
     return Base(
-        graph=graph_of(load_checked(exported.folder / GRAPH_FILE)),
+        graph=load_own_graph(exported.folder / GRAPH_FILE),
         tensors={name: tensor for name, tensor in tensors.items() if name not in head},
         width=spec.hidden_size,
         fixed=spec.fixed_shape,

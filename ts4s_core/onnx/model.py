@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ts4s_core.errors import IntegrityError, SettingsError, UnsupportedModelError
+from ts4s_core.errors import SettingsError, UnsupportedModelError
 from ts4s_core.onnx.foreign import graph_failures
-from ts4s_core.onnx.graph import Array, Graph, graph_of, load_checked
+from ts4s_core.onnx.graph import Array, Graph, load_own_graph
 from ts4s_core.onnx.heads import HEAD, ClassificationHead
 from ts4s_core.onnx.importer import ImportedGraph, assemble, put_tensors
 from ts4s_core.onnx.lora import add_lora
@@ -76,11 +76,7 @@ def _network(spec: ModelSpec) -> TrainableModel:
 
 
 def _graph_model(folder: Path, spec: ModelSpec) -> TrainableModel:
-    try:
-        graph = graph_of(load_checked(folder / GRAPH_FILE))
-    except Exception as exc:
-        raise IntegrityError(f"Reading of {GRAPH_FILE}: expected an ONNX graph, got {exc}. Make the model again") from exc
-    return compose(graph, spec)
+    return compose(load_own_graph(folder / GRAPH_FILE), spec)
 
 
 @graph_failures("Building of the model")

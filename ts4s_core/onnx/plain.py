@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, listed
 from ts4s_core.onnx.foreign import graph_failures
-from ts4s_core.onnx.graph import Array, graph_of, load_checked
+from ts4s_core.onnx.graph import Array, load_own_graph
 from ts4s_core.onnx.lower import Lowered, Output, lower
 from ts4s_core.onnx.model_spec import GRAPH_FILE, WEIGHTS_FILE, ModelSpec
 
@@ -34,11 +34,7 @@ def lowered(folder: Path, *, output: Output = "logits") -> Lowered:
         UnsupportedModelError: a node has no standard form.
     """
     spec = ModelSpec.read(folder)
-    try:
-        graph = graph_of(load_checked(folder / GRAPH_FILE))
-    except Exception as exc:
-        raise IntegrityError(f"Reading of {GRAPH_FILE}: expected an ONNX graph, got {exc}. Make the model again") from exc
-    return lower(graph, spec, output=output)
+    return lower(load_own_graph(folder / GRAPH_FILE), spec, output=output)
 
 
 def with_weights(graph: Lowered, tensors: Mapping[str, Array]) -> onnx.ModelProto:

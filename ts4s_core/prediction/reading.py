@@ -15,9 +15,9 @@ from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failure
 from ts4s_core.data.formats import csv_rows, docstrings, json_rows
 from ts4s_core.data.formats.lines import lines_between, text_lines
 from ts4s_core.data.formats.parquet import BATCH_ROWS, cells, damages, is_text, refuse_bombs
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, encodable
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, encodable, named_columns
 from ts4s_core.data.sources import DOCSTRING_ROWS_PER_SPLIT, Split
-from ts4s_core.errors import DataError, SourceError, listed
+from ts4s_core.errors import DataError, SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
 #: Work is cut finer than for training: the model takes the time, and the slowest part is waited for.
@@ -58,6 +58,7 @@ class TextSource:
         text_column: the column of the text.
         id_column: the column that names a row; empty: none.
         splits: its parts, in order of file and place.
+        show_text: whether messages may quote the data.
     """
 
     format: str
@@ -65,6 +66,7 @@ class TextSource:
     text_column: str
     id_column: str
     splits: Sequence[TextSplit] = ()
+    show_text: bool = True
 
     def without_splits(self) -> TextSource:
         """The same source, small enough to send to every task."""
@@ -114,7 +116,8 @@ class TextSource:
             return TextRow(None, reason="not a JSON object")
         named = value.get(self.id_column) if self.id_column else None
         if self.text_column not in value:
-            return TextRow(None, id_of(named), f"no column {self.text_column!r}, it has {listed(map(repr, value)) or 'none'}")
+            columns = named_columns(value, show_text=self.show_text)
+            return TextRow(None, id_of(named), f"no column {self.text_column!r}, it has {columns}")
         return row_of(value[self.text_column], named)
 
     def _csv(self, records: Iterable[tuple[int, str]], name: str, tally: _Refused) -> Iterator[TextRow]:
@@ -145,7 +148,8 @@ class TextSource:
         for column, setting in wanted:
             if column and names.count(column) != 1:
                 problem = "has no column" if column not in names else "has more than one column"
-                raise DataError(f"Data file {where} {problem} {column!r}: it has {listed(map(repr, names))}. Set data.{setting}")
+                found = named_columns(names, show_text=self.show_text)
+                raise DataError(f"Data file {where} {problem} {column!r}: it has {found}. Set data.{setting}")
 
     def _parquet(self, file: BinaryIO, split: Split) -> Iterator[TextRow]:
         names = [self.text_column] + ([self.id_column] if self.id_column else [])
@@ -262,7 +266,7 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
     if not single:
         found = files_of_format(found, chosen)
     named = data.id_column if chosen in ("csv", "json", "parquet") else ""
-    source = TextSource(chosen, files, data.text_column, named)
+    source = TextSource(chosen, files, data.text_column, named, show_text=data.show_text)
     return replace(source, splits=_numbered(list(_file_splits(source, found)), slots))
 
 

@@ -113,7 +113,9 @@ class DataSettings(Group):
     max_rows: int = Field(0, ge=0, description="use at most this many rows, chosen by content; 0: all (docstrings: about 3,000)")
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of bad rows above which the data are refused")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the split")
-    show_text: bool = Field(True, description="quote texts in reports; false keeps all raw text out of them")
+    show_text: bool = Field(
+        True, description="quote texts in reports and messages; false keeps all raw text out of reports, bad-row lists and logs"
+    )
     split_by: SplitBy = Field(
         "block", description="what falls to a side as a whole (language model): blocks of a text file, or whole files"
     )

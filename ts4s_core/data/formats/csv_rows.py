@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, row_of
-from ts4s_core.errors import DataError, listed
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, named_columns, row_of
+from ts4s_core.errors import DataError
 
 _OPEN_QUOTE = "a quote that is not closed"
 
@@ -46,7 +46,8 @@ def _places(header: list[str], name: str, columns: Columns) -> tuple[int, int, i
         if names.count(column) != 1:
             problem = "has no column" if column not in names else "has more than one column"
             raise DataError(
-                f"Data file {name} {problem} {column!r} in its header: it has {listed(map(repr, names))}. Set data.{setting}"
+                f"Data file {name} {problem} {column!r} in its header: it has "
+                f"{named_columns(names, show_text=columns.show_text)}. Set data.{setting}"
             )
     return names.index(columns.label), names.index(columns.text), len(names)
 

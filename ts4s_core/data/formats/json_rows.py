@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from ts4s_core.data.formats.lines import text_lines
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, row_of
-from ts4s_core.errors import DataError, listed
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, named_columns, row_of
+from ts4s_core.errors import DataError
 
 CHUNK_BYTES = 2**18
 # An element that has not ended after this many characters means that the array is broken, not that a row is long.
@@ -58,7 +58,7 @@ def _row(value: object, columns: Columns) -> Row | str:
         return "not a JSON object"
     for column in (columns.label, columns.text):
         if column not in value:
-            return f"no column {column!r}, it has {listed(map(repr, value)) or 'none'}"
+            return f"no column {column!r}, it has {named_columns(value, show_text=columns.show_text)}"
     row = row_of(value[columns.label], value[columns.text], columns)
     if isinstance(row, Row) and not all(map(encodable, (row.text, *row.labels))):
         return NOT_UTF8
