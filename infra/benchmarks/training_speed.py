@@ -1,7 +1,8 @@
 """Training throughput of ts4s on Spark beside other programs, in turn on the same rows.
 
 Rows have log-normal lengths (median 120, sigma 0.6, clipped to 8..512), the global batch is 16, figures are real tokens
-per second over steady steps, medians over rounds, and only their ratio means anything: machines drift.
+per second over steady steps, medians over rounds, and only their ratio means anything: machines drift. ``first_step_s`` is
+the time from the command to its first line of a step.
 
 The others (``--against``, one or several): ``plain``, a Transformers loop of one process on like-length batches with the
 same dropout; ``plain-library``, that loop with the dropout of the model's own configuration; ``padded``, that loop with
@@ -24,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from side_by_side import HERE, manifest, medians, run_json, ts4s, write_result
+from side_by_side import HERE, manifest, medians, run_json, seconds_until, ts4s, write_result
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -139,8 +140,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         shared = {"mean_tokens": mean_tokens(folder), "gemm_gflops": figures["gemm"]["gemm_gflops"]}
         figures[name]["useful_share"] = useful_share({**figures[name], **shared}, options.size)
     ratio = {name: ratio_of(rounds["ts4s"], rounds[name]) for name in options.against}
+    first_step_s = seconds_until("train step=", "train", *train)
     settings = {name: getattr(options, name) for name in ("size", "shards", "steps", "dropout", "attention_dropout")}
-    return {**settings, "ratio": ratio, **figures, "rounds": rounds}
+    return {**settings, "ratio": ratio, "first_step_s": first_step_s, **figures, "rounds": rounds}
 
 
 def ratio_of(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
