@@ -19,7 +19,8 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.evaluation.evaluate import evaluate, read_decision
+from ts4s_core.evaluation.evaluate import evaluate
+from ts4s_core.evaluation.report_step import read_decision
 from ts4s_core.onnx.export_step import export_model
 from ts4s_core.onnx.import_step import import_model
 from ts4s_core.onnx.model import build_model
