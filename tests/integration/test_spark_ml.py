@@ -17,33 +17,23 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.tuning import CrossValidator, CrossValidatorModel, ParamGridBuilder, TrainValidationSplit
+from spark_sessions import own_sessions
 from torch import nn
 
 from ts4s_core.errors import DataError, InputError, SettingsError, UnsupportedModelError
 from ts4s_core.modules import trust as trusting
-from ts4s_core.processes import kill_tree
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark import TorchEstimator, TorchModel, trust
-from ts4s_core.spark.session import SessionPlan, Sessions
+from ts4s_core.spark.session import SessionPlan
 
 PIXELS = [f"p{number}" for number in range(64)]
 
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    sessions = Sessions()
     plan = SessionPlan(SparkSettings(master="local[4]"), 1, tmp_path_factory.mktemp("spark"))
-    yield sessions.get(plan)
-    sessions.stop()
-    from pyspark import SparkContext
-
-    gateway = SparkContext._gateway
-    if gateway is not None:
-        gateway.shutdown()
-        kill_tree(gateway.proc.pid)
-        gateway.proc.stdin.close()
-        gateway.proc.wait()
-        SparkContext._gateway = SparkContext._jvm = None
+    with own_sessions() as sessions:
+        yield sessions.get(plan)
 
 
 @pytest.fixture(scope="module")
