@@ -69,7 +69,7 @@ def padded(rows: list[list[int]], pad_id: int, width: int = 0) -> tuple[torch.Te
 
 def build(options: argparse.Namespace, classes: int) -> torch.nn.Module:
     """The library's classifier, pretrained from a folder or with random weights from a configuration file."""
-    dropouts: dict[str, Any] = {} if options.library_dropout else {"attention_probs_dropout_prob": options.attention_dropout}
+    dropouts: dict[str, Any] = {} if options.own_dropout else {"attention_probs_dropout_prob": options.attention_dropout}
     if options.dropout is not None:
         dropouts["hidden_dropout_prob"] = options.dropout
     torch.manual_seed(options.seed)
@@ -174,7 +174,7 @@ def options_of(words: list[str]) -> argparse.Namespace:
     add_training_options(parser)
     parser.set_defaults(epochs=2, batch_size=32, learning_rate=1e-4, weight_decay=0.01, dropout=None)
     parser.add_argument("--attention-dropout", type=float, default=0.0)
-    parser.add_argument("--library-dropout", action="store_true", help="leave every dropout as the model's configuration says")
+    parser.add_argument("--own-dropout", action="store_true", help="leave every dropout as the model's configuration says")
     parser.add_argument("--pad-id", type=int, default=0)
     parser.add_argument("--pad-to", type=int, default=0, help="pad every row to this many tokens; 0: to the batch's longest")
     return parser.parse_args(words)
