@@ -36,7 +36,7 @@ NAME = "speed"
 #: Program and what it is told besides; every one takes the options of plain_training.py.
 OTHERS = {
     "plain": ("plain_training.py", ()),
-    "plain-library": ("plain_training.py", ("--library-dropout",)),
+    "plain-library": ("plain_training.py", ("--own-dropout",)),
     "padded": ("plain_training.py", ("--pad-to", "512")),
     "ddp": ("ddp_training.py", ("--processes", "2")),
     "job-per-step": ("job_per_step_training.py", ("--processes", "2")),

@@ -6,7 +6,10 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from ts4s_core.errors import DataError, listed
 
 MAX_ROW_BYTES = 2**20
 LABEL_SEPARATOR = "|"
@@ -68,6 +71,31 @@ class Columns:
     text: str
     label: str
     multi_label: bool
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """Each column with the setting that names it."""
+        return ((self.label, "label_column"), (self.text, "text_column"))
+
+
+def check_columns(names: Sequence[str], name: str, wanted: Sequence[tuple[str, str]], *, place: str = "") -> None:
+    """Refuse a file that does not have every wanted column once.
+
+    Args:
+        names: its columns.
+        name: what errors call it.
+        wanted: columns, each with the setting of the group ``data`` that names it.
+        place: where the columns are listed, for the error.
+
+    Raises:
+        DataError: naming the column.
+    """
+    for column, setting in wanted:
+        if names.count(column) != 1:
+            problem = "has no column" if column not in names else "has more than one column"
+            raise DataError(
+                f"Data file {name} {problem} {column!r}{place}: it has {listed(map(repr, names))}. Set data.{setting}"
+            )
 
 
 def row_of(label: object, text: object, columns: Columns) -> Row | str:
