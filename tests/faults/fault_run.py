@@ -147,9 +147,7 @@ class PointRun:
             self._ground.log.on_line.remove(self._noticed)
             self._noticed_s = round(time.monotonic() - self._struck_at, 1)
             if self._noticed_s > NOTICED_WITHIN_S + SLACK_S:
-                self._problems.append(
-                    f"a stopped worker was noticed after {self._noticed_s} s, timeout_s is {NOTICED_WITHIN_S}"
-                )
+                self._problems.append(f"a stopped worker was noticed after {self._noticed_s} s, timeout_s is {NOTICED_WITHIN_S}")
 
     def _executor_of(self, workers: list[int]) -> int:
         above = psutil.Process(workers[self._point.victim % len(workers)]).parents()
