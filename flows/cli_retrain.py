@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.cli_commands import Invocation, Outcome
+from flows.display import Display
 from flows.prefect_server import prefect_api
 from tasks.run import open_run
 from ts4s_core.settings import Settings, StorageAddress
@@ -20,19 +21,26 @@ def retrain_command(invocation: Invocation) -> Outcome:
 
     The input is checked before the flow run begins, while the server starts: what is refused leaves no run behind.
     """
-    settings, display = invocation.settings, invocation.display
+    settings = invocation.settings
+    with checked_run(settings, invocation.display):
+        from flows.retrain import retrain
+
+        return Outcome(retrain(**flow_parameters(settings)))
+
+
+@contextlib.contextmanager
+def checked_run(settings: Settings, display: Display) -> Iterator[None]:
+    """A run whose input is fit, with a Prefect API that serves and with its secrets where the flow finds them."""
     with prefect_api() as server, open_run(settings, progress=display.progress, stage=display.stage) as run:
         run.program.warm_up()
         with display.stage("check"):
-            run.check()
+            run.check_input()
         if server is not None:
             with display.stage("prefect") as note:
                 server.wait()
                 note.text = f"serves {server.api_url.removesuffix('/api')} until the end of this run"
         with secrets_in_environment(settings):
-            from flows.retrain import retrain
-
-            return Outcome(retrain(**flow_parameters(settings)))
+            yield
 
 
 def flow_parameters(settings: Settings) -> dict[str, Any]:

@@ -138,6 +138,9 @@ def _deployment(
         found = None
     if found is not None and _same(found, wanted, schedule):
         return UNCHANGED
+    # Serving pauses what it served at its end; what somebody paused by hand has a pool.
+    if found is not None and found.work_pool_name is None:
+        wanted["paused"] = False
     client.create_deployment(client.create_flow_from_name(deployment.flow), deployment.name, schedules=schedules, **wanted)
     return CREATED if found is None else UPDATED
 

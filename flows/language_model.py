@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow
 
 from flows.approval import approved
-from flows.endings import concluded, leave_if_held
+from flows.endings import concluded
+from flows.held import while_held
 from flows.parameters import ModelName, settings_of, with_form_defaults
-from flows.retrain import result_of, skipped
+from flows.retrain import result_of
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.language_model import export_decoder, generate_text, import_decoder, language_run, prepare_text
 from tasks.language_run import LanguageRun
 from tasks.publish import publish
-from tasks.run import joined_run
-from tasks.run_log import run_log
 from tasks.train_on_spark import train_on_spark
-from ts4s_core.artifacts.lease import Lease
-from ts4s_core.errors import LeaseHeldError
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.settings import (
     EvaluateSettings,
@@ -82,20 +79,13 @@ def language_model(
         "spark": spark,
         "storage": storage,
     }
-    return concluded(lambda: _held(with_defaults(settings_of(groups, name=name, reuse=reuse))))  # type: ignore[no-any-return]
 
+    def work() -> dict[str, Any]:
+        settings = with_defaults(settings_of(groups, name=name, reuse=reuse))
+        result = while_held(settings, lambda: _train(language_run()))
+        return {**result, "sample": result.get("sample")}
 
-def _held(settings: Settings) -> dict[str, Any]:
-    with joined_run(settings), run_log():
-        run = language_run()
-        try:
-            leave_if_held(run)
-            run.check_text()
-            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
-                return _train(run)
-        except LeaseHeldError as exc:
-            get_run_logger().info("%s", exc)
-            return {**skipped(settings, why=str(exc)), "sample": None}
+    return concluded(work)  # type: ignore[no-any-return]
 
 
 def _train(run: LanguageRun) -> dict[str, Any]:

@@ -6,26 +6,23 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow
 
 from flows.approval import approved
-from flows.endings import concluded, leave_if_held
+from flows.endings import concluded
+from flows.held import while_held
 from flows.parameters import ModelName, settings_of
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.export_onnx import export_onnx
 from tasks.import_model import import_model
 from tasks.prepare_dataset import prepare_dataset
 from tasks.publish import publish
-from tasks.run import Run, joined_run
-from tasks.run_log import run_log
+from tasks.run import Run, current_run
 from tasks.train_on_spark import train_on_spark
-from ts4s_core.artifacts.lease import Lease
-from ts4s_core.errors import LeaseHeldError
 from ts4s_core.settings import (
     DataSettings,
     EvaluateSettings,
     ModelSettings,
-    Settings,
     SparkSettings,
     StorageAddress,
     TrainSettings,
@@ -62,19 +59,11 @@ def retrain(
         the result as the command line prints it: status ``done``, ``unchanged`` or ``skipped``, and what was made.
     """
     groups = {"model": model, "data": data, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
-    return concluded(lambda: _held(settings_of(groups, name=name, reuse=reuse)))  # type: ignore[no-any-return]
 
+    def work() -> dict[str, Any]:
+        return while_held(settings_of(groups, name=name, reuse=reuse), lambda: _retrain(current_run()))
 
-def _held(settings: Settings) -> dict[str, Any]:
-    with joined_run(settings) as run, run_log():
-        try:
-            leave_if_held(run)
-            run.check()
-            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
-                return _retrain(run)
-        except LeaseHeldError as exc:
-            get_run_logger().info("%s", exc)
-            return skipped(settings, why=str(exc))
+    return concluded(work)  # type: ignore[no-any-return]
 
 
 def _retrain(run: Run) -> dict[str, Any]:
@@ -122,10 +111,3 @@ def result_of(
         "seconds": step_seconds | {"total": round(seconds, 3)},
         "artifacts": {kind: made[step]["ref"] for step, kind in kinds.items() if step in made},
     }
-
-
-def skipped(settings: Settings, *, why: str) -> dict[str, Any]:
-    """The result of a run that found its model held by another."""
-    nothing: dict[str, Any] = dict.fromkeys(("version", "promoted", "weights_sha256"))
-    empty: dict[str, Any] = {"metrics": {}, "train": {}, "seconds": {}, "artifacts": {}}
-    return {"status": "skipped", "model": settings.name, "why": why, **nothing, **empty}

@@ -58,4 +58,6 @@ def _runner_deployment(deployment: Deployment) -> RunnerDeployment:
         enforce_parameter_schema=True,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    # Said in so many words, or a deployment that ``ts4s deploy`` made keeps its pool, and its worker takes the runs.
+    built.work_pool_name = built.work_queue_name = None
     return built

@@ -39,6 +39,10 @@ class LanguageRun(Run):
             self._text = self.scan()
         return self._text
 
+    def check_input(self) -> None:
+        """Check model and text; see :meth:`check_text`."""
+        self.check_text()
+
     def scan(self) -> dict[str, Any]:
         """Read the text completely; writes nothing."""
         self._tokenizer = source_tokenizer(self.settings, self.store)

@@ -7,7 +7,7 @@ from typing import Any
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Entry, Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.evaluation.evaluate import read_decision
+from ts4s_core.evaluation.report_step import read_decision
 
 
 def decided(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:

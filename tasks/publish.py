@@ -12,7 +12,7 @@ from tasks.retries import step
 from tasks.run import current_run
 from tasks.show import decision_page, show_page
 from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.evaluation.evaluate import read_decision
+from ts4s_core.evaluation.report_step import read_decision
 
 #: What an automation can wait for.
 PROMOTED_EVENT = "ts4s.model.promoted"

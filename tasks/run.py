@@ -116,6 +116,14 @@ class Run:
             self._checked = self._check()
         return self._checked
 
+    def check_input(self) -> None:
+        """Check whatever this kind of run reads, before the first write.
+
+        Raises:
+            InputError: naming what is wrong.
+        """
+        self.check()
+
     def _check(self) -> Checked:
         with ThreadPoolExecutor(1) as pool:
             scanning = pool.submit(self.scan)

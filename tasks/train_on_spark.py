@@ -9,7 +9,7 @@ from tasks.retries import step
 from tasks.run import current_run
 from tasks.show import show_picture, show_version, showing_progress
 from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.evaluation.evaluate import curves_of
+from ts4s_core.evaluation.report_step import curves_of
 
 
 # It restarts its own attempts from checkpoints, up to train.max_restarts: a retry from outside would begin that anew.

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+# For what several folders of tests share: tests/ is no package. Last, so that it hides nothing.
+sys.path.append(str(Path(__file__).parent))
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the server fixtures by path: tests/ is no package."""
-    for stem in ("s3_servers", "s3_front", "trained_models", "prefect_stand", "shown_commands"):
-        name = f"ts4s_tests_{stem}"
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{stem}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        config.pluginmanager.register(module, name)
+    """Load the fixtures that every folder of tests has."""
+    for name in ("s3_servers", "s3_front", "trained_models", "prefect_stand", "shown_commands"):
+        config.pluginmanager.register(importlib.import_module(name), name)
 
 
 @pytest.fixture(autouse=True)

@@ -28,29 +28,24 @@ _POLL_S = 0.25
 _LOCKED_LIMIT_S = 20.0
 
 
-class PrefectStand:
-    """One server; workers and other processes that talk to it, all ended with it."""
+class PrefectApi:
+    """The calls of a server's API that tests need.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        api_url: of the server.
+        folder: with the logs of what runs, quoted where something does not come.
+    """
+
+    def __init__(self, api_url: str, folder: Path) -> None:
+        self.api_url = api_url
         self.folder = folder
-        self.server = TemporaryServer()
-        foreign = ("TS4S_", "AWS_", "PREFECT_")
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
-            **self.server.client_environment(),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "XDG_CACHE_HOME": str(folder / "cache"),
-        }
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        self.processes: list[subprocess.Popen[bytes]] = []
 
     def api(self, path: str, body: dict[str, Any] | None = None, *, method: str | None = None) -> Any:
         """Call the API: GET without a body, POST with one."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            f"{self.server.api_url}/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
+            f"{self.api_url}/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
         )
         deadline = time.monotonic() + _LOCKED_LIMIT_S
         while True:
@@ -71,32 +66,6 @@ class PrefectStand:
         except urllib.error.HTTPError as refused:
             return refused.code, refused.read().decode()
         raise AssertionError(f"{path} took {body}")
-
-    def ts4s(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line against this server."""
-        return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *words],
-            cwd=self.folder,
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process that lives until it is ended; its output is ``NAME.log``."""
-        with (self.folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=log, stderr=log, start_new_session=True)
-        self.processes.append(process)
-        return process
-
-    def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
-        """Start a process worker on the pool of ``ts4s deploy``."""
-        return self.start(name, sys.executable, "-m", "prefect", "worker", "start", "--pool", "ts4s", "--name", name)
-
-    def log(self, name: str) -> str:
-        """What a process has said."""
-        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def deployment(self, name: str) -> Any:
         """A deployment by ``FLOW/NAME``."""
@@ -156,6 +125,50 @@ class PrefectStand:
                 if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PREFECT__FLOW_RUN_ID") == run:
                     found.append(process)
         return found
+
+
+class PrefectStand(PrefectApi):
+    """One server; workers and other processes that talk to it, all ended with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = TemporaryServer()
+        super().__init__(self.server.api_url, folder)
+        foreign = ("TS4S_", "AWS_", "PREFECT_")
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+            **self.server.client_environment(),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def ts4s(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line against this server."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *words],
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process that lives until it is ended; its output is ``NAME.log``."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environ, stdout=log, stderr=log, start_new_session=True)
+        self.processes.append(process)
+        return process
+
+    def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
+        """Start a process worker on the pool of ``ts4s deploy``."""
+        return self.start(name, sys.executable, "-m", "prefect", "worker", "start", "--pool", "ts4s", "--name", name)
+
+    def log(self, name: str) -> str:
+        """What a process has said."""
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def kill_server(self) -> None:
         """SIGKILL; what it had written stays."""

@@ -10,45 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_networks import VOCABULARY, tiny_config, word_tokenizer
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import Settings
 
 LABELS = ("ham", "spam", "tofu")
-VOCABULARY = 200
-_ENCODER = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 66,
-    "pad_token_id": 1,
-}
+_PADDED = {"pad_token_id": 1}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": _ENCODER,
-    "roberta": _ENCODER,
-    "electra": {**_ENCODER, "embedding_size": 32},
-    "distilbert": {
-        "vocab_size": VOCABULARY,
-        "dim": 32,
-        "n_layers": 2,
-        "n_heads": 4,
-        "hidden_dim": 64,
-        "max_position_embeddings": 66,
-        "pad_token_id": 1,
-    },
-    "gpt2": {
-        "vocab_size": VOCABULARY,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 64,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
-    "llama": {**_ENCODER, "num_key_value_heads": 2},
+    "bert": tiny_config("bert", **_PADDED),
+    "roberta": tiny_config("roberta", **_PADDED),
+    "electra": tiny_config("electra", **_PADDED, embedding_size=32),
+    "distilbert": tiny_config("distilbert", **_PADDED),
+    "gpt2": tiny_config("gpt2"),
+    "llama": tiny_config("llama", **_PADDED),
 }
 CAUSAL = ("gpt2", "llama")
 
@@ -65,12 +41,9 @@ def sentences(count: int, *, seed: int = 0) -> list[tuple[str, str]]:
 
 def write_tokenizer(folder: Path) -> Path:
     """A tokenizer of whole words with RoBERTa's special tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import processors
 
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    names = special + [f"w{number}" for number in range(len(special), VOCABULARY)]
-    tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = word_tokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -82,7 +55,7 @@ def write_tokenizer(folder: Path) -> Path:
 def make_settings(folder: Path, family: str = "roberta", *, name: str = "", **model: Any) -> Settings:
     """Settings of a tiny model in ``folder``: store, configuration, tokenizer, data."""
     config = folder / f"{family}.json"
-    config.write_text(json.dumps({"model_type": family, **CONFIGS[family]}))
+    config.write_text(json.dumps(CONFIGS[family]))
     data = folder / "rows.tsv"
     if not data.exists():
         data.write_text("".join(f"{label}\t{text}\n" for label, text in sentences(240)))

@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from plain_training import gemm_gflops, optimiser_of
+from plain_training import add_training_options, gemm_gflops, run_steps
 from transformers import AutoConfig, AutoModelForCausalLM
 
 NO_TARGET = -100
@@ -80,32 +79,23 @@ def held_out_loss(model: torch.nn.Module, blocks: list[tuple[NDArray[np.int64], 
 
 def train(model: torch.nn.Module, windows: list[NDArray[np.int64]], options: argparse.Namespace) -> dict[str, float]:
     """Train, and return steps and tokens per second over all but the first two steps."""
-    optimiser = optimiser_of(model, options)
     random = np.random.default_rng(options.seed)
     per_epoch = math.ceil(len(windows) / options.batch_size)
     steps = min(options.epochs * per_epoch, options.max_steps or options.epochs * per_epoch)
-    warmup = max(1, int(options.warmup_fraction * steps))
     order: NDArray[np.int64] = np.empty(0, np.int64)
-    seconds, tokens = [], []
-    model.train()
-    for step in range(steps):
-        begun = time.perf_counter()
+
+    def loss_of(_step: int) -> tuple[torch.Tensor, int]:
+        nonlocal order
         if not len(order):
             order = random.permutation(len(windows))
         chosen, order = order[: options.batch_size], order[options.batch_size :]
-        factor = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * factor
         inputs, targets = batch_of([windows[place] for place in chosen])
         logits = model(input_ids=inputs).logits
-        F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - begun)
-        tokens.append(int((targets != NO_TARGET).sum()))
-    steady = slice(min(2, steps - 1), None)
-    return {"steps": steps, "tokens_per_s": sum(tokens[steady]) / sum(seconds[steady])}
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NO_TARGET)
+        return loss, int((targets != NO_TARGET).sum())
+
+    _tokens, speed = run_steps(model, options, steps, loss_of)
+    return {"steps": steps, "tokens_per_s": speed}
 
 
 def options_of(words: list[str]) -> argparse.Namespace:
@@ -114,16 +104,8 @@ def options_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, required=True, help="folder of a text dataset artifact")
     parser.add_argument("--model", required=True, help="a config.json")
     parser.add_argument("--window", type=int, required=True)
-    parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--max-steps", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
-    parser.add_argument("--warmup-fraction", type=float, default=0.1)
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
-    parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    add_training_options(parser)
+    parser.set_defaults(epochs=16, batch_size=16, learning_rate=2e-3, weight_decay=0.1, dropout=0.1)
     return parser.parse_args(words)
 
 

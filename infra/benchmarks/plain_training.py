@@ -15,6 +15,7 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def padded(rows: list[list[int]], pad_id: int, width: int = 0) -> tuple[torch.Te
 
 def build(options: argparse.Namespace, classes: int) -> torch.nn.Module:
     """The library's classifier, pretrained from a folder or with random weights from a configuration file."""
-    dropouts: dict[str, Any] = {} if options.library_dropout else {"attention_probs_dropout_prob": options.attention_dropout}
+    dropouts: dict[str, Any] = {} if options.own_dropout else {"attention_probs_dropout_prob": options.attention_dropout}
     if options.dropout is not None:
         dropouts["hidden_dropout_prob"] = options.dropout
     torch.manual_seed(options.seed)
@@ -104,35 +105,54 @@ def accuracy_of(model: torch.nn.Module, rows: list[list[int]], labels: list[int]
 
 def train(model: torch.nn.Module, rows: list[list[int]], labels: list[int], options: argparse.Namespace) -> dict[str, float]:
     """Train and return steps, real tokens per second over all but the first two steps, and padding."""
-    optimiser = optimiser_of(model, options)
-    rng = random.Random(options.seed)
     lengths = [len(row) for row in rows]
-    plan = plan_of(lengths, options, rng)
-    warmup = max(1, int(options.warmup_fraction * len(plan)))
+    plan = plan_of(lengths, options, random.Random(options.seed))
+    cells: list[int] = []
+
+    def loss_of(step: int) -> tuple[torch.Tensor, int]:
+        batch = plan[step]
+        ids, mask = padded([rows[row] for row in batch], options.pad_id, options.pad_to)
+        cells.append(mask.numel())
+        answers = torch.tensor([labels[row] for row in batch])
+        return model(input_ids=ids, attention_mask=mask, labels=answers).loss, int(mask.sum())
+
+    tokens, speed = run_steps(model, options, len(plan), loss_of)
+    return {"steps": len(plan), "tokens_per_s": speed, "padding_fraction": 1 - tokens / sum(cells)}
+
+
+def run_steps(
+    model: torch.nn.Module, options: argparse.Namespace, steps: int, loss_of: Callable[[int], tuple[torch.Tensor, int]]
+) -> tuple[int, float]:
+    """Train: linear warm-up and decay, gradient clipping.
+
+    Args:
+        model: what is trained.
+        options: those of :func:`add_training_options`.
+        steps: how many.
+        loss_of: makes the batch of a step; its loss and its real tokens.
+
+    Returns:
+        tokens of all steps, and tokens per second over all but the first two.
+    """
+    optimiser = optimiser_of(model, options)
+    warmup = max(1, int(options.warmup_fraction * steps))
     seconds: list[float] = []
     tokens: list[int] = []
-    cells = 0
     model.train()
-    for step, batch in enumerate(plan):
+    for step in range(steps):
         begun = time.perf_counter()
-        factor = min((step + 1) / warmup, (len(plan) - step) / max(1, len(plan) - warmup))
+        factor = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, factor)
-        ids, mask = padded([rows[row] for row in batch], options.pad_id, options.pad_to)
-        loss = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([labels[row] for row in batch])).loss
+            group["lr"] = options.learning_rate * factor
+        loss, count = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - begun)
-        tokens.append(int(mask.sum()))
-        cells += mask.numel()
-    steady = slice(min(2, len(plan) - 1), None)
-    return {
-        "steps": len(plan),
-        "tokens_per_s": sum(tokens[steady]) / sum(seconds[steady]),
-        "padding_fraction": 1 - sum(tokens) / cells,
-    }
+        tokens.append(count)
+    steady = slice(min(2, steps - 1), None)
+    return sum(tokens), sum(tokens[steady]) / sum(seconds[steady])
 
 
 def gemm_gflops(size: int = 1024, seconds: float = 2.0) -> float:
@@ -151,21 +171,27 @@ def options_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--gemm-only", action="store_true", help="only measure the machine's rate of matrix products")
     parser.add_argument("--dataset", type=Path, help="folder of a dataset artifact")
     parser.add_argument("--model", help="Hugging Face folder, or a config.json for random weights")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--max-steps", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--warmup-fraction", type=float, default=0.1)
-    parser.add_argument("--max-grad-norm", type=float, default=1.0)
-    parser.add_argument("--dropout", type=float, default=None)
+    add_training_options(parser)
+    parser.set_defaults(epochs=2, batch_size=32, learning_rate=1e-4, weight_decay=0.01, dropout=None)
     parser.add_argument("--attention-dropout", type=float, default=0.0)
-    parser.add_argument("--library-dropout", action="store_true", help="leave every dropout as the model's configuration says")
+    parser.add_argument("--own-dropout", action="store_true", help="leave every dropout as the model's configuration says")
     parser.add_argument("--pad-id", type=int, default=0)
     parser.add_argument("--pad-to", type=int, default=0, help="pad every row to this many tokens; 0: to the batch's longest")
+    return parser.parse_args(words)
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every training has."""
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--max-steps", type=int, default=0)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--weight-decay", type=float)
+    parser.add_argument("--warmup-fraction", type=float, default=0.1)
+    parser.add_argument("--max-grad-norm", type=float, default=1.0)
+    parser.add_argument("--dropout", type=float)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(words)
 
 
 def main() -> None:

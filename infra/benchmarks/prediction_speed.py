@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from side_by_side import HERE, write_result
 
 from flows.display import Display
 from ts4s_core.artifacts.refs import ArtifactRef
@@ -57,6 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ts4s-bench-") as temporary:
         folder = Path(temporary)
         result = measure(folder, given)
+    write_result(HERE / f"prediction_speed_{given.model}.json", result)
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,19 @@ def run_json(command: Sequence[str], *, environ: dict[str, str] | None = None) -
 def ts4s(*arguments: str) -> dict[str, Any]:
     """Run a ts4s command and return its JSON result."""
     return run_json([str(TS4S), *arguments, "--json"])
+
+
+def seconds_until(word: str, *arguments: str) -> float:
+    """Seconds from the start of a ts4s command until its standard error shows a word; the command is run to its end."""
+    begun, shown = time.perf_counter(), None
+    with subprocess.Popen([str(TS4S), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None, "asked for a pipe"
+        for line in process.stderr:
+            if shown is None and word in line:
+                shown = time.perf_counter() - begun
+    if process.returncode or shown is None:
+        raise SystemExit(f"ts4s {' '.join(arguments)} ended with {process.returncode} and showed no {word!r}")
+    return shown
 
 
 def manifest(store: Path, ref: str) -> dict[str, Any]:

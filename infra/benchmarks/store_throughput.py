@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import resource
 import secrets
 import statistics
@@ -29,6 +28,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from side_by_side import write_result
 
 KEY, SECRET = "BENCHACCESSKEY", "bench-secret-key-0123456789"
 BUCKET = "bench"
@@ -231,13 +232,11 @@ def main() -> None:
         "server": options.endpoint_url or options.server,
         "mib": options.mib,
         "rounds": options.rounds,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
         **summary(found, options.mib),
     }
     print(json.dumps(result))
     if options.to:
-        options.to.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(options.to, result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Training throughput of ts4s on Spark beside another program, in turn on the same rows.
+"""Training throughput of ts4s on Spark beside other programs, in turn on the same rows.
 
 Rows have log-normal lengths (median 120, sigma 0.6, clipped to 8..512), the global batch is 16, figures are real tokens
-per second over steady steps, medians over rounds, and only their ratio means anything: machines drift.
+per second over steady steps, medians over rounds, and only their ratio means anything: machines drift. ``first_step_s`` is
+the time from the command to its first line of a step.
 
-The others (``--against``): ``plain``, a Transformers loop of one process on like-length batches with the same dropout;
-``plain-library``, that loop with the dropout of the model's own configuration; ``padded``, that loop with every row padded
-to 512; ``ddp``, that loop under TorchDistributor and DDP; ``job-per-step``, one Spark job a step; ``sparktorch``.
+The others (``--against``, one or several): ``plain``, a Transformers loop of one process on like-length batches with the
+same dropout; ``plain-library``, that loop with the dropout of the model's own configuration; ``padded``, that loop with
+every row padded to 512; ``ddp``, that loop under TorchDistributor and DDP; ``job-per-step``, one Spark job a step;
+``sparktorch``.
 
-    python infra/benchmarks/training_speed.py [--against plain] [--rounds 3] [--size S] [--shards 4] [--steps 24]
+    python infra/benchmarks/training_speed.py [--against plain ddp] [--rounds 3] [--size S] [--shards 4] [--steps 24]
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from side_by_side import HERE, manifest, medians, run_json, ts4s, write_result
+from side_by_side import HERE, manifest, medians, run_json, seconds_until, ts4s, write_result
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -34,7 +36,7 @@ NAME = "speed"
 #: Program and what it is told besides; every one takes the options of plain_training.py.
 OTHERS = {
     "plain": ("plain_training.py", ()),
-    "plain-library": ("plain_training.py", ("--library-dropout",)),
+    "plain-library": ("plain_training.py", ("--own-dropout",)),
     "padded": ("plain_training.py", ("--pad-to", "512")),
     "ddp": ("ddp_training.py", ("--processes", "2")),
     "job-per-step": ("job_per_step_training.py", ("--processes", "2")),
@@ -83,7 +85,7 @@ def useful_share(result: dict[str, float], size: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--against", choices=sorted(OTHERS), default="plain")
+    parser.add_argument("--against", choices=sorted(OTHERS), nargs="+", default=["plain"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", choices=sorted(SIZES), default="S")
     parser.add_argument("--shards", type=int, default=4, help="train.logical_shards")
@@ -95,10 +97,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         result = measure(Path(name), options)
-    name = f"training_speed_{options.size}_{options.shards}_{options.against}_{options.attention_dropout:g}.json"
+    against = "-".join(options.against)
+    name = f"training_speed_{options.size}_{options.shards}_{against}_{options.attention_dropout:g}.json"
     write_result(options.output or HERE / name, result)
-    share = result["ts4s"]["useful_share"]
-    print(f"{options.size}, K = {options.shards}: {result['ratio']:.2f} x {options.against}, useful share {share:.2f}")
+    ratios = ", ".join(f"{ratio:.2f} x {other}" for other, ratio in result["ratio"].items())
+    print(f"{options.size}, K = {options.shards}: {ratios}; useful share {result['ts4s']['useful_share']:.2f}")
 
 
 def prepared(folder: Path, options: argparse.Namespace) -> tuple[Path, list[str]]:
@@ -114,29 +117,37 @@ def prepared(folder: Path, options: argparse.Namespace) -> tuple[Path, list[str]
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Both programs in turn; medians of their figures."""
+    """All programs in turn; medians of their figures, and of each other's ratio in the same round."""
     store, words = prepared(folder, options)
     train = ["--train.batch_size", "16", "--train.max_steps", str(options.steps), "--train.epochs", "100", "--reuse", "false"]
     train += ["--train.logical_shards", str(options.shards), "--train.workers", str(options.workers), *words]
-    program, more = OTHERS[options.against]
-    other = [sys.executable, str(HERE / program), "--dataset", str(next((store / "dataset" / NAME).iterdir()))]
-    other += ["--model", str(folder / "config.json"), "--batch-size", "16", "--epochs", "100", "--pad-id", "1", *more]
+    other = ["--dataset", str(next((store / "dataset" / NAME).iterdir()))]
+    other += ["--model", str(folder / "config.json"), "--batch-size", "16", "--epochs", "100", "--pad-id", "1"]
     other += ["--max-steps", str(options.steps), "--dropout", str(options.dropout)]
     other += ["--attention-dropout", str(options.attention_dropout)]
     gemm = [sys.executable, str(HERE / "plain_training.py"), "--gemm-only"]
-    rounds: dict[str, list[dict[str, float]]] = {"other": [], "ts4s": []}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ("gemm", "ts4s", *options.against)}
     for turn in range(options.rounds):
-        rounds["other"].append({**run_json(gemm), **run_json(other)})
+        rounds["gemm"].append(run_json(gemm))
         rounds["ts4s"].append(our_figures(store, ts4s("train", *train)["artifact"], options.workers))
-        speeds = {name: round(of[-1]["tokens_per_s"]) for name, of in rounds.items()}
+        for name in options.against:
+            program, more = OTHERS[name]
+            rounds[name].append(run_json([sys.executable, str(HERE / program), *other, *more]))
+        speeds = {name: round(of[-1]["tokens_per_s"]) for name, of in rounds.items() if name != "gemm"}
         print(f"round {turn + 1}, tokens/s: {speeds}", file=sys.stderr)
     figures = {name: medians(of) for name, of in rounds.items()}
-    for of in figures.values():
-        shared = {"mean_tokens": mean_tokens(folder), "gemm_gflops": figures["other"]["gemm_gflops"]}
-        of["useful_share"] = useful_share({**of, **shared}, options.size)
-    ratios = [ours["tokens_per_s"] / theirs["tokens_per_s"] for ours, theirs in zip(rounds["ts4s"], rounds["other"], strict=True)]
-    settings = {name: getattr(options, name) for name in ("size", "shards", "against", "dropout", "attention_dropout")}
-    return {**settings, "ratio": median(ratios), **figures, "rounds": rounds}
+    for name in ("ts4s", *options.against):
+        shared = {"mean_tokens": mean_tokens(folder), "gemm_gflops": figures["gemm"]["gemm_gflops"]}
+        figures[name]["useful_share"] = useful_share({**figures[name], **shared}, options.size)
+    ratio = {name: ratio_of(rounds["ts4s"], rounds[name]) for name in options.against}
+    first_step_s = seconds_until("train step=", "train", *train)
+    settings = {name: getattr(options, name) for name in ("size", "shards", "steps", "dropout", "attention_dropout")}
+    return {**settings, "ratio": ratio, "first_step_s": first_step_s, **figures, "rounds": rounds}
+
+
+def ratio_of(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float:
+    """Median over rounds of our tokens a second over theirs."""
+    return median(mine["tokens_per_s"] / other["tokens_per_s"] for mine, other in zip(ours, theirs, strict=True))
 
 
 def our_figures(store: Path, trained: str, workers: int) -> dict[str, float]:

@@ -206,9 +206,16 @@ def test_serving_ends_with_sigterm_and_begins_again(stand: Any, flags: list[str]
     assert not stand.processes_of(run)
     assert stand.deployment("retrain/nightly")["paused"]
 
-    serve("serve-again")
+    again = serve("serve-again")
     stand.until(lambda: not stand.deployment("retrain/nightly")["paused"], what="schedules that go on", limit_s=60)
     stand.retry(run)
     state = stand.wait(run)
     assert state["message"].startswith("done: tiny "), state
     assert any(line.startswith("training goes on from checkpoint ") for line in stand.logs(run))
+
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(45) == 143, stand.log("serve-again")
+    done = stand.ts4s("deploy", *flags, "--watch-every", "3600")
+    assert done.returncode == 0, done.stderr
+    nightly = stand.deployment("retrain/nightly")
+    assert (nightly["work_pool_name"], nightly["paused"]) == ("ts4s", False)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import psutil
 import pytest
+from waiting import wait_for
 
 ENDS_WITHIN_S = 10.0
 
@@ -64,19 +65,19 @@ def test_a_stopped_run_leaves_no_process_and_is_gone_on_with(
             cwd=tmp_path,
             env={**os.environ, "TMPDIR": str(temporary)},
         )
-        _wait_for(lambda: "train step=" in log.read_text("utf-8") or process.poll() is not None, 200)
+        wait_for(lambda: "train step=" in log.read_text("utf-8") or process.poll() is not None, 200)
         assert process.poll() is None, log.read_text("utf-8")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 3  # the Prefect server, the driver program, its workers
         began = time.monotonic()
         process.send_signal(number)
         assert process.wait(60) == code
-        _wait_for(lambda: not any(_lives(child) for child in children), 60)
+        wait_for(lambda: not any(_lives(child) for child in children), 60)
     took = time.monotonic() - began
     assert not [child for child in children if _lives(child)]
     assert took < ENDS_WITHIN_S, f"took {took:.1f} s"
     assert "Traceback" not in log.read_text("utf-8")
-    _wait_for(lambda: not list(temporary.glob("ts4s-prefect-*")), 10)
+    wait_for(lambda: not list(temporary.glob("ts4s-prefect-*")), 10)
     assert list(temporary.glob("ts4s-prefect-*")) == []
 
     resumed = ts4s("retrain", *flags)
@@ -90,9 +91,3 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _wait_for(condition: Callable[[], bool], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)

@@ -7,6 +7,8 @@ import json
 import random
 from pathlib import Path
 
+from tiny_networks import roberta_with
+
 TOPICS = {
     "cocina": "arroz sal aceite horno sopa pan",
     "liga": "gol portero balón árbitro césped",
@@ -51,19 +53,6 @@ def write_model(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    config = {
-        "model_type": "roberta",
-        "architectures": ["RobertaModel"],
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 40,
-        "type_vocab_size": 1,
-        "pad_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    }
+    config = roberta_with(tokenizer, max_position_embeddings=40)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

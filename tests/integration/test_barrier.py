@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import pytest
 from pyspark import cloudpickle
+from spark_sessions import own_sessions
 
 from ts4s_core.errors import NonFiniteError, SparkError, Ts4sError, WorkerLostError
-from ts4s_core.processes import is_living, kill_tree
+from ts4s_core.processes import is_living
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.barrier import BarrierLauncher, Task, slots
 from ts4s_core.spark.jvm import watch
@@ -75,18 +76,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SessionPlan:
 
 @pytest.fixture(scope="module")
 def sessions() -> Iterator[Sessions]:
-    sessions = Sessions()
-    yield sessions
-    sessions.stop()
-    from pyspark import SparkContext
-
-    gateway = SparkContext._gateway
-    if gateway is not None:
-        gateway.shutdown()
-        kill_tree(gateway.proc.pid)
-        gateway.proc.stdin.close()
-        gateway.proc.wait()
-        SparkContext._gateway = SparkContext._jvm = None
+    with own_sessions() as sessions:
+        yield sessions
 
 
 def job() -> TrainJob:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_networks import write_model_folder
 
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
@@ -19,14 +17,14 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.evaluation.evaluate import evaluate, read_decision
+from ts4s_core.evaluation.evaluate import evaluate
+from ts4s_core.evaluation.report_step import read_decision
 from ts4s_core.onnx.export_step import export_model
 from ts4s_core.onnx.import_step import import_model
 from ts4s_core.onnx.model import build_model
 from ts4s_core.settings import Settings
 from ts4s_core.spark.client import SparkProgram
 
-ROOT = Path(__file__).parents[2]
 ROWS = 1_500
 
 
@@ -39,19 +37,6 @@ class Chain:
     dataset: ArtifactRef
     trained: ArtifactRef
     champion: ArtifactRef
-
-
-def base_model(folder: Path) -> Path:
-    """A tiny RoBERTa of random weights, by the fixtures of the export's tests."""
-    path = ROOT / "tests" / "unit" / "onnx" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("ts4s_tests_onnx_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    module.write_model_folder(folder, "roberta")
-    return folder
 
 
 def lines() -> list[str]:
@@ -68,10 +53,11 @@ def lines() -> list[str]:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folder = tmp_path_factory.mktemp("evaluate")
+    write_model_folder(folder / "base", "roberta")
     (folder / "rows.tsv").write_text("\n".join(lines()) + "\n", encoding="utf-8")
     values: dict[str, Any] = {
         "name": "demo",
-        "model": {"source": str(base_model(folder / "base")), "max_length": 24},
+        "model": {"source": str(folder / "base"), "max_length": 24},
         "data": {"source": str(folder / "rows.tsv"), "format": "tsv", "test_fraction": 0.4},
         "train": {"workers": 1, "max_steps": 40, "learning_rate": 3e-3, "batch_size": 32},
         "spark": {"master": "none"},

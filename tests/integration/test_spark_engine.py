@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from word_tokenizer import make_tokenizer
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.engine import LocalEngine
@@ -49,15 +49,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = ROOT / "tests" / "unit" / "data" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("ts4s_tests_data_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    make: Callable[[Path], Path] = module.make_tokenizer
-    return make(tmp_path_factory.mktemp("tok") / "tokenizer")
+    return make_tokenizer(tmp_path_factory.mktemp("tok") / "tokenizer")
 
 
 def settings_of(source: object, store: Path, **data: object) -> Settings:

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from ts4s_core.errors import NotFoundError, SettingsError, SparkError
 from ts4s_core.processes import is_living
@@ -25,15 +26,6 @@ from ts4s_core.spark.client import SparkProgram, child_environment
 from ts4s_core.spark.shipping import package_folder, write_zip
 
 SECRET = "a-secret-that-must-not-show"
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 10) -> bool:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def family(program: SparkProgram) -> list[psutil.Process]:

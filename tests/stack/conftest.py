@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,13 @@ from ts4s_core.processes import is_living
 COMMAND_LIMIT_S = 280
 ROWS = "s3://ts4s/data/rows.tsv"
 
+sys.path.insert(0, str(Path(__file__).parent))  # for this folder's own modules: tests/ is no package
 
-def _small_inputs() -> Any:
-    """tests/ is no package: the inputs of the end-to-end tests, by path."""
-    path = Path(__file__).parents[1] / "end_to_end" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("ts4s_tests_small_inputs", path)
+
+def _beside(path: str) -> Any:
+    """A module of tests/, which is no package, by path."""
+    name = f"ts4s_tests_{Path(path).parent.name}_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -36,22 +37,52 @@ def _small_inputs() -> Any:
     return module
 
 
-_INPUTS = _small_inputs()
+_INPUTS = _beside("end_to_end/conftest.py")
+_STAND = _beside("prefect_stand.py")
 tiny_model = _INPUTS.tiny_model
 
 
-@dataclass
-class Stack:
-    """A running stack and how to ask it."""
+class Stack(_STAND.PrefectApi):  # type: ignore[misc]
+    """A stack, and how to ask it.
 
-    folder: Path
-    described: dict[str, Any]
-    flags: list[str]
-    environ: dict[str, str]
+    Attributes:
+        described: what ``ts4s stack up`` said of it.
+        options: of ``ts4s stack up``.
+        flags: of a small retraining.
+    """
+
+    def __init__(self, folder: Path, options: list[str], flags: list[str], environ: dict[str, str]) -> None:
+        self.flags = flags
+        self.options = options
+        self._environ = environ
+        self.described: dict[str, Any] = {}
+        super().__init__("", folder)
+
+    def up(self) -> None:
+        """Start it, or start it again."""
+        self.described = self.command("stack", "up", *self.options, *self.flags)
+        self.api_url = self.described["prefect_api"]
+        self._environ["PREFECT_API_URL"] = self.api_url
+
+    def down(self) -> list[str]:
+        """End it; what was still running."""
+        ended: list[str] = self.command("stack", "down", "--folder", str(self.folder))["ended"]
+        assert self.processes() == []
+        return ended
 
     def command(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """Run ts4s; the last line of its output."""
-        return run_command(*words, environ=self.environ, code=code)
+        """Run ts4s; the last line of its output, nothing where it is refused."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *words, "--json"],
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+        return found
 
     def retrain(self, name: str) -> dict[str, Any]:
         """A run by command line, on the stack's cluster and store."""
@@ -61,62 +92,42 @@ class Stack:
         """What the registry has under a name."""
         return self.command("models", "show", name, "--config", self.described["config"])
 
-    def api(self, path: str, body: object = None) -> Any:
-        """Ask Prefect's API."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.described["prefect_api"] + path, data=data, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        """A deployment by ``FLOW/NAME``."""
-        found: dict[str, Any] = self.api(f"/deployments/name/{name}")
-        return found
-
     def wait_for_run(self, wanted: Callable[[dict[str, Any]], bool], *, states: set[str]) -> dict[str, Any]:
         """Wait until one of the wanted runs is in one of the states."""
         deadline = time.monotonic() + COMMAND_LIMIT_S
         found: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
-            found = [run for run in self.api("/flow_runs/filter", {}) if wanted(run)]
+            found = [run for run in self.api("flow_runs/filter", {}) if wanted(run)]
             for run in found:
                 if run["state_type"] in states:
                     return run
             time.sleep(1)
         raise AssertionError(f"no run came to {states}: {[(run['name'], run['state']) for run in found]}")
 
+    def pid(self, service: str) -> int:
+        """Process number of a service."""
+        return int(self.described["services"][service]["pid"])
 
-def run_command(*words: str, environ: dict[str, str], code: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words, "--json"],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def processes_of(mark: str) -> list[str]:
-    """Living processes with a stack's mark, also those that nobody wrote down."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and is_living(process):
-                found.append(" ".join(process.cmdline()))
-        except (psutil.Error, OSError):
-            continue
-    return found
+    def processes(self, *having: str) -> list[psutil.Process]:
+        """Living processes of the stack, also those that nobody wrote down; having a word on their command line."""
+        mark = json.loads((self.folder / "state.json").read_text())["mark"]
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                line = " ".join(process.cmdline())
+                if process.environ().get(MARK) == mark and is_living(process) and all(word in line for word in having):
+                    found.append(process)
+        return found
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Stack]:
+def small_rows() -> str:
+    """300 labelled sentences as TSV."""
+    return "".join(f"{label}\t{text}\n" for label, text in _INPUTS.sentences(300))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, small_rows: str) -> Iterator[Stack]:
     """One stack for all tests; its nightly deployment is due every minute."""
     folder = tmp_path_factory.mktemp("stack")
     foreign = ("TS4S_", "AWS_", "PREFECT_")
@@ -128,12 +139,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     # They are in the bucket before the server is up: the first night may come at once.
     rows = home / "s3" / "buckets" / ROWS.removeprefix("s3://")
     rows.parent.mkdir(parents=True)
-    rows.write_text("".join(f"{label}\t{text}\n" for label, text in _INPUTS.sentences(300)), encoding="utf-8")
-    up = ["stack", "up", "--folder", str(home), "--cores", "1", "--watch-every", "0", "--cron", "* * * * *"]
-    described = run_command(*up, "--name", "scheduled", *flags, environ=environ)
-    mark = json.loads((home / "state.json").read_text())["mark"]
+    rows.write_text(small_rows, encoding="utf-8")
+    options = ["--folder", str(home), "--cores", "1", "--watch-every", "0", "--cron", "* * * * *", "--name", "scheduled"]
+    stack = Stack(home, options, flags, environ)
+    stack.up()
     try:
-        yield Stack(home, described, flags, environ | {"PREFECT_API_URL": described["prefect_api"]})
+        yield stack
     finally:
-        run_command("stack", "down", "--folder", str(home), environ=environ)
-    assert processes_of(mark) == []
+        stack.down()
+
+
+@pytest.fixture(scope="session")
+def scheduled(stack: Stack) -> dict[str, Any]:
+    """What the registry has of the schedule's first run; the schedule is paused after it."""
+    nightly = stack.deployment("retrain/nightly")
+    due = stack.wait_for_run(
+        lambda run: run["deployment_id"] == nightly["id"] and run["auto_scheduled"], states={"PENDING", "RUNNING", "COMPLETED"}
+    )
+    stack.api(f"deployments/{nightly['id']}/pause_deployment", {})
+    ended = stack.wait(due["id"])
+    assert ended["type"] == "COMPLETED", ended
+    return stack.show("scheduled")

@@ -11,15 +11,7 @@ import pytest
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 
-def test_schedule_and_command_line_give_one_hash(stack: Any) -> None:
-    nightly = stack.deployment("retrain/nightly")
-    due = stack.wait_for_run(
-        lambda run: run["deployment_id"] == nightly["id"] and run["auto_scheduled"], states={"PENDING", "RUNNING", "COMPLETED"}
-    )
-    stack.api(f"/deployments/{nightly['id']}/pause_deployment", {})
-    ended = stack.wait_for_run(lambda run: run["id"] == due["id"], states={"COMPLETED", "FAILED", "CRASHED"})
-    assert ended["state_type"] == "COMPLETED", ended["state"]
-    scheduled = stack.show("scheduled")
+def test_schedule_and_command_line_give_one_hash(stack: Any, scheduled: dict[str, Any]) -> None:
     by_hand = stack.retrain("by-hand")
     assert by_hand["status"] == "done"
     assert len(by_hand["weights_sha256"]) == 64
@@ -31,17 +23,19 @@ def test_schedule_and_command_line_give_one_hash(stack: Any) -> None:
     assert stack.command("models", "verify", "--config", stack.described["config"])["damaged"] == []
 
 
-def test_it_is_alive_and_a_second_up_changes_nothing(stack: Any) -> None:
+def test_it_is_alive_and_a_second_up_changes_nothing(stack: Any, scheduled: dict[str, Any]) -> None:
     folder = str(stack.folder)
     found = stack.command("stack", "status", "--folder", folder)
     assert found["status"] == "up"
     assert {name: service["alive"] for name, service in found["services"].items()} == dict.fromkeys(
         ("prefect-server", "s3-server", "spark-master", "spark-worker-1", "spark-worker-2", "prefect-worker"), True
     )
-    again = stack.command("stack", "up", "--folder", folder, "--watch-every", "0", "--name", "scheduled", *stack.flags)
+    again = stack.command("stack", "up", *stack.options, *stack.flags)
     assert again["status"] == "already up"
     pids = [{name: service["pid"] for name, service in one["services"].items()} for one in (found, again)]
     assert pids[0] == pids[1]
+    nightly = stack.deployment("retrain/nightly")
+    assert (nightly["paused"], nightly["schedules"][0]["schedule"]["cron"]) == (True, "* * * * *")  # it was paused by hand
 
 
 def test_keys_are_for_their_owner_alone(stack: Any) -> None:

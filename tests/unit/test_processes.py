@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from ts4s_core.processes import has_died, is_living, kill_tree, supervised
 
@@ -23,15 +23,6 @@ orphan = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, te
 print(child.pid, orphan, flush=True)
 time.sleep(60)
 """
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float = 10) -> bool:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def lives(pid: int) -> bool:

@@ -76,9 +76,14 @@ class SourceFiles:
         """
         with failures(self.source):
             fs, path = self.connect()
-            if fs.isfile(path):
-                return [SourceFile(path, self.source, int(fs.info(path)["size"]))], True
-            if fs.isdir(path):
+            # Not isfile and isdir: these take a server that refuses or is away for "there is none".
+            try:
+                there = fs.info(path)
+            except FileNotFoundError:
+                there = {"type": "none"}
+            if there["type"] == "file":
+                return [SourceFile(path, self.source, int(there["size"]))], True
+            if there["type"] == "directory":
                 found = {name: info for name, info in fs.find(path, detail=True).items() if not _hidden(name, path)}
                 shown = self.source.rstrip("/") or "/"
                 below = {name: f"{shown}/{name.rstrip('/')[len(path.rstrip('/')) + 1 :]}" for name in found}

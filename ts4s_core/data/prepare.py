@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from ts4s_core.artifacts.keys import step_key
-from ts4s_core.artifacts.manifest import FileEntry, RowGroup
-from ts4s_core.artifacts.pieces import row_groups_of
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.writer import ArtifactWriter, put_part
+from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.card import GroupCounts, card_of, count_group, merge_counts
 from ts4s_core.data.engine import GROUP_COLUMN, DataEngine
 from ts4s_core.data.rows import SIDES, SidePlan, Tally, row_digest, text_id
 from ts4s_core.data.scan import Scan, Selection, fingerprint_of
-from ts4s_core.data.schema import ROWS_PER_FILE, bucket_of, buckets_for, side_schema, write_rows
+from ts4s_core.data.schema import ROWS_PER_FILE, buckets_for, side_schema
+from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
 from ts4s_core.data.sources import DataSource, Split
 from ts4s_core.data.tokenisers import (
     TOKENIZER_FILE,
@@ -42,35 +39,6 @@ _LabelsAndText = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which group a row belongs to: sides one after the other, each cut into ranges of ids."""
-
-    buckets: tuple[int, ...]
-
-    @classmethod
-    def of(cls, scan: Scan) -> Layout:
-        """The layout for the sides of a scan."""
-        return cls(tuple(buckets_for(scan.sides[name], scan.text_bytes[name]) for name in SIDES))
-
-    @property
-    def groups(self) -> int:
-        """Number of groups."""
-        return sum(self.buckets)
-
-    def group_of(self, side: int, row_id: bytes) -> int:
-        """The group of a row."""
-        return sum(self.buckets[:side]) + bucket_of(row_id, self.buckets[side])
-
-    def place(self, group: int) -> tuple[str, int]:
-        """Side and file number of a group."""
-        for side, buckets in zip(SIDES, self.buckets, strict=True):
-            if group < buckets:
-                return side, group
-            group -= buckets
-        raise AssertionError("a group is below the number of groups")
-
-
-@dataclass(frozen=True)
 class _Tokenising:
     """The tokenizer as text, so that executors need no file of the driver's."""
 
@@ -85,7 +53,7 @@ class _ReadRows:
 
     source: DataSource
     side_plan: SidePlan
-    layout: Layout
+    groups: SideGroups
     labels: tuple[str, ...]
     selection: Selection | None
     tokenising: _Tokenising
@@ -104,7 +72,7 @@ class _ReadRows:
             ids = [text_id(text) for _, text in rows]
             columns = {
                 GROUP_COLUMN: [
-                    self.layout.group_of(self.side_plan.side_of(text), row_id)
+                    self.groups.group_of(self.side_plan.side_of(text), row_id)
                     for (_, text), row_id in zip(rows, ids, strict=True)
                 ],
                 "id": ids,
@@ -147,7 +115,7 @@ class _WriteGroup:
 
     storage: StorageSettings
     ref: str
-    layout: Layout
+    groups: SideGroups
     labels: tuple[str, ...]
     multi_label: bool
     selection: Selection | None
@@ -160,7 +128,7 @@ class _WriteGroup:
         texts = table.column("text").to_pylist()
         digests = [row_digest(names[row], text) for row, text in zip(order, texts, strict=True)]
         table, digests = self._without_extra_copies(table, digests)
-        side, number = self.layout.place(group)
+        side, number = self.groups.place(group)
         counts = count_group(table, digests, self.labels)
         return {"side": side, "files": self._write(table, f"{side}/{number:05}"), "counts": counts.to_json()}
 
@@ -176,20 +144,14 @@ class _WriteGroup:
         return table.take(pa.array(kept, pa.int64())), [digests[row] for row in kept]
 
     def _write(self, table: pa.Table, stem: str) -> list[dict[str, Any]]:
-        store, ref = ArtifactStore.open(self.storage), ArtifactRef.parse(self.ref)
         schema = side_schema(multi_label=self.multi_label)
         rows = table.select(schema.names).cast(schema)
-        entries = []
-        with tempfile.TemporaryDirectory(prefix="ts4s-part-") as folder:
-            for piece, start in enumerate(range(0, rows.num_rows, ROWS_PER_FILE)):
-                # More than one piece only where very many copies of one text fall into one range.
-                name = f"{stem}.parquet" if piece == 0 else f"{stem}_{piece:05}.parquet"
-                local = Path(folder) / f"{piece}.parquet"
-                write_rows(rows.slice(start, ROWS_PER_FILE), local)
-                entry = put_part(store, ref, name, local, row_groups_of(local))
-                pieces = [[part.rows, part.offset, part.size, part.sha256] for part in entry.row_groups or ()]
-                entries.append({"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces})
-        return entries
+        parts = []
+        for piece, start in enumerate(range(0, rows.num_rows, ROWS_PER_FILE)):
+            # More than one piece only where very many copies of one text fall into one range.
+            name = f"{stem}.parquet" if piece == 0 else f"{stem}_{piece:05}.parquet"
+            parts.append((name, rows.slice(start, ROWS_PER_FILE)))
+        return write_parts(self.storage, self.ref, parts)
 
 
 def prepare_dataset(
@@ -256,16 +218,17 @@ def prepare_dataset(
 def _build(
     writer: ArtifactWriter, settings: Settings, store: ArtifactStore, engine: DataEngine, *, scan: Scan, tokenizer_folder: Path
 ) -> None:
-    layout, multi_label = Layout.of(scan), scan.source.columns.multi_label
+    groups = SideGroups(tuple(buckets_for(scan.sides[name], scan.text_bytes[name]) for name in SIDES))
+    multi_label = scan.source.columns.multi_label
     pad_id, max_length = pad_id_of(tokenizer_folder), settings.model.max_length
     text = (tokenizer_folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     source = scan.source.without_splits()
     tokenising = _Tokenising(text, max_length, pad_id)
     results = engine.regroup(
         scan.source.splits,
-        _ReadRows(source, scan.side_plan, layout, scan.labels, scan.selection, tokenising),
-        groups=layout.groups,
-        write=_WriteGroup(store.storage.settings, str(writer.ref), layout, scan.labels, multi_label, scan.selection),
+        _ReadRows(source, scan.side_plan, groups, scan.labels, scan.selection, tokenising),
+        groups=groups.groups,
+        write=_WriteGroup(store.storage.settings, str(writer.ref), groups, scan.labels, multi_label, scan.selection),
         stage="prepare",
     )
     by_side = _register(writer, results)
@@ -277,7 +240,7 @@ def _build(
     card = card_of(scan, by_side, max_length=max_length)
     # How many blank lines there were does not make another dataset.
     writer.add_json("card.json", card, identity=False)
-    writer.add_json("bad_rows.json", _bad_rows(scan), identity=False)
+    add_bad_rows(writer, bad_rows=scan.bad_rows, listed=scan.bad)
     writer.facts.update(
         rows=dict(scan.sides),
         labels=list(scan.labels),
@@ -292,16 +255,9 @@ def _build(
 def _register(writer: ArtifactWriter, results: Sequence[Mapping[str, Any]]) -> dict[str, GroupCounts]:
     by_side = {name: GroupCounts() for name in SIDES}
     for result in results:
-        for file in result["files"]:
-            pieces = tuple(RowGroup(*piece) for piece in file["row_groups"])
-            writer.register(FileEntry(file["path"], file["size"], file["sha256"], True, pieces))
+        register_parts(writer, result["files"])
         by_side[result["side"]].merge(GroupCounts.from_json(result["counts"]))
     return by_side
-
-
-def _bad_rows(scan: Scan) -> dict[str, Any]:
-    listed_rows = [{"file": row.file, "line": row.line, "reason": row.reason} for row in scan.bad]
-    return {"bad_rows": scan.bad_rows, "listed": len(listed_rows), "rows": listed_rows}
 
 
 def _changed() -> DataError:

@@ -12,17 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from ts4s_core.artifacts.keys import step_key
-from ts4s_core.artifacts.manifest import FileEntry, RowGroup
-from ts4s_core.artifacts.pieces import row_groups_of
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.writer import ArtifactWriter, put_part
+from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.corpus import Block, TextSource, TextSplit
 from ts4s_core.data.corpus_scan import DIGEST_MODULUS, TextScan, text_fingerprint
 from ts4s_core.data.engine import GROUP_COLUMN, DataEngine
 from ts4s_core.data.rows import SIDES, SidePlan, Tally
-from ts4s_core.data.schema import ID_BYTES, blocks_per_group, bucket_of, text_buckets_for, text_schema, write_rows
+from ts4s_core.data.schema import ID_BYTES, blocks_per_group, text_buckets_for, text_schema
+from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
 from ts4s_core.data.text_tokens import Encoded, TextTokenizer
 from ts4s_core.data.tokenisers import pad_id_of
 from ts4s_core.data.window_starts import starts_of
@@ -37,17 +35,15 @@ TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class TextLayout:
+class TextLayout(SideGroups):
     """Which group a block belongs to, and how it is cut into windows.
 
     Attributes:
-        buckets: id ranges of each side.
         window: tokens that are predicted from each start.
         stride: tokens between starts.
         rows_per_group: blocks of a row group.
     """
 
-    buckets: tuple[int, ...]
     window: int
     stride: int
     rows_per_group: int
@@ -58,18 +54,6 @@ class TextLayout:
         data = settings.data
         buckets = tuple(text_buckets_for(scan.sides[name].size) for name in SIDES)
         return cls(buckets, data.window, data.stride or data.window, blocks_per_group(scan.source.block_bytes))
-
-    def group_of(self, side: int, digest: bytes) -> int:
-        """The group of a block."""
-        return sum(self.buckets[:side]) + bucket_of(digest, self.buckets[side])
-
-    def place(self, group: int) -> tuple[str, int]:
-        """Side and file number of a group."""
-        for side, buckets in zip(SIDES, self.buckets, strict=True):
-            if group < buckets:
-                return side, group
-            group -= buckets
-        raise AssertionError("a group is below the number of groups")
 
 
 @dataclass(frozen=True)
@@ -138,10 +122,10 @@ class _WriteBlocks:
             "starts": _lists(starts, counts),
             "text": table.column("text"),
         }
-        size = self.layout.rows_per_group
+        rows, size = pa.table(columns).cast(text_schema()), self.layout.rows_per_group
         return {
             "side": side,
-            "file": self._write(pa.table(columns).cast(text_schema()), f"{side}/{number:05}.parquet"),
+            "files": write_parts(self.storage, self.ref, [(f"{side}/{number:05}.parquet", rows)], rows_per_group=size),
             "windows": [int(counts[at : at + size].sum()) for at in range(0, len(counts), size)],
             "rows": len(ordered),
             "content": f"{sum(int.from_bytes(digest, 'big') for digest in ordered) % DIGEST_MODULUS:x}",
@@ -158,15 +142,6 @@ class _WriteBlocks:
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return Encoded(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "lengths", "unknown_bytes")))
-
-    def _write(self, rows: pa.Table, name: str) -> dict[str, Any]:
-        store, ref = ArtifactStore.open(self.storage), ArtifactRef.parse(self.ref)
-        with tempfile.TemporaryDirectory(prefix="ts4s-part-") as folder:
-            local = Path(folder) / "0.parquet"
-            write_rows(rows, local, rows_per_group=self.layout.rows_per_group)
-            entry = put_part(store, ref, name, local, row_groups_of(local))
-        pieces = [[part.rows, part.offset, part.size, part.sha256] for part in entry.row_groups or ()]
-        return {"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces}
 
 
 def prepare_text(
@@ -218,7 +193,7 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
     results = engine.regroup(
         scan.source.splits,
         _ReadBlocks(scan.source.without_splits(), scan.side_plan, layout),
-        groups=sum(layout.buckets),
+        groups=layout.groups,
         write=_WriteBlocks(store.storage.settings, str(writer.ref), layout, tokenizer),
         stage="prepare",
     )
@@ -226,14 +201,12 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
     content = {name: _content(parts) for name, parts in sides.items()}
     if text_fingerprint(content) != scan.fingerprint:
         raise DataError("The text changed while it was read: expected that of the first reading. Start again when it rests")
-    for file in (result["file"] for result in results):
-        pieces = tuple(RowGroup(*piece) for piece in file["row_groups"])
-        writer.register(FileEntry(file["path"], file["size"], file["sha256"], True, pieces))
+    for result in results:
+        register_parts(writer, result["files"])
     for name, data in scan.tokenizer.items():
         writer.add_bytes(f"tokenizer/{name}", data)
     writer.add_json(WINDOWS_FILE, {name: [count for part in parts for count in part["windows"]] for name, parts in sides.items()})
-    bad = [{"file": row.file, "line": row.line, "reason": row.reason} for row in scan.bad]
-    writer.add_json("bad_rows.json", {"bad_rows": scan.bad_rows, "listed": len(bad), "rows": bad}, identity=False)
+    add_bad_rows(writer, bad_rows=scan.bad_rows, listed=scan.bad)
     card = _card(scan, sides, layout, tokenizer)
     writer.add_json("card.json", card, identity=False)
     writer.facts.update(

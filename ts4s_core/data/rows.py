@@ -6,10 +6,10 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ts4s_core.errors import listed
+from ts4s_core.errors import DataError, listed
 
 MAX_ROW_BYTES = 2**20
 LABEL_SEPARATOR = "|"
@@ -73,11 +73,38 @@ class Columns:
     multi_label: bool
     show_text: bool = True
 
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """Each column with the setting that names it."""
+        return ((self.label, "label_column"), (self.text, "text_column"))
+
 
 def named_columns(names: Iterable[str], *, show_text: bool) -> str:
     """What columns there are, for messages. Where a header is missing, these are texts."""
     found = list(names)
     return (listed(map(repr, found)) or "none") if show_text else f"{len(found)} others (data.show_text is false)"
+
+
+def check_columns(
+    names: Sequence[str], name: str, wanted: Sequence[tuple[str, str]], *, place: str = "", show_text: bool = True
+) -> None:
+    """Refuse a file that does not have every wanted column once.
+
+    Args:
+        names: its columns.
+        name: what errors call it.
+        wanted: columns, each with the setting of the group ``data`` that names it.
+        place: where the columns are listed, for the error.
+        show_text: whether the error may quote the columns that there are.
+
+    Raises:
+        DataError: naming the column.
+    """
+    for column, setting in wanted:
+        if names.count(column) != 1:
+            problem = "has no column" if column not in names else "has more than one column"
+            found = named_columns(names, show_text=show_text)
+            raise DataError(f"Data file {name} {problem} {column!r}{place}: it has {found}. Set data.{setting}")
 
 
 def row_of(label: object, text: object, columns: Columns) -> Row | str:

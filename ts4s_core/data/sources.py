@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from ts4s_core.data.engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
@@ -112,7 +113,7 @@ def open_source(
     columns = Columns(data.text_column, data.label_column, multi_label, data.show_text)
     files = SourceFiles(data.source, storage)
     if data.format == "docstrings" or (data.format is None and not data.source):
-        return DataSource("docstrings", files, columns, _docstring_splits(data))
+        return DataSource("docstrings", files, columns, docstring_splits(data))
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
@@ -129,39 +130,55 @@ def open_source(
         found = files_of_format(found, chosen)
     if split_bytes is None:
         split_bytes = min(max(sum(file.size for file in found) // SPLITS_OF_SMALL, SMALL_SPLIT_BYTES), SPLIT_BYTES)
-    return DataSource(chosen, files, columns, list(_file_splits(files, found, chosen, columns, split_bytes)))
+    row_groups = functools.partial(parquet.row_groups_in, wanted=columns.named, text=columns.text)
+    return DataSource(chosen, files, columns, list(file_splits(files, found, chosen, split_bytes, row_groups=row_groups)))
 
 
-def _docstring_splits(data: DataSettings) -> list[Split]:
+def docstring_splits(data: DataSettings) -> list[Split]:
+    """The docstrings of the libraries that the settings name, some in each split."""
     libraries = docstrings.libraries_of(data.source)
     pairs = docstrings.read_docstrings(libraries, rows=data.max_rows or docstrings.DEFAULT_ROWS)
     size = DOCSTRING_ROWS_PER_SPLIT
     return [Split("docstrings", rows=tuple(pairs[start : start + size])) for start in range(0, len(pairs), size)]
 
 
-def _file_splits(
-    files: SourceFiles, found: Sequence[SourceFile], chosen: str, columns: Columns, split_bytes: int
+def file_splits(
+    files: SourceFiles,
+    found: Sequence[SourceFile],
+    chosen: str,
+    split_bytes: int,
+    *,
+    row_groups: Callable[[BinaryIO, str], int],
 ) -> Iterator[Split]:
+    """Files cut into splits, in order; empty files have none.
+
+    Args:
+        files: how to open them.
+        found: the files.
+        chosen: their format.
+        split_bytes: bytes of a split, for the formats that can be cut by lines.
+        row_groups: counts those of a Parquet file, and checks its columns.
+    """
     for file in found:
         if file.size == 0:
             continue
         if chosen == "parquet":
             with files.open(file) as reader:
-                groups = parquet.row_groups_in(reader, file.name, columns)
+                groups = row_groups(reader, file.name)
             yield from (Split(file.name, file, group) for group in range(groups))
         elif chosen == "csv":
             # A line end may stand inside quotes, and only a reader from the start can tell.
             yield Split(file.name, file)
+        elif chosen == "json" and _is_array(files, file):
+            yield Split(file.name, file, array=True)
         else:
-            array = False
-            if chosen == "json":
-                with files.open(file) as reader:
-                    array = json_rows.is_array(reader.read(_HEAD_BYTES))
-            if array:
-                yield Split(file.name, file, array=True)
-            else:
-                for start in range(0, file.size, split_bytes):
-                    yield Split(file.name, file, start, min(start + split_bytes, file.size))
+            for start in range(0, file.size, split_bytes):
+                yield Split(file.name, file, start, min(start + split_bytes, file.size))
+
+
+def _is_array(files: SourceFiles, file: SourceFile) -> bool:
+    with files.open(file) as reader:
+        return json_rows.is_array(reader.read(_HEAD_BYTES))
 
 
 def _read_cells(

@@ -26,7 +26,7 @@ from ts4s_core.data.text_dataset import TextDataset
 from ts4s_core.data.text_tokens import TextTokenizer
 from ts4s_core.data.window_starts import starts_of
 from ts4s_core.errors import NonFiniteError
-from ts4s_core.evaluation.predict import STAGE, threads_set
+from ts4s_core.evaluation.predict import STAGE, ScoreJob, threads_set
 from ts4s_core.evaluation.predictions import ID_DTYPE
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
@@ -79,17 +79,6 @@ class LanguageScores:
             "bits_per_byte": float(self.bits.sum()) / max(float(self.size.sum()), 1.0),
             "next_token_accuracy": float(self.correct.sum()) / tokens,
         }
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """What a worker needs to score some row groups; carried to executors by value."""
-
-    storage: StorageSettings
-    trained: str
-    dataset: str
-    side: str
-    threads: int
 
 
 def score_text(

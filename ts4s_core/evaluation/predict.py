@@ -39,8 +39,8 @@ STAGE = "evaluate"
 
 
 @dataclass(frozen=True)
-class PredictJob:
-    """What a worker needs to score one chunk; carried to executors by value."""
+class ScoreJob:
+    """What a worker needs to score some row groups; carried to executors by value."""
 
     storage: StorageSettings
     trained: str
@@ -78,7 +78,7 @@ def predict_rows(
         IntegrityError: if a file of either is damaged.
         NonFiniteError: if the model gives a logit that is no number.
     """
-    job = PredictJob(store.storage.settings, str(trained), str(dataset), side, threads)
+    job = ScoreJob(store.storage.settings, str(trained), str(dataset), side, threads)
     counts = row_groups(store, dataset, side)
     chunks = [
         list(range(len(counts)))[start : start + ROW_GROUPS_PER_CHUNK] for start in range(0, len(counts), ROW_GROUPS_PER_CHUNK)
@@ -108,7 +108,7 @@ def _unpacked(text: str, dtype: Any) -> npt.NDArray[Any]:
     return np.frombuffer(base64.b64decode(text), dtype=dtype)
 
 
-def _score_chunk(job: PredictJob, indices: Sequence[int]) -> dict[str, str]:
+def _score_chunk(job: ScoreJob, indices: Sequence[int]) -> dict[str, str]:
     scorer, store = _scorer_of(job.storage, job.trained, job.dataset)
     rows = rows_of(store, ArtifactRef.parse(job.dataset), side=job.side, indices=indices, texts=scorer.needs_texts)
     logits = score(scorer, rows, threads=job.threads)

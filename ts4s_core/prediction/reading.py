@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
-
 from ts4s_core.data.engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
-from ts4s_core.data.formats import csv_rows, docstrings, json_rows
+from ts4s_core.data.formats import csv_rows, json_rows, parquet
 from ts4s_core.data.formats.lines import lines_between, text_lines
-from ts4s_core.data.formats.parquet import BATCH_ROWS, cells, damages, is_text, refuse_bombs
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, encodable, named_columns
-from ts4s_core.data.sources import DOCSTRING_ROWS_PER_SPLIT, Split
-from ts4s_core.errors import DataError, SourceError
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, check_columns, encodable, named_columns
+from ts4s_core.data.sources import Split, docstring_splits, file_splits
+from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
 #: Work is cut finer than for training: the model takes the time, and the slowest part is waited for.
 SPLITS = 64
 LEAST_SPLIT_BYTES = 64 * 2**10
 MOST_SPLIT_BYTES = 8 * 2**20
-_HEAD_BYTES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,12 @@ class TextSource:
     id_column: str
     splits: Sequence[TextSplit] = ()
     show_text: bool = True
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """Each column with the setting that names it, the text first."""
+        text = (self.text_column, "text_column")
+        return (text, (self.id_column, "id_column")) if self.id_column else (text,)
 
     def without_splits(self) -> TextSource:
         """The same source, small enough to send to every task."""
@@ -140,43 +143,14 @@ class TextSource:
 
     def _places(self, header: list[str], name: str) -> tuple[int, int | None, int]:
         names = [entry.strip() for entry in header]
-        self._check_columns(names, name)
+        check_columns(names, name, self.named, show_text=self.show_text)
         return names.index(self.text_column), names.index(self.id_column) if self.id_column else None, len(names)
 
-    def _check_columns(self, names: Sequence[str], where: str) -> None:
-        wanted = [(self.text_column, "text_column"), (self.id_column, "id_column")]
-        for column, setting in wanted:
-            if column and names.count(column) != 1:
-                problem = "has no column" if column not in names else "has more than one column"
-                found = named_columns(names, show_text=self.show_text)
-                raise DataError(f"Data file {where} {problem} {column!r}: it has {found}. Set data.{setting}")
-
     def _parquet(self, file: BinaryIO, split: Split) -> Iterator[TextRow]:
-        names = [self.text_column] + ([self.id_column] if self.id_column else [])
-        with damages(split.name):
-            parquet = pq.ParquetFile(file)
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[split.start], columns=names, use_threads=False):
-                columns = [cells(batch.column(batch.schema.names.index(name))) for name in names]
-                for values in zip(*columns, strict=True):
-                    yield row_of(*values)
-
-    def parquet_groups(self, file: BinaryIO, name: str) -> int:
-        """Row groups of a file that has the columns.
-
-        Raises:
-            DataError: if it is no Parquet file, or lacks a column.
-        """
-        with damages(name):
-            parquet = pq.ParquetFile(file)
-            schema = parquet.schema_arrow
-            self._check_columns(schema.names, name)
-            kind = schema.field(self.text_column).type
-            if not is_text(kind):
-                raise DataError(
-                    f"Data file {name} has column {self.text_column!r} of type {kind}: expected text. Set data.text_column"
-                )
-            refuse_bombs(file, name, (self.text_column, *((self.id_column,) if self.id_column else ())))
-            return int(parquet.num_row_groups)
+        names = [column for column, _setting in self.named]
+        with parquet.damages(split.name):
+            for values in parquet.rows_in(file, split.start, names):
+                yield row_of(*values)
 
 
 @dataclass
@@ -252,7 +226,7 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
     files = SourceFiles(data.source, storage)
     if data.format == "docstrings" or (data.format is None and not data.source):
         source = TextSource("docstrings", files, data.text_column, "")
-        return replace(source, splits=_numbered(_docstring_splits(data), slots))
+        return replace(source, splits=_numbered(docstring_splits(data), slots))
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
@@ -267,7 +241,7 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
         found = files_of_format(found, chosen)
     named = data.id_column if chosen in ("csv", "json", "parquet") else ""
     source = TextSource(chosen, files, data.text_column, named, show_text=data.show_text)
-    return replace(source, splits=_numbered(list(_file_splits(source, found)), slots))
+    return replace(source, splits=_numbered(_file_splits(source, found), slots))
 
 
 def _numbered(splits: Sequence[Split], slots: int) -> list[TextSplit]:
@@ -276,31 +250,7 @@ def _numbered(splits: Sequence[Split], slots: int) -> list[TextSplit]:
     return [TextSplit(number, split, share, shares) for number, split in enumerate(splits) for share in range(shares)]
 
 
-def _docstring_splits(data: DataSettings) -> list[Split]:
-    libraries = docstrings.libraries_of(data.source)
-    pairs = docstrings.read_docstrings(libraries, rows=data.max_rows or docstrings.DEFAULT_ROWS)
-    size = DOCSTRING_ROWS_PER_SPLIT
-    return [Split("docstrings", rows=tuple(pairs[start : start + size])) for start in range(0, len(pairs), size)]
-
-
-def _file_splits(source: TextSource, found: Sequence[SourceFile]) -> Iterator[Split]:
+def _file_splits(source: TextSource, found: Sequence[SourceFile]) -> list[Split]:
     size = min(max(sum(file.size for file in found) // SPLITS, LEAST_SPLIT_BYTES), MOST_SPLIT_BYTES)
-    for file in found:
-        if file.size == 0:
-            continue
-        if source.format == "parquet":
-            with source.files.open(file) as reader:
-                groups = source.parquet_groups(reader, file.name)
-            yield from (Split(file.name, file, group) for group in range(groups))
-        elif source.format == "csv":
-            # A line end may stand inside quotes, and only a reader from the start can tell.
-            yield Split(file.name, file)
-        elif source.format == "json" and _is_array(source.files, file):
-            yield Split(file.name, file, array=True)
-        else:
-            yield from (Split(file.name, file, start, min(start + size, file.size)) for start in range(0, file.size, size))
-
-
-def _is_array(files: SourceFiles, file: SourceFile) -> bool:
-    with files.open(file) as reader:
-        return json_rows.is_array(reader.read(_HEAD_BYTES))
+    row_groups = functools.partial(parquet.row_groups_in, wanted=source.named, text=source.text_column)
+    return list(file_splits(source.files, found, source.format, size, row_groups=row_groups))

@@ -26,6 +26,7 @@ from ts4s_core.spark.figures import executor_figures
 from ts4s_core.spark.jvm import answer_of
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from ts4s_core.training.control import ControlServer
@@ -39,6 +40,7 @@ SETTLED_S = 5.0
 END_LIMIT_S = 10.0
 CAUSE_LIMIT_S = 1.0
 _POLL_S = 0.1
+_SLOTS_EVERY_S = 2.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _LOST = ("Python worker exited unexpectedly", "ExecutorLostFailure", "Python worker failed to connect back", "EOFError")
 
@@ -171,15 +173,28 @@ class _Stage:
         self._running = True
         thread.start()
         finished_s = 0.0
+        looked = time.monotonic()
         # Results come over the control channel: a stage that hangs although every worker is done need not be waited for.
         while thread.is_alive() and not control.failed.is_set() and finished_s < END_LIMIT_S:
             thread.join(_POLL_S)
             finished_s += _POLL_S * control.finished
+            if time.monotonic() - looked > _SLOTS_EVERY_S:
+                self._require_slots(control, world_size)
+                looked = time.monotonic()
         if thread.is_alive():
             self._cancel()
             thread.join(END_LIMIT_S)
         self._running = thread.is_alive()
         return self._failure
+
+    def _require_slots(self, control: ControlServer, world_size: int) -> None:
+        """Fail an attempt whose tasks can no longer start: Spark looks at its slots when a stage begins, and then waits."""
+        if len(control.workers()) == world_size:
+            return
+        left = answer_of(lambda: slot_count(self._context), world_size)
+        if left < world_size:
+            lost = f"an executor was lost before every worker had begun: expected {world_size} task slots, got {left}"
+            control.fail(WorkerLostError(f"training attempt on {self._context.master}: {lost}"))
 
     def end(self, control: ControlServer) -> None:
         """See to it that nothing of the attempt goes on: tasks are cancelled, stopped or orphaned workers killed."""
@@ -224,6 +239,12 @@ def task_body(
     return body
 
 
+def slot_count(context: SparkContext) -> int:
+    """Tasks of the executors that Spark has at this moment."""
+    scala = context._jsc.sc()
+    return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
+
+
 def slots(session: SparkSession, *, wanted: int, settled_s: float = SETTLED_S) -> int:
     """Tasks that Spark can run at once, by the count that it checks barrier stages with.
 
@@ -232,13 +253,11 @@ def slots(session: SparkSession, *, wanted: int, settled_s: float = SETTLED_S) -
         wanted: enough; with fewer, a cluster is given time to register its executors.
         settled_s: with some, but fewer, how long to wait for one more.
     """
-    scala = session.sparkContext._jsc.sc()
-    profile = scala.resourceProfileManager().defaultResourceProfile()
     local = str(session.sparkContext.master).startswith("local")
     started = changed = time.monotonic()
     before = -1
     while True:
-        now, count = time.monotonic(), int(scala.maxNumConcurrentTasks(profile))
+        now, count = time.monotonic(), slot_count(session.sparkContext)
         if count != before:
             before, changed = count, now
         settled = count > 0 and now - changed >= settled_s

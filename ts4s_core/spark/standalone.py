@@ -45,21 +45,22 @@ class Daemon:
     environment: Mapping[str, str]
 
 
-def master_daemon(folder: Path, *, environ: Mapping[str, str]) -> Daemon:
-    """A master on loopback, at ports that the system chooses; :func:`master_url` reads them from its log.
+def master_daemon(folder: Path, *, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+    """A master at ports that the system chooses; :func:`master_url` reads them from its log.
 
     Args:
         folder: for its files; made if there is none.
         environ: the environment to begin with.
+        host: the address that it listens on.
 
     Raises:
         SparkError: if there is no Java or no pyspark.
     """
-    return _daemon("master.Master", folder, (), environ=environ)
+    return _daemon("master.Master", folder, (), environ=environ, host=host)
 
 
-def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ: Mapping[str, str]) -> Daemon:
-    """A worker on loopback; its executors write below ``folder / "work"``.
+def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+    """A worker; its executors write below ``folder / "work"``.
 
     Args:
         folder: for its files; made if there is none.
@@ -67,12 +68,13 @@ def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ
         cores: cores that it offers.
         memory: memory that it offers, as Spark writes it (``1g``).
         environ: the environment to begin with, which executors inherit.
+        host: the address that it and its executors listen on.
 
     Raises:
         SparkError: if there is no Java or no pyspark.
     """
     options = ("--cores", str(cores), "--memory", memory, "--work-dir", str(folder / "work"), master)
-    return _daemon("worker.Worker", folder, options, environ=environ)
+    return _daemon("worker.Worker", folder, options, environ=environ, host=host)
 
 
 def master_url(log: str) -> str | None:
@@ -87,12 +89,12 @@ def has_registered(log: str) -> bool:
 
 
 def web_address(log: str) -> str | None:
-    """Address of a master's or worker's web pages, once its log says it."""
+    """Address of the web pages of a master or worker on loopback, once its log says it."""
     found = _WEB_PORT.search(log)
     return f"http://{HOST}:{found.group(1)}" if found else None
 
 
-def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mapping[str, str]) -> Daemon:
+def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mapping[str, str], host: str) -> Daemon:
     home = _spark_home()
     folder.mkdir(parents=True, exist_ok=True)
     log4j = folder / "log4j2.properties"
@@ -101,12 +103,12 @@ def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mappi
     environment = find_java(environ).environment(environ) | {
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_DIRS": str(folder / "local"),
-        "SPARK_LOCAL_IP": HOST,  # without it the web pages would listen on every address
+        "SPARK_LOCAL_IP": host,  # without it the web pages would listen on every address
         "SPARK_DAEMON_JAVA_OPTS": java_options,
         "PYSPARK_PYTHON": sys.executable,
     }
     program = str(home / "bin" / "spark-class")
-    fixed = ("--host", HOST, "--port", "0", "--webui-port", "0")
+    fixed = ("--host", host, "--port", "0", "--webui-port", "0")
     return Daemon((program, f"{_PACKAGE}.{kind}", *fixed, *options), environment)
 
 

@@ -6,6 +6,7 @@ A job is JSON: ``{"job": NAME, "settings": Settings.plain(), ...}``; so is its r
 from __future__ import annotations
 
 import base64
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from ts4s_core.artifacts.refs import ArtifactRef
+    from ts4s_core.artifacts.steps import StepResult
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.data.corpus_scan import TextScan
     from ts4s_core.data.engine import DataEngine
@@ -247,35 +249,25 @@ def _train(job: Job, place: Place, progress: Progress) -> Result:
 
 
 def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
-    """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one."""
-    if place.store().manifest(_ref(job, "dataset")).facts.get("task") == "language-model":
-        return _evaluate_language(job, place, progress)
-    from ts4s_core.evaluation.evaluate import evaluate
+    """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one.
 
-    return evaluate(
+    That of a language model shows what the model holds likely after each of the ``prompts``.
+    """
+    store, dataset = place.store(), _ref(job, "dataset")
+    step: Callable[..., StepResult]
+    if store.manifest(dataset).facts.get("task") == "language-model":
+        from ts4s_core.evaluation.language_evaluate import evaluate_language
+
+        step = functools.partial(evaluate_language, prompts=job.get("prompts") or ())
+    else:
+        from ts4s_core.evaluation.evaluate import evaluate as step
+    return step(
         place.settings,
-        place.store(),
+        store,
         place.engine(),
         trained=_ref(job, "trained"),
-        dataset=_ref(job, "dataset"),
+        dataset=dataset,
         champion=_ref(job, "champion") if job.get("champion") else None,
-        step_seconds=job.get("step_seconds"),
-        progress=progress,
-    ).to_json()
-
-
-def _evaluate_language(job: Job, place: Place, progress: Progress) -> Result:
-    """The same of a language model; the report shows what it holds likely after each of the ``prompts``."""
-    from ts4s_core.evaluation.language_evaluate import evaluate_language
-
-    return evaluate_language(
-        place.settings,
-        place.store(),
-        place.engine(),
-        trained=_ref(job, "trained"),
-        dataset=_ref(job, "dataset"),
-        champion=_ref(job, "champion") if job.get("champion") else None,
-        prompts=job.get("prompts") or (),
         step_seconds=job.get("step_seconds"),
         progress=progress,
     ).to_json()

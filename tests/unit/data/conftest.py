@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from word_tokenizer import WORDS, make_tokenizer
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
@@ -18,22 +17,6 @@ from ts4s_core.data.engine import DataEngine, LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import Scan, scan
 from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings
-
-WORDS = ("red", "green", "blue", "cat", "dog", "house", "runs", "sleeps", "eats", "niño", "años", "the")
-
-
-def make_tokenizer(folder: Path) -> Path:
-    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
-    )
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
-    return folder
 
 
 @pytest.fixture(scope="session")

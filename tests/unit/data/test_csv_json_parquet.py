@@ -167,7 +167,7 @@ def write_parquet(path: Path, labels: pa.Array, texts: pa.Array, rows: int = 2) 
 
 def from_parquet(path: Path, columns: Columns = COLUMNS) -> tuple[list[Row], list[Tally]]:
     with path.open("rb") as file:
-        groups = row_groups_in(file, path.name, columns)
+        groups = row_groups_in(file, path.name, columns.named, text=columns.text)
         tallies = [Tally() for _ in range(groups)]
         return [row for group in range(groups) for row in read_parquet(file, group, columns, tallies[group])], tallies
 

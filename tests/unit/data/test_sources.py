@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.rows import Tally
@@ -145,3 +146,10 @@ def test_s3_source(moto_server: object, tmp_path: Path) -> None:
         assert texts(open_source(settings, storage, LocalEngine(), split_bytes=5)) == expected
     with pytest.raises(SourceError, match="does not exist"):
         open_source(DataSettings(source=f"s3://{bucket}/none.tsv"), storage, LocalEngine())
+
+
+def test_s3_source_of_a_wrong_key_is_refused_as_such(rclone_server: object, tmp_path: Path) -> None:
+    server: Callable[..., StorageSettings] = rclone_server.settings  # type: ignore[attr-defined]
+    storage = server(tmp_path).model_copy(update={"secret": SecretStr("another-secret-key-0123456789")})
+    with pytest.raises(SourceError, match=r"train\.tsv cannot be read: access denied"):
+        open_source(DataSettings(source=f"s3://{storage.uri.split('/')[2]}/train.tsv"), storage, LocalEngine())

@@ -16,7 +16,8 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.errors import DataError, IntegrityError, NonFiniteError
 from ts4s_core.evaluation import overlap, predict
-from ts4s_core.evaluation.evaluate import evaluate, read_decision
+from ts4s_core.evaluation.evaluate import evaluate
+from ts4s_core.evaluation.report_step import read_decision
 from ts4s_core.settings import Settings
 
 Make = Callable[..., Any]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import time
 
 import pytest
+from waiting import wait_for
 
 from flows import display
 from flows.cli_commands import Outcome
@@ -42,19 +42,14 @@ def test_what_was_held_back_is_shown_soon(monkeypatch: pytest.MonkeyPatch) -> No
     with Display(stream) as shown:
         shown.progress("train", train(1))
         shown.progress("train", train(2))
-        deadline = time.monotonic() + 10
-        while "step=2/30" not in stream.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.05)
-    assert "step=2/30" in stream.getvalue()
+        assert wait_for(lambda: "step=2/30" in stream.getvalue())
 
 
 def test_a_silent_step_says_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "HEARTBEAT_EVERY_S", 0.3)
     stream = io.StringIO()
     with Display(stream) as shown, shown.stage("export") as note:
-        deadline = time.monotonic() + 10
-        while "running" not in stream.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        assert wait_for(lambda: "running" in stream.getvalue())
         note.text = "reused"
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("export running seconds=")

@@ -69,6 +69,28 @@ def test_parquet(tmp_path: Path) -> None:
         rows(path)
 
 
+def test_parquet_that_unfolds_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.parquet"
+    table = pa.table({"text": ["a", "x" * (80 * 2**20)], "id": ["1", "2"]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(DataError, match=r"bomb.parquet is refused: 2 rows of 'text' .* only a file made to fill the memory does"):
+        rows(path)
+    # A column that is not read may be as it likes.
+    pq.write_table(table.rename_columns(["body", "text"]), path, compression="zstd", use_dictionary=False)
+    assert rows(path) == [TextRow("1"), TextRow("2")]
+
+
+def test_a_text_that_parquet_holds_once_is_held_once(tmp_path: Path) -> None:
+    """Else a small file whose rows share a long text would fill the memory."""
+    path = tmp_path / "shared.parquet"
+    pq.write_table(pa.table({"text": ["x" * 100_000] * 1_000}), path)
+    assert path.stat().st_size < 10_000
+    texts = [row.text for row in rows(path)]
+    assert [len(text or "") for text in texts] == [100_000] * 1_000
+    assert len(set(map(id, texts))) == 1
+
+
 def test_parts_of_a_file_are_its_lines_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LEAST_SPLIT_BYTES", 50)
     (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(200)))

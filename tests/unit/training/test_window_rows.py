@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from waiting import wait_for
 
 from ts4s_core.data.window_starts import starts_of, windows_of
 from ts4s_core.training.objectives import objective_for
@@ -61,9 +61,7 @@ def test_things_are_made_ahead_in_order_by_another_thread() -> None:
 
     found = prefetched(range(10), make, depth=3)
     first = next(found)
-    deadline = time.monotonic() + 5
-    while len(made) < 4 and time.monotonic() < deadline:
-        threading.Event().wait(0.01)
+    assert wait_for(lambda: len(made) >= 4, limit_s=5)
     assert made == [0, 1, 2, 3]
     assert [first, *found] == [(number, (number * number, False)) for number in range(10)]
     assert list(prefetched(range(3), make, depth=0)) == [(number, (number * number, True)) for number in range(3)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, named_columns, row_of
-from ts4s_core.errors import DataError
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, check_columns, encodable, row_of
 
 _OPEN_QUOTE = "a quote that is not closed"
 
@@ -42,13 +41,7 @@ def read_csv(lines: Iterator[bytes], name: str, columns: Columns, tally: Tally) 
 
 def _places(header: list[str], name: str, columns: Columns) -> tuple[int, int, int]:
     names = [field.strip() for field in header]
-    for column, setting in ((columns.label, "label_column"), (columns.text, "text_column")):
-        if names.count(column) != 1:
-            problem = "has no column" if column not in names else "has more than one column"
-            raise DataError(
-                f"Data file {name} {problem} {column!r} in its header: it has "
-                f"{named_columns(names, show_text=columns.show_text)}. Set data.{setting}"
-            )
+    check_columns(names, name, columns.named, place=" in its header", show_text=columns.show_text)
     return names.index(columns.label), names.index(columns.text), len(names)
 
 

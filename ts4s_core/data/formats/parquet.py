@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ts4s_core.data.formats.parquet_footer import read_groups
-from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, row_of
-from ts4s_core.errors import DataError, Ts4sError, listed
+from ts4s_core.data.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, check_columns, encodable, row_of
+from ts4s_core.errors import DataError, Ts4sError
 
 BATCH_ROWS = 1_024
 #: A column of a row group may unfold to this and the longest rows that are taken; more is made to fill the memory.
@@ -32,25 +32,26 @@ def damages(name: str) -> Iterator[None]:
         raise DataError(f"Data file {name} is no Parquet file that can be read: {reason}. Write it anew") from exc
 
 
-def row_groups_in(file: BinaryIO, name: str, columns: Columns) -> int:
+def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]], *, text: str) -> int:
     """The number of row groups of a file that has the columns.
 
+    Args:
+        file: the file.
+        name: what errors call it.
+        wanted: columns, each with the setting that names it.
+        text: the one of them that holds text.
+
     Raises:
-        DataError: if it is no Parquet file, or lacks a column.
+        DataError: if it is no Parquet file, lacks a column, or is made to fill the memory.
     """
     with damages(name):
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
-        for column, setting in ((columns.label, "label_column"), (columns.text, "text_column")):
-            if schema.names.count(column) != 1:
-                problem = "has no column" if column not in schema.names else "has more than one column"
-                raise DataError(
-                    f"Data file {name} {problem} {column!r}: it has {listed(map(repr, schema.names))}. Set data.{setting}"
-                )
-        text = schema.field(columns.text).type
-        if not is_text(text):
-            raise DataError(f"Data file {name} has column {columns.text!r} of type {text}: expected text. Set data.text_column")
-        refuse_bombs(file, name, (columns.label, columns.text))
+        check_columns(schema.names, name, wanted)
+        kind = schema.field(text).type
+        if not is_text(kind):
+            raise DataError(f"Data file {name} has column {text!r} of type {kind}: expected text. Set data.text_column")
+        refuse_bombs(file, name, [column for column, _setting in wanted])
         return int(parquet.num_row_groups)
 
 
@@ -83,18 +84,21 @@ def is_text(kind: pa.DataType) -> bool:
 
 def read_parquet(file: BinaryIO, group: int, columns: Columns, tally: Tally) -> Iterator[Row]:
     """The good rows of one row group; bad ones are tallied."""
+    for label, text in rows_in(file, group, [columns.label, columns.text]):
+        tally.lines += 1
+        row = checked_row(label, text, columns)
+        if isinstance(row, str):
+            tally.refuse(tally.lines, row)
+        else:
+            yield row
+
+
+def rows_in(file: BinaryIO, group: int, names: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """The cells of some columns of one row group, row by row."""
     # As dictionaries where they are stored so: a long text that many rows share is held once.
-    names = [columns.label, columns.text]
     parquet = pq.ParquetFile(file, read_dictionary=_dictionaries(file, group, names))
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-        labels, texts = (cells(batch.column(batch.schema.names.index(name))) for name in names)
-        for label, text in zip(labels, texts, strict=True):
-            tally.lines += 1
-            row = checked_row(label, text, columns)
-            if isinstance(row, str):
-                tally.refuse(tally.lines, row)
-            else:
-                yield row
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=list(names), use_threads=False):
+        yield from zip(*(cells(batch.column(batch.schema.names.index(name))) for name in names), strict=True)
 
 
 def checked_row(label: object, text: object, columns: Columns) -> Row | str:
@@ -122,8 +126,7 @@ def cells(column: pa.Array) -> list[object]:
 def _dictionaries(file: BinaryIO, group: int, names: Sequence[str]) -> list[str]:
     """The text columns that this row group keeps a dictionary of."""
     return [
-        name
+        chunk.path[0]
         for chunk in read_groups(file)[group].chunks
-        for name in chunk.path[:1]
-        if len(chunk.path) == 1 and name in names and chunk.has_dictionary and chunk.is_text
+        if len(chunk.path) == 1 and chunk.path[0] in names and chunk.has_dictionary and chunk.is_text
     ]

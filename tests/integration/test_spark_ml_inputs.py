@@ -1,0 +1,122 @@
+"""What TorchEstimator takes: networks of one's own with several inputs, texts, ONNX files, numbers to predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from digit_networks import accuracy, network
+from torch import nn
+
+from ts4s_core.errors import InputError
+from ts4s_core.modules import trust as trusting
+from ts4s_core.spark import TorchEstimator, TorchModel, trust
+
+
+@pytest.mark.long
+def test_columns_as_arguments_of_their_own(spark: Any, digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_inputs_of_a_test.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Two(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.left, self.right, self.out = nn.Linear(64, 16), nn.Linear(1, 16), nn.Linear(16, 10)\n\n"
+        "    def forward(self, pixels, number):\n"
+        "        return self.out(torch.relu(self.left(pixels) + self.right(number)))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    estimator = TorchEstimator(
+        module="two_inputs_of_a_test:Two",
+        inputCols=["features", "one"],
+        separateInputs=True,
+        maxIter=150,
+        learningRate=0.01,
+        workers=2,
+    )
+    table = digits.selectExpr("features", "number / 1797.0 as one", "label")
+    model = estimator.fit(table)
+    assert accuracy(model.transform(table)) > 0.9
+    model.save(f"file://{tmp_path}/two")
+    monkeypatch.setattr(trusting, "_trusted", set())
+    with pytest.raises(InputError, match="which would be imported"):
+        TorchModel.load(f"file://{tmp_path}/two")
+    spark.conf.set("spark.ts4s.trustedModules", "two_inputs_of_a_test")
+    assert TorchModel.load(f"file://{tmp_path}/two").weights_sha256 == model.weights_sha256
+    spark.conf.unset("spark.ts4s.trustedModules")
+
+
+@pytest.mark.long
+def test_texts_with_a_tokenizer(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(40))]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "bag_of_a_test.py").write_text(
+        "from torch import nn\n\n"
+        "class Bag(nn.Module):\n"
+        "    def __init__(self, words):\n"
+        "        super().__init__()\n"
+        "        self.words = words\n"
+        "        self.table, self.out = nn.Embedding(words, 8), nn.Linear(8, 2)\n\n"
+        "    def forward(self, input_ids, attention_mask):\n"
+        "        kept = attention_mask.unsqueeze(-1).float()\n"
+        "        return self.out((self.table(input_ids) * kept).sum(1) / kept.sum(1).clamp(min=1))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    random = np.random.default_rng(0)
+    rows = []
+    for _row in range(300):
+        side = int(random.integers(2))
+        rows.append(
+            (" ".join(f"w{20 * side + random.integers(20)}" for _word in range(random.integers(1, 9))), ["cold", "warm"][side])
+        )
+    table = spark.createDataFrame(rows, ["text", "side"])
+    estimator = TorchEstimator(
+        module="bag_of_a_test:Bag", moduleArgs={"words": len(words)}, inputCol="text", labelCol="side", tokenizer=str(tmp_path),
+        maxLength=6, epochs=20, learningRate=0.05, optimizer="AdamW", workers=2,
+    )  # fmt: skip
+    model = estimator.fit(table)
+    assert model.transform(table).where("predictedLabel = side").count() > 290
+    model.save(f"file://{tmp_path}/texts")
+    trust("bag_of_a_test")
+    assert TorchModel.load(f"file://{tmp_path}/texts").transform(table).where("predictedLabel = side").count() > 290
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # within torch's own exporter
+def test_an_onnx_file_is_trained_and_saved(spark: Any, digits: Any, tmp_path: Path) -> None:
+    module = network(normalised=False).eval()
+    path = tmp_path / "network.onnx"
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    program = torch.onnx.export(
+        module, (torch.zeros(3, 64),), dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
+    )
+    program.save(str(path))
+    estimator = TorchEstimator(module=str(path), epochs=10, learningRate=0.01, batchSize=64, workers=1)
+    model = estimator.fit(digits)
+    assert accuracy(model.transform(digits)) > 0.95
+    model.save(f"file://{tmp_path}/model")
+    assert TorchModel.load(f"file://{tmp_path}/model").weights_sha256 == model.weights_sha256
+    again = TorchModel.load(f"file://{tmp_path}/model").to_torch()
+    assert sum(parameter.numel() for parameter in again.parameters()) == sum(
+        parameter.numel() for parameter in module.parameters()
+    )
+
+
+@pytest.mark.long
+def test_regression_gives_a_double(spark: Any, digits: Any) -> None:
+    from pyspark.ml.evaluation import RegressionEvaluator
+
+    table = digits.selectExpr("features", "aggregate(pixels, 0D, (a, b) -> a + b) / 10 as label")
+    model = TorchEstimator(
+        module=nn.Linear(64, 1), loss=nn.HuberLoss(delta=0.5), optimizer="SGD", learningRate=0.02, epochs=20, workers=1
+    ).fit(table)
+    predicted = model.transform(table)
+    assert dict(predicted.dtypes)["prediction"] == "double"
+    assert "probability" not in predicted.columns
+    assert RegressionEvaluator(metricName="r2").evaluate(predicted) > 0.95
