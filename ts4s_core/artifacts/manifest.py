@@ -144,8 +144,10 @@ def _parse(data: bytes) -> Manifest:
         raise ValueError("a file that is listed twice")
     return Manifest(
         **{name: _typed(record, name, str) for name in ("kind", "name", "version", "key", "created", "code", "instruction_set")},
-        **{name: _typed(record, name, dict) for name in ("settings", "upstream", "libraries", "facts")},
-        upstream_sha256=_typed({"upstream_sha256": {}, **record}, "upstream_sha256", dict),
+        **{name: _typed(record, name, dict) for name in ("settings", "facts")},
+        upstream=_texts(record, "upstream"),
+        libraries=_texts(record, "libraries"),
+        upstream_sha256=_texts({"upstream_sha256": {}, **record}, "upstream_sha256"),
         files=files,
     )
 
@@ -170,6 +172,13 @@ def _typed(record: Mapping[str, Any], name: str, expected: type) -> Any:
     if not isinstance(value, expected):
         raise ValueError(f"{name} of type {type(value).__name__}")
     return value
+
+
+def _texts(record: Mapping[str, Any], name: str) -> dict[str, str]:
+    values: dict[str, str] = _typed(record, name, dict)
+    if not all(isinstance(value, str) for value in values.values()):
+        raise ValueError(f"{name} with a value that is no text")
+    return values
 
 
 def _count(record: Mapping[str, Any], name: str) -> int:

@@ -38,7 +38,8 @@ ENDINGS = (
 
 _NAME = re.compile(NAME_PATTERN.rstrip("$") + r"\Z")
 _VERSION = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}\Z")
-_SEGMENT = re.compile(r"[^\x00-\x1f\x7f/\\]+\Z")
+# No control characters, and no half characters, which JSON's escapes can make and no filesystem takes.
+_SEGMENT = re.compile(r"[^\x00-\x1f\x7f/\\\ud800-\udfff]+\Z")
 
 
 @dataclass(frozen=True, order=True)

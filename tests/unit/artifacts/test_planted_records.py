@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from ts4s_core.artifacts.lease import Lease, claims, live_claims
+from ts4s_core.artifacts.manifest import Manifest
+from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.verify import verify
@@ -79,3 +81,28 @@ def test_a_planted_last_entry_does_not_fill_the_memory_of_verify(store: Artifact
     put(store, "registry/demo/99999999.json", ENTRY | {"number": 99_999_999})
     problems = [damage.problem for row in verify(store) for damage in row.damages]
     assert problems[0] == "has gaps: entries 2 to 99999998 are missing"
+
+
+MANIFEST: dict[str, Any] = {
+    "format": 1,
+    **dict.fromkeys(("key", "created", "code", "instruction_set"), "x"),
+    "kind": "trained",
+    "name": "demo",
+    "version": VERSION,
+    **{name: {} for name in ("settings", "upstream", "libraries", "facts", "upstream_sha256")},
+    "files": [{"path": "a.json", "size": 1, "sha256": "ab" * 32, "identity": True}],
+}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({name: {"a": value}} for name in ("upstream", "libraries", "upstream_sha256") for value in (7, None, [], {})),
+        *({"files": [MANIFEST["files"][0] | {"path": path}]} for path in ("\ud800.json", "x/\udfff/a.json", "a\x00.json")),
+    ],
+)
+def test_manifest_with_what_cannot_be(store: ArtifactStore, odd: dict[str, Any]) -> None:
+    ref = ArtifactRef("trained", "demo", VERSION)
+    assert Manifest.from_json(json.dumps(MANIFEST).encode(), ref).ref == ref
+    with pytest.raises(IntegrityError, match=r"manifest\.json is damaged"):
+        Manifest.from_json(json.dumps(MANIFEST | odd).encode(), ref)
