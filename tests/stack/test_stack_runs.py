@@ -13,7 +13,8 @@ import pytest
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 ROWS = "s3://ts4s/data/rows.tsv"
 CANCEL_LIMIT_S = 30.0
-LONG = {"batch_size": 16, "max_steps": 400, "epochs": 100, "checkpoint_every_steps": 10}
+#: Half a minute and more: logs come to Prefect every two seconds, and a run must still train when a checkpoint is read of.
+LONG = {"batch_size": 16, "max_steps": 3000, "epochs": 400, "checkpoint_every_steps": 50}
 
 
 def bucket(stack: Any) -> Path:
