@@ -70,6 +70,7 @@ def main() -> None:
     from ts4s_core.spark.java import find_java
 
     os.environ.update(find_java().environment(os.environ))
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # where the processes meet: a host's name need not lead anywhere
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         os.environ[RESULT_VARIABLE] = str(result)

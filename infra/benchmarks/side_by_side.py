@@ -29,9 +29,14 @@ def run_json(command: Sequence[str], *, environ: dict[str, str] | None = None) -
         env={**os.environ, **(environ or {})},
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2_000:]}")
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{first_and_last(done.stderr)}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
+
+
+def first_and_last(text: str, size: int = 2_000) -> str:
+    """A long text without its middle: a program's own words come before Java's."""
+    return text if len(text) <= 2 * size else f"{text[:size]}\n...\n{text[-size:]}"
 
 
 def ts4s(*arguments: str) -> dict[str, Any]:
