@@ -53,10 +53,21 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# About two hours; each writes its figures, the command and the machine into a JSON file beside it, and the README's table is made anew.
+BENCH := $(BIN)/python infra/benchmarks
 bench: setup
-	$(BIN)/python infra/benchmarks/training_speed.py
-	$(BIN)/python infra/benchmarks/prediction_speed.py --model tiny --rows 1000000 --memory 100
-	$(BIN)/python infra/benchmarks/prediction_speed.py --model minilm --rows 50000
+	$(BENCH)/training_speed.py --size S --shards 2
+	$(BENCH)/training_speed.py --size S --shards 2 --attention-dropout 0.1
+	$(BENCH)/training_speed.py --size S --shards 4 --against plain plain-library ddp job-per-step padded
+	$(BENCH)/training_speed.py --size S --shards 8
+	$(BENCH)/training_speed.py --size B --shards 2 --steps 8 --against plain plain-library ddp
+	$(BENCH)/training_memory.py
+	$(BENCH)/store_throughput.py --mib 2048 --to infra/benchmarks/store_throughput.json
+	$(BENCH)/prediction_speed.py --model tiny --rows 1000000 --memory 100
+	$(BENCH)/prediction_speed.py --model minilm --rows 50000
+	$(BENCH)/language_model_quality.py
+	$(BENCH)/language_training.py
+	$(BIN)/python infra/results_table.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info
