@@ -20,6 +20,7 @@ from pathlib import Path
 import plain_training
 import torch
 import torch.distributed as dist
+from side_by_side import prepare_spark
 from torch.nn.parallel import DistributedDataParallel
 
 RESULT_VARIABLE = "BENCHMARK_RESULT_FILE"
@@ -67,10 +68,7 @@ def main() -> None:
     from pyspark.ml.torch.distributor import TorchDistributor
     from pyspark.sql import SparkSession
 
-    from ts4s_core.spark.java import find_java
-
-    os.environ.update(find_java().environment(os.environ))
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # where the processes meet: a host's name need not lead anywhere
+    prepare_spark()
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         os.environ[RESULT_VARIABLE] = str(result)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import plain_training
 import torch
 from numpy.typing import NDArray
+from side_by_side import prepare_spark
 
 Share = tuple[list[list[int]], list[int]]
 _MODELS: dict[int, torch.nn.Module] = {}
@@ -93,10 +93,7 @@ def main() -> None:
 
     from pyspark.sql import SparkSession
 
-    from ts4s_core.spark.java import find_java
-
-    os.environ.update(find_java().environment(os.environ))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(plain_training.HERE), os.environ.get("PYTHONPATH", "")])
+    prepare_spark()
     builder = SparkSession.builder.master(f"local[{known.processes}]").config("spark.ui.enabled", "false")
     spark = builder.config("spark.driver.memory", "4g").config("spark.driver.maxResultSize", "0").getOrCreate()
     try:

@@ -57,6 +57,16 @@ def seconds_until(word: str, *arguments: str) -> float:
     return shown
 
 
+def prepare_spark() -> None:
+    """The environment of a Spark program of ours: its Java, this Python in its workers, which find these files, the loopback."""
+    from ts4s_core.spark.java import find_java
+
+    os.environ.update(find_java().environment(os.environ))
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"  # where processes meet: a host's name need not lead anywhere
+
+
 def manifest(store: Path, ref: str) -> dict[str, Any]:
     """The manifest of an artifact in a folder store."""
     values: dict[str, Any] = json.loads((store / ref / "manifest.json").read_text(encoding="utf-8"))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from typing import Any
 
 import plain_training
 import torch
+from side_by_side import prepare_spark
 
 PROCESSES = 2
 WIDTH = 512
@@ -58,10 +58,7 @@ def main() -> None:
     from pyspark.sql import SparkSession
     from sparktorch.util import DataObj
 
-    from ts4s_core.spark.java import find_java
-
-    os.environ.update(find_java().environment(os.environ))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(plain_training.HERE), os.environ.get("PYTHONPATH", "")])
+    prepare_spark()
     rows, labels = plain_training.read_side(options.dataset, "train")
     padded, _mask = plain_training.padded(rows, options.pad_id, WIDTH)
     spark = SparkSession.builder.master(f"local[{PROCESSES}]").config("spark.ui.enabled", "false").getOrCreate()
