@@ -22,7 +22,7 @@ from ts4s_core.spark.standalone import Daemon, has_registered, master_daemon, ma
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not available(), reason="needs root, ip and unshare: makes network namespaces"),
 ]
 START_LIMIT_S, COMMAND_LIMIT_S = 120.0, 400.0

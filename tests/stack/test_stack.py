@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 
 
 def test_schedule_and_command_line_give_one_hash(stack: Any, scheduled: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500)]
 ROWS = "s3://ts4s/data/rows.tsv"
 CANCEL_LIMIT_S = 30.0
 #: Half a minute and more: logs come to Prefect every two seconds, and a run must still train when a checkpoint is read of.
