@@ -87,7 +87,7 @@ def test_registry_is_verified(store: ArtifactStore) -> None:
     store.delete(refs[2])
     assert damages(store) == [(str(refs[2]), "is missing, and demo@champion points to it")]
     store.storage.delete("registry/demo/00000002.json")
-    assert ("registry/demo", "has gaps: entries [2] are missing") in damages(store)
+    assert ("registry/demo", "has gaps: entries 2 are missing") in damages(store)
 
 
 def paths(found: list[Collected]) -> list[str]:
