@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from spark_cluster import SparkCluster
 from ts4s_core.spark import TorchEstimator
 
 
+# PySpark leaves the threads of its parallel fits to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 @pytest.mark.long
 def test_cross_validation_finds_the_better_rate(spark: Any, digits: Any, tmp_path: Path) -> None:
     train = digits.where("number < 500").select("features", "label")
@@ -39,6 +42,7 @@ def test_cross_validation_finds_the_better_rate(spark: Any, digits: Any, tmp_pat
     assert loaded.getEstimator().getStages()[0].start().weights_sha256() == estimator.start().weights_sha256()
     split = TrainValidationSplit(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, trainRatio=0.7, seed=3)
     assert split.fit(train).validationMetrics[1] > 0.8
+    gc.collect()
 
 
 EXAMPLES = {

@@ -26,6 +26,8 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 ATTEMPTS_PER_CALL = 4
 WRITER = "ts4s-writer"
+#: Between writing an object that is created under a lease and looking at it.
+CREATE_PAUSES_S = (0.0, 0.2, 1.0)
 CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
@@ -97,10 +99,29 @@ class ObjectFiles:
         self._fs.pipe_file(f"{self._root}/{path}", data)
 
     def create(self, path: str, data: bytes) -> None:
-        """Write an object that must not exist; only under the store's lease."""
-        if self._fs.exists(f"{self._root}/{path}"):
+        """Write an object that must not exist; only under the store's lease.
+
+        Raises:
+            ConflictError: if it exists.
+            StoreError: if the server does not hold what it said it took.
+        """
+        full = f"{self._root}/{path}"
+        if self._fs.exists(full):
             raise already_there(path)
-        self.write(path, data)
+        # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
+        for pause_s in CREATE_PAUSES_S:
+            self.write(path, data)
+            time.sleep(pause_s)
+            try:
+                there = bytes(self._fs.cat_file(full))
+            except FileNotFoundError:
+                there = b""
+            if there == data:
+                return
+            if not data.startswith(there):
+                raise already_there(path)
+            log.warning("%s is not there as it was written, writing it again", path)
+        raise StoreError(f"{path} was written {len(CREATE_PAUSES_S)} times, and is not there whole. Look at the server")
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""

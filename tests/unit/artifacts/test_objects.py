@@ -9,8 +9,8 @@ from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 
 from ts4s_core.artifacts import objects
-from ts4s_core.artifacts.objects import WRITER, S3Files
-from ts4s_core.errors import ConflictError
+from ts4s_core.artifacts.objects import WRITER, ObjectFiles, S3Files
+from ts4s_core.errors import ConflictError, StoreError
 
 
 def answered(code: str, **more: str) -> OSError:
@@ -82,3 +82,46 @@ def test_a_write_that_is_under_way_elsewhere_is_waited_for(monkeypatch: pytest.M
 def test_other_failures_are_not_taken_for_conflicts() -> None:
     with pytest.raises(PermissionError):
         S3Files(Server(answered("AccessDenied")), "bucket", aws=True).create("a.json", b"1")
+
+
+class Forgetful:
+    """A server without conditional writes that does not keep what it took the first times."""
+
+    def __init__(self, forgets: int, *, keeps: bytes | None = None) -> None:
+        self._forgets, self._keeps = forgets, keeps
+        self.writes = 0
+        self.held: bytes | None = None
+
+    def exists(self, _path: str) -> bool:
+        return self.held is not None
+
+    def pipe_file(self, _path: str, data: bytes) -> None:
+        self.writes += 1
+        self.held = data if self.writes > self._forgets else self._keeps
+
+    def cat_file(self, _path: str) -> bytes:
+        if self.held is None:
+            raise FileNotFoundError
+        return self.held
+
+
+@pytest.mark.parametrize("keeps", [None, b"ab"], ids=["nothing", "its beginning"])
+def test_an_object_that_the_server_lost_is_written_again(monkeypatch: pytest.MonkeyPatch, keeps: bytes | None) -> None:
+    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    server = Forgetful(2, keeps=keeps)
+    ObjectFiles(server, "bucket").create("a.json", b"abc")
+    assert (server.writes, server.held) == (3, b"abc")
+
+
+def test_a_server_that_keeps_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    with pytest.raises(StoreError, match=r"a\.json was written 3 times, and is not there whole"):
+        ObjectFiles(Forgetful(9), "bucket").create("a.json", b"abc")
+
+
+def test_what_somebody_else_wrote_meanwhile_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    server = Forgetful(9, keeps=b"another's")
+    with pytest.raises(ConflictError):
+        ObjectFiles(server, "bucket").create("a.json", b"abc")
+    assert server.writes == 1
