@@ -140,8 +140,9 @@ def test_opset_that_is_not_taken(tmp_path: Path, opset: int) -> None:
     ],
 )
 def test_inputs_that_are_not_taken(tmp_path: Path, inputs: dict[str, Any], said: str) -> None:
+    first = helper.make_node("Gather", ["table.weight", next(iter(inputs))], ["x"])
     with pytest.raises(UnsupportedModelError, match=said):
-        import_graph(write(tmp_path / "m.onnx", linear_nodes(), TENSORS, inputs=inputs), None)
+        import_graph(write(tmp_path / "m.onnx", [first, *linear_nodes()[1:]], TENSORS, inputs=inputs), None)
 
 
 def test_output_that_is_not_taken(tmp_path: Path) -> None:
