@@ -153,6 +153,7 @@ AS_A_USER = {
 #: Each of these starts the whole command; what they are refused by is tested above without it.
 SLOW = (
     "no such file",
+    "no tab",
     "one class",
     "classes that are not the data's",
     "no such configuration",

@@ -28,10 +28,21 @@ class Result(Protocol):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.long)]
+    ("number", "code", "gone_on_with"),
+    [
+        (signal.SIGTERM, 143, False),
+        pytest.param(signal.SIGTERM, 143, True, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, True, marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_run_leaves_no_process_and_is_gone_on_with(
-    ts4s: Callable[..., Result], model_flags: list[str], tsv: Path, tmp_path: Path, number: signal.Signals, code: int
+    ts4s: Callable[..., Result],
+    model_flags: list[str],
+    tsv: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+    gone_on_with: bool,
 ) -> None:
     shared = [
         *model_flags,
@@ -80,6 +91,8 @@ def test_a_stopped_run_leaves_no_process_and_is_gone_on_with(
     wait_for(lambda: not list(temporary.glob("ts4s-prefect-*")), 10)
     assert list(temporary.glob("ts4s-prefect-*")) == []
 
+    if not gone_on_with:
+        return
     resumed = ts4s("retrain", *flags)
     assert resumed.code == 0, resumed.err
     assert resumed.json["train"]["steps"] == 600

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts import objects
+from ts4s_core.artifacts import objects, s3_pieces
 from ts4s_core.artifacts.collect import collect
 from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
@@ -59,6 +59,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second attempts: what breaks stays broken."""
     monkeypatch.setattr(objects, "ATTEMPTS_PER_CALL", 1)
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr(s3_pieces, "ATTEMPTS", 1)
 
 
 def publish(store: ArtifactStore, tmp_path: Path) -> ArtifactRef:
@@ -115,6 +116,25 @@ def test_download_goes_on_where_it_stopped(
     assert (folder / LARGE).read_bytes() == (tmp_path / "large.safetensors").read_bytes()
     assert gets(front) == 6 - there // RANGE_BYTES
     assert not half.exists()
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(
+    direct: ArtifactStore, through: Callable[..., ArtifactStore], front: Any, tmp_path: Path
+) -> None:
+    ref = publish(direct, tmp_path)
+    asked = 0
+
+    def break_the_first_six(request: Any) -> str:
+        nonlocal asked
+        if request.method != "GET" or not request.target.endswith(LARGE):
+            return "pass"
+        asked += 1
+        return "half answer" if asked <= 6 else "pass"
+
+    front.cut_at_byte = 10_000  # the last piece has not many more
+    front.reset(break_the_first_six)
+    assert (through().local(ref) / LARGE).read_bytes() == (tmp_path / "large.safetensors").read_bytes()
+    assert gets(front) == 12
 
 
 def test_processes_of_a_host_share_one_download(

@@ -66,6 +66,12 @@ class FolderFiles:
             os.replace(temporary, self._root / path)
         return size, digest.hexdigest()
 
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of an object."""
+        with (self._root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
     def delete(self, path: str) -> None:
         """Remove an object; none there is no error."""
         target = self._root / path

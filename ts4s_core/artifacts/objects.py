@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from ts4s_core.artifacts.s3_pieces import PieceClient
 from ts4s_core.artifacts.transfer import Told, unheard, upload
 from ts4s_core.artifacts.verified import hash_file
 from ts4s_core.errors import ConflictError, SettingsError, StoreError
@@ -53,8 +54,9 @@ def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
     except (ValueError, ImportError) as exc:
         raise SettingsError(f"storage.uri {settings.uri} cannot be served: {exc}. Use a folder or s3://bucket/prefix") from exc
     root = f"/{rest.strip('/')}" if scheme == "memory" else rest.strip("/")
-    files = S3Files(fs, root, aws=settings.endpoint_url is None) if scheme == "s3" else ObjectFiles(fs, root)
-    return fs, root, files
+    if scheme != "s3":
+        return fs, root, ObjectFiles(fs, root)
+    return fs, root, S3Files(fs, root, aws=settings.endpoint_url is None, pieces=PieceClient(options))
 
 
 def s3_options(settings: StorageSettings) -> dict[str, Any]:
@@ -130,6 +132,10 @@ class ObjectFiles:
         told(size, size)
         return size, sha256
 
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object."""
+        return bytes(self._fs.cat_file(f"{self._root}/{path}", start=start, end=end))
+
     def delete(self, path: str) -> None:
         """Remove an object; none there is no error."""
         if self._fs.exists(f"{self._root}/{path}"):
@@ -155,9 +161,10 @@ class ObjectFiles:
 class S3Files(ObjectFiles):
     """The write side of S3 and of servers that speak its language."""
 
-    def __init__(self, fs: Any, root: str, *, aws: bool) -> None:
+    def __init__(self, fs: Any, root: str, *, aws: bool, pieces: PieceClient) -> None:
         super().__init__(fs, root)
         self._aws = aws
+        self._pieces = pieces
 
     @functools.cached_property
     def conditional_writes(self) -> bool:  # type: ignore[override]
@@ -223,7 +230,11 @@ class S3Files(ObjectFiles):
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file in parallel parts, with bounded memory."""
-        return upload(self._fs, local, f"{self._root}/{path}", told=told)
+        return upload(self._fs, self._pieces, local, f"{self._root}/{path}", told=told)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object, while other threads get others."""
+        return self._pieces.read(f"{self._root}/{path}", start, end)
 
     def unfinished_uploads(self) -> list[Upload]:
         """Uploads in parts that were begun and neither completed nor aborted; their parts lie on the server unseen."""

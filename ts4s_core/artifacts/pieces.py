@@ -105,7 +105,7 @@ class PieceReader(io.RawIOBase):
         if index in self._held:
             return self._held[index]
         piece, last = self._pieces[index], len(self._pieces) - 1
-        data = self._storage.read_bytes(self._path, start=piece.offset, end=piece.offset + piece.size)
+        data = self._storage.read_range(self._path, piece.offset, piece.offset + piece.size)
         found = hashlib.sha256(data).hexdigest()
         if len(data) != piece.size or found != piece.sha256:
             raise IntegrityError(

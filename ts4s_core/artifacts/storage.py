@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -59,6 +60,9 @@ class Files(Protocol):
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Copy a local file in."""
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object."""
 
     def delete(self, path: str) -> None:
         """Remove an object."""
@@ -116,14 +120,23 @@ class Storage:
         with self.failures("ask for conditional writes", ""):
             return self._files.conditional_writes
 
-    def read_bytes(self, path: str, *, start: int | None = None, end: int | None = None) -> bytes:
-        """The content of an object, or bytes ``[start, end)`` of it.
+    def read_bytes(self, path: str, *, most: int | None = None) -> bytes:
+        """The content of a small object, or its first bytes.
 
         Raises:
             NotFoundError: if there is no such object.
         """
         with self.failures("read", path):
-            return bytes(self.fs.cat_file(self.full(path), start=start, end=end))
+            return bytes(self.fs.cat_file(self.full(path), start=None if most is None else 0, end=most))
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of an object that has them; threads may read side by side.
+
+        Raises:
+            NotFoundError: if there is no such object.
+        """
+        with self.failures("read", path):
+            return self._files.read_range(path, start, end)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write an object, over an older one if there is one."""
@@ -156,14 +169,15 @@ class Storage:
         with self.failures("write", path):
             return self._files.put(path, Path(local), telling(self.progress, "upload", path))
 
-    def get_file(self, path: str, local: Path, *, size: int | None = None) -> str:
-        """Copy an object to a local file, with bounded memory, from where an earlier attempt stopped.
+    def get_file(self, path: str, local: Path, *, size: int) -> str:
+        """Copy an object of known size to a local file, with bounded memory, from where an earlier attempt stopped.
 
         Returns:
             sha256 of the file; the caller compares it.
         """
         with self.failures("read", path):
-            return download(self.fs, self.full(path), local, size=size, told=telling(self.progress, "download", path))
+            read = functools.partial(self._files.read_range, path)
+            return download(read, size, local, told=telling(self.progress, "download", path))
 
     def size(self, path: str) -> int | None:
         """Size of an object in bytes, or None if there is none."""

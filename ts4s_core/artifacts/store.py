@@ -103,7 +103,7 @@ class ArtifactStore:
             IntegrityError: if the manifest is damaged or foreign.
         """
         try:
-            data = self.storage.read_bytes(f"{ref}/{MANIFEST}", start=0, end=MAX_MANIFEST_BYTES)
+            data = self.storage.read_bytes(f"{ref}/{MANIFEST}", most=MAX_MANIFEST_BYTES)
         except NotFoundError:
             known = self.versions(ref.kind, ref.name)
             raise NotFoundError(

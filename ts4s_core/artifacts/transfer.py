@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ts4s_core.artifacts.s3_pieces import PieceClient
 from ts4s_core.progress import Progress
 
 RANGE_BYTES = 8 * 2**20
@@ -27,6 +27,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 #: Called with the bytes that are done, of how many.
 Told = Callable[[int, int], None]
+#: Bytes ``[start, end)`` of an object.
+ReadRange = Callable[[int, int], bytes]
 
 
 def unheard(done: int, total: int) -> None:
@@ -48,22 +50,20 @@ def telling(progress: Progress, stage: str, path: str) -> Told:
     return told
 
 
-def download(fs: Any, source: str, target: Path, *, size: int | None = None, told: Told = unheard) -> str:
+def download(read: ReadRange, total: int, target: Path, *, told: Told = unheard) -> str:
     """Copy an object into a local file.
 
     A target that holds the first bytes already (of an earlier attempt) is only completed; the caller compares the hash.
 
     Args:
-        fs: an fsspec filesystem.
-        source: the object's full path.
+        read: gives bytes ``[start, end)`` of the object; called by several threads.
+        total: bytes of the object.
         target: the local file.
-        size: bytes of the object, where known.
         told: hears of every piece.
 
     Returns:
         sha256 of the whole file, of the bytes that were there before too.
     """
-    total = int(fs.info(source)["size"]) if size is None else size
     digest = hashlib.sha256()
     with target.open("a+b") as file:
         there = os.fstat(file.fileno()).st_size
@@ -76,7 +76,7 @@ def download(fs: Any, source: str, target: Path, *, size: int | None = None, tol
         told(there, total)
 
         def fetch(start: int) -> bytes:
-            return bytes(fs.cat_file(source, start=start, end=min(start + RANGE_BYTES, total)))
+            return read(start, min(start + RANGE_BYTES, total))
 
         for piece in in_order(fetch, iter(range(there, total, RANGE_BYTES)), name="download"):
             file.write(piece)
@@ -86,13 +86,14 @@ def download(fs: Any, source: str, target: Path, *, size: int | None = None, tol
     return digest.hexdigest()
 
 
-def upload(fs: Any, source: Path, target: str, *, told: Told = unheard) -> tuple[int, str]:
-    """Copy a local file into an object of S3, in parallel parts; each byte is read once and hashed on its way.
+def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, told: Told = unheard) -> tuple[int, str]:
+    """Copy a local file into an object of S3, a large one in parallel parts; each byte is read once and hashed on its way.
 
     An upload that fails is aborted; one whose end nobody could tell the server is left to ``gc``.
 
     Args:
-        fs: an s3fs filesystem.
+        fs: an s3fs filesystem, for a small file.
+        pieces: for a large one.
         source: the local file.
         target: the object's full path.
         told: hears of every part.
@@ -108,13 +109,13 @@ def upload(fs: Any, source: Path, target: str, *, told: Told = unheard) -> tuple
         return len(data), hashlib.sha256(data).hexdigest()
     bucket, _, key = target.partition("/")
     place = {"Bucket": bucket, "Key": key}
-    upload_id = fs.call_s3("create_multipart_upload", **place)["UploadId"]
+    upload_id = pieces.call("create_multipart_upload", **place)["UploadId"]
     try:
         digest, sent, tags = hashlib.sha256(), 0, []
 
         def send(part: tuple[int, bytes]) -> tuple[str, int]:
             number, data = part
-            answer = fs.call_s3("upload_part", **place, UploadId=upload_id, PartNumber=number, Body=io.BytesIO(data))
+            answer = pieces.call("upload_part", **place, UploadId=upload_id, PartNumber=number, Body=data)
             return str(answer["ETag"]), len(data)
 
         with source.open("rb") as file:
@@ -124,21 +125,21 @@ def upload(fs: Any, source: Path, target: str, *, told: Told = unheard) -> tuple
                 sent += length
                 told(sent, size)
         listed = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, start=1)]
-        _complete(fs, place, upload_id, listed, sent)
+        _complete(pieces, place, upload_id, listed, sent)
     except BaseException:
         # The first failure is the one to tell.
         with contextlib.suppress(Exception):
-            fs.call_s3("abort_multipart_upload", **place, UploadId=upload_id)
+            pieces.call("abort_multipart_upload", **place, UploadId=upload_id)
         raise
     return sent, digest.hexdigest()
 
 
-def _complete(fs: Any, place: dict[str, str], upload_id: str, parts: list[dict[str, Any]], size: int) -> None:
+def _complete(pieces: PieceClient, place: dict[str, str], upload_id: str, parts: list[dict[str, Any]], size: int) -> None:
     try:
-        fs.call_s3("complete_multipart_upload", **place, UploadId=upload_id, MultipartUpload={"Parts": parts})
+        pieces.call("complete_multipart_upload", **place, UploadId=upload_id, MultipartUpload={"Parts": parts})
     except FileNotFoundError:
         # The first attempt may have arrived and only its answer been lost: the upload is gone then, and the object there.
-        if int(fs.call_s3("head_object", **place)["ContentLength"]) != size:
+        if int(pieces.call("head_object", **place)["ContentLength"]) != size:
             raise
 
 

@@ -138,7 +138,7 @@ def _pieces(store: ArtifactStore, path: str, entry: FileEntry) -> Iterator[tuple
     """The file once from its beginning to its end, the next pieces fetched while one is looked at."""
 
     def read(start: int) -> tuple[int, memoryview]:
-        return start, memoryview(store.storage.read_bytes(path, start=start, end=min(start + RANGE_BYTES, entry.size)))
+        return start, memoryview(store.storage.read_range(path, start, min(start + RANGE_BYTES, entry.size)))
 
     return in_order(read, iter(range(0, entry.size, RANGE_BYTES)), name="verify")
 

@@ -10,6 +10,7 @@ from s3fs.errors import translate_boto_error
 
 from ts4s_core.artifacts import objects
 from ts4s_core.artifacts.objects import WRITER, ObjectFiles, S3Files
+from ts4s_core.artifacts.s3_pieces import PieceClient
 from ts4s_core.errors import ConflictError, StoreError
 
 
@@ -53,35 +54,34 @@ EXISTS = [
 @pytest.mark.parametrize("error", EXISTS)
 def test_an_object_that_is_there_is_a_conflict(error: OSError) -> None:
     with pytest.raises(ConflictError, match=r"a\.json exists already"):
-        S3Files(Server(error), "bucket", aws=True).create("a.json", b"1")
+        S3Files(Server(error), "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
 @pytest.mark.parametrize("error", EXISTS)
 def test_our_own_write_whose_answer_was_lost_is_none(error: OSError) -> None:
-    S3Files(Server(error, keeps_first=True), "bucket", aws=True).create("a.json", b"1")
+    S3Files(Server(error, keeps_first=True), "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
 def test_an_object_that_was_deleted_since_is_still_a_conflict() -> None:
     server = Server(EXISTS[0])
     server.mark = None
     with pytest.raises(ConflictError):
-        S3Files(server, "bucket", aws=True).create("a.json", b"1")
+        S3Files(server, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
 def test_a_write_that_is_under_way_elsewhere_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "CONFLICT_PAUSES_S", (0.0, 0.0))
     server = Server(answered("ConditionalRequestConflict"), answered("ConditionalRequestConflict"))
-    S3Files(server, "bucket", aws=True).create("a.json", b"1")
+    S3Files(server, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
     assert server.writes == 3
     with pytest.raises(OSError, match="ConditionalRequestConflict"):
-        S3Files(
-            Server(*[answered("ConditionalRequestConflict", Message="ConditionalRequestConflict")] * 3), "bucket", aws=True
-        ).create("a.json", b"1")
+        busy = Server(*[answered("ConditionalRequestConflict", Message="ConditionalRequestConflict")] * 3)
+        S3Files(busy, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
 def test_other_failures_are_not_taken_for_conflicts() -> None:
     with pytest.raises(PermissionError):
-        S3Files(Server(answered("AccessDenied")), "bucket", aws=True).create("a.json", b"1")
+        S3Files(Server(answered("AccessDenied")), "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
 class Forgetful:

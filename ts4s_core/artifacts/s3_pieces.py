@@ -1,0 +1,78 @@
+"""Pieces of large objects of S3, over botocore's blocking client: threads sign, copy and receive them side by side.
+
+s3fs does that work on its one event loop, which keeps one core busy and no more; all that is small stays with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+#: Tries of one request: back-off with jitter on 5xx, SlowDown and lost connections, 20 s at most between two.
+ATTEMPTS = 10
+#: Before an answer that broke off within its body, which botocore does not ask for again, is asked for again.
+BODY_PAUSES_S = (0.1, 0.5, 2.0, 5.0)
+
+
+class PieceClient:
+    """Made of what s3fs is told (``objects.s3_options``); connects at the first request; any thread may use it."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """One request of S3's, as ``upload_part``.
+
+        Raises:
+            OSError: what the server answered, in s3fs's translation: ``FileNotFoundError``, ``PermissionError`` and others.
+        """
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+        from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
+
+        try:
+            answer: dict[str, Any] = getattr(self._client(), method)(**params)
+        except ClientError as exc:
+            raise translate_boto_error(exc) from exc
+        return answer
+
+    def read(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of an object that has them.
+
+        Raises:
+            OSError: see :meth:`call`.
+        """
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        bucket, _, key = path.partition("/")
+        pauses = iter(BODY_PAUSES_S[: ATTEMPTS - 1])
+        while True:
+            body = self.call("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]
+            try:
+                with body:
+                    return bytes(body.read())
+            except (HTTPClientError, IncompleteReadError):
+                pause_s = next(pauses, None)
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                from botocore.config import Config  # type: ignore[import-untyped]
+                from botocore.session import Session  # type: ignore[import-untyped]
+
+                options = self._options
+                retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+                self._made = Session().create_client(
+                    "s3",
+                    endpoint_url=options["endpoint_url"],
+                    aws_access_key_id=options["key"],
+                    aws_secret_access_key=options["secret"],
+                    config=Config(**{**options["config_kwargs"], "retries": retries}),
+                    **options["client_kwargs"],
+                )
+            return self._made
