@@ -62,7 +62,7 @@ bench: setup
 	$(BENCH)/training_speed.py --size S --shards 8
 	$(BENCH)/training_speed.py --size B --shards 2 --steps 8 --against plain plain-library ddp
 	$(BENCH)/training_memory.py
-	$(BENCH)/store_throughput.py --mib 2048 --to infra/benchmarks/store_throughput.json
+	$(BENCH)/store_throughput.py --mib 1024 --to infra/benchmarks/store_throughput.json
 	$(BENCH)/prediction_speed.py --model tiny --rows 1000000 --memory 100
 	$(BENCH)/prediction_speed.py --model minilm --rows 50000
 	$(BENCH)/language_model_quality.py

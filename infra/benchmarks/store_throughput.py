@@ -105,6 +105,7 @@ def measured(work: str, url: str, file: Path, ref: str) -> dict[str, Any]:
 def in_process(work: str, url: str, file: Path, ref: str = "-") -> dict[str, Any]:
     """Run :func:`measured` in a fresh process."""
     command = [sys.executable, __file__, "--measure", work, "--endpoint-url", url, "--file", str(file), "--ref", ref]
+    os.sync()  # what the one before left to be written is not this one's to wait for
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{work} failed: {done.stderr[-2000:]}")

@@ -78,11 +78,12 @@ def download(read: ReadRange, total: int, target: Path, *, told: Told = unheard)
         def fetch(start: int) -> bytes:
             return read(start, min(start + RANGE_BYTES, total))
 
-        for piece in in_order(fetch, iter(range(there, total, RANGE_BYTES)), name="download"):
-            file.write(piece)
-            digest.update(piece)
-            there += len(piece)
-            told(there, total)
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            for piece in in_order(fetch, iter(range(there, total, RANGE_BYTES)), name="download"):
+                written = writer.submit(file.write, piece)
+                digest.update(piece)  # as long as the write, and beside it
+                there += written.result()
+                told(there, total)
     return digest.hexdigest()
 
 

@@ -74,8 +74,8 @@ def test_a_write_that_is_under_way_elsewhere_is_waited_for(monkeypatch: pytest.M
     server = Server(answered("ConditionalRequestConflict"), answered("ConditionalRequestConflict"))
     S3Files(server, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
     assert server.writes == 3
+    busy = Server(*[answered("ConditionalRequestConflict", Message="ConditionalRequestConflict")] * 3)
     with pytest.raises(OSError, match="ConditionalRequestConflict"):
-        busy = Server(*[answered("ConditionalRequestConflict", Message="ConditionalRequestConflict")] * 3)
         S3Files(busy, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
 
 
