@@ -185,6 +185,7 @@ def refused(result: Result, names: str) -> None:
     assert "hush" not in result.err
 
 
+@pytest.mark.long
 def test_a_store_that_holds_something_is_left_as_it_was(
     ts4s: Callable[..., Result], model_flags: list[str], tmp_path: Path
 ) -> None:

@@ -112,7 +112,7 @@ def test_a_transformer_has_one_hash_for_any_number_of_workers_and_is_not_made_ag
         (["--data.window", "100000"], "data.window"),
         (["--data.stride", "17"], "data.stride 17 is larger than data.window 16"),
         (["--data.window", "4000", "--data.block_bytes", "4000"], "too little text for one window on each side"),
-        (["--generate.prompt_file", "nowhere.txt"], "generate.prompt_file"),
+        pytest.param(["--generate.prompt_file", "nowhere.txt"], "generate.prompt_file", marks=pytest.mark.long),
     ],
     ids=["window", "stride", "too little text", "prompts"],
 )

@@ -94,7 +94,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("base", "model", "workers"),
     [
-        ("roberta", {"attention_dropout": 0.1}, (1, 2, 4)),
+        ("roberta", {"attention_dropout": 0.1}, (1, 4)),
         ("roberta", {"lora_rank": 2}, (1, 2)),
         pytest.param("roberta", {"freeze_encoder": True}, (1, 4), marks=pytest.mark.long),
         ("gpt2", {"task": "language-model"}, (1, 2)),

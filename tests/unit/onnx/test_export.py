@@ -21,7 +21,9 @@ from ts4s_core.onnx.families import CAUSAL, family_task
 
 Make = Callable[..., torch.nn.Module]
 Shared = Callable[..., tuple[torch.nn.Module, Any, Path]]
-FAMILIES = ("bert", "roberta", "distilbert", "xlm-roberta", "electra", "camembert", "gpt2", "llama", "mistral", "qwen2")
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "gpt2", "llama", "qwen2")
+#: Of the same modules as RoBERTa, or as Llama.
+ALIKE = ("xlm-roberta", "camembert", "mistral")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def run(folder: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return output
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.long) for family in ALIKE)])
 def test_family_computes_the_same_in_onnx_runtime_on_other_shapes(family: str, shared: Shared) -> None:
     module, _, folder = shared(family)
     rng = np.random.default_rng(0)
