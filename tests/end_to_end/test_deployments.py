@@ -131,10 +131,11 @@ def test_the_file_for_prefects_own_command_line_says_the_same() -> None:
 def test_a_promotion_waits_for_a_person(stand: Any, approve: bool, ends: str) -> None:
     """The run pauses with its report at hand; Resume in the UI posts what the form holds."""
     name = f"asked-{approve}".lower()
-    run = stand.run("retrain/on-demand", name=name, evaluate={"require_approval": True})
+    enough = {"batch_size": 16, "max_steps": 30, "learning_rate": 0.01}
+    run = stand.run("retrain/on-demand", name=name, train=enough, evaluate={"require_approval": True})
     stand.wait(run, states=("PAUSED", "COMPLETED", "FAILED", "CRASHED"))
     state = stand.state_of(run)
-    assert state["type"] == "PAUSED", state
+    assert state["type"] == "PAUSED", state["message"]
     assert any(key.startswith("report") for key in stand.artifacts(run)), list(stand.artifacts(run))
     form = stand.api(f"flow_runs/{run}/input/{state['state_details']['run_input_keyset']['schema']}")
     assert {"approve", "reason"} == set(form["properties"])

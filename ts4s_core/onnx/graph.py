@@ -188,6 +188,7 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
         model = onnx.load(str(path), load_external_data=False)
         floats = dict(_floats(model, path.parent))
         model = onnx.shape_inference.infer_shapes(model)
+        _refuse_absent_dimensions(model.graph)
     except Exception as exc:
         raise SourceError(
             f"Reading of model {path.name}: expected an ONNX file with its weights, got {exc}. Export it again"
@@ -207,6 +208,20 @@ def load_own_graph(path: Path) -> Graph:
         return graph_of(onnx.load(str(path), load_external_data=False))
     except Exception as exc:
         raise IntegrityError(f"Reading of {path.name}: expected an ONNX graph, got {exc}. Make the model again") from exc
+
+
+def _refuse_absent_dimensions(graph: onnx.GraphProto) -> None:
+    """ONNX Runtime asks for memory without end where a shape is made of dimensions that a value does not have."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        if value.type.tensor_type.HasField("shape"):
+            ranks[value.name] = len(value.type.tensor_type.shape.dim)
+    for node in graph.node:
+        starts = [attribute.i for attribute in node.attribute if attribute.name == "start"]
+        if node.op_type == "Shape" and starts and starts[0] >= ranks.get(node.input[0], starts[0] + 1):
+            raise ValueError(
+                f"node {node.name} that reads dimension {starts[0]} of {node.input[0]}, which has {ranks[node.input[0]]}"
+            )
 
 
 def _refuse_disorder(graph: onnx.GraphProto) -> None:

@@ -145,6 +145,14 @@ def test_inputs_that_are_not_taken(tmp_path: Path, inputs: dict[str, Any], said:
         import_graph(write(tmp_path / "m.onnx", [first, *linear_nodes()[1:]], TENSORS, inputs=inputs), None)
 
 
+def test_a_dimension_that_a_value_does_not_have(tmp_path: Path) -> None:
+    shape = helper.make_node("Shape", ["a.bias"], ["d"], name="/size", start=1, end=2)
+    filled = helper.make_node("Expand", ["x", "d"], ["y"])
+    path = write(tmp_path / "m.onnx", [GATHER, shape, filled], TENSORS)
+    with pytest.raises(SourceError, match=r"node /size that reads dimension 1 of a\.bias, which has 1\. Export it again"):
+        import_graph(path, None)
+
+
 def test_output_that_is_not_taken(tmp_path: Path) -> None:
     nodes = [GATHER, helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)]
     path = write(tmp_path / "m.onnx", nodes, TENSORS, output=("y", ["b", 4]))
