@@ -143,6 +143,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, small_rows
     rows = home / "s3" / "buckets" / ROWS.removeprefix("s3://")
     rows.parent.mkdir(parents=True)
     rows.write_text(small_rows, encoding="utf-8")
+    sentences = (f"La sopa {number} de la casa está lista, y el pan también.\n" for number in range(3_000))
+    rows.with_name("book.txt").write_text("".join(sentences), encoding="utf-8")
     options = ["--folder", str(home), "--cores", "1", "--watch-every", "0", "--cron", "* * * * *", "--name", "scheduled"]
     stack = Stack(home, options, flags, environ)
     stack.up()
@@ -161,5 +163,5 @@ def scheduled(stack: Stack) -> dict[str, Any]:
     )
     stack.api(f"deployments/{nightly['id']}/pause_deployment", {})
     ended = stack.wait(due["id"], limit_s=FIRST_RUN_LIMIT_S)
-    assert ended["type"] == "COMPLETED", ended
+    assert ended["type"] == "COMPLETED", ended["message"]
     return stack.show("scheduled")

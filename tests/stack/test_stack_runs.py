@@ -34,7 +34,7 @@ def executors(stack: Any) -> list[psutil.Process]:
 
 def test_predictions_of_a_deployment(stack: Any, scheduled: dict[str, Any]) -> None:
     state = stack.wait(stack.run("predict/on-demand", data={"source": ROWS}))
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("rows 300, errors 0, ")
     store = bucket(stack) / "store"
     (manifest,) = (store / "predictions").rglob("manifest.json")
@@ -42,9 +42,6 @@ def test_predictions_of_a_deployment(stack: Any, scheduled: dict[str, Any]) -> N
 
 
 def test_a_language_model_of_a_deployment(stack: Any, scheduled: dict[str, Any]) -> None:
-    (bucket(stack) / "data" / "book.txt").write_text(
-        "".join(f"La sopa {number} de la casa está lista, y el pan también.\n" for number in range(3_000)), encoding="utf-8"
-    )
     run = stack.run(
         "language-model/on-demand",
         model={"architecture": "window", "hidden_size": 32, "embedding_size": 16, "context": 4, "vocabulary_size": 300},
@@ -53,7 +50,7 @@ def test_a_language_model_of_a_deployment(stack: Any, scheduled: dict[str, Any])
         generate={"max_new_tokens": 12},
     )
     state = stack.wait(run)
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("done: scheduled-text ")
     assert len(stack.show("scheduled-text")["weights_sha256"]) == 64
 
@@ -70,7 +67,7 @@ def test_cancelling_ends_spark_and_the_run_can_be_retried(stack: Any, scheduled:
     stack.retry(run)
     stack.until(lambda: stack.state_of(run)["type"] == "RUNNING", what="the second attempt")
     state = stack.wait(run)
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("done: scheduled ")
     assert any(line.startswith("training goes on from checkpoint ") for line in stack.logs(run))
 
@@ -92,7 +89,7 @@ def test_a_trigger_finishes_what_was_killed_with_all_of_prefect(stack: Any, sche
 
     following = stack.run("retrain/on-demand", train={**LONG, "seed": 3})
     state = stack.wait(following)
-    assert state["type"] == "COMPLETED", state
+    assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("done: scheduled ")
     assert any(line.startswith("training goes on from checkpoint ") for line in stack.logs(following))
     stack.until(lambda: stack.state_of(run)["type"] == "CRASHED", what="the mark of the crash", limit_s=120)
