@@ -16,6 +16,8 @@ from ts4s_core.settings.groups import NAME_PATTERN
 KINDS = ("onnx", "dataset", "model", "trained", "checkpoint", "report", "text", "predictions")
 MAX_NAME_CHARS = 128
 MAX_PATH_CHARS = 400
+#: File systems take names of 255 bytes, and a file that is being written has a longer name than its own.
+MAX_SEGMENT_BYTES = 200
 MANIFEST = "manifest.json"
 #: Files and folders whose name begins so are being written; no reader looks at them and ``gc`` removes old ones.
 TEMPORARY = ".ts4s-tmp-"
@@ -112,6 +114,8 @@ def check_path(path: str) -> str:
     if len(path) > MAX_PATH_CHARS:
         raise InputError(f"File path {path[:40]!r}... is too long: expected at most {MAX_PATH_CHARS} characters, got {len(path)}")
     for segment in path.split("/"):
+        if len(segment.encode(errors="replace")) > MAX_SEGMENT_BYTES:
+            raise InputError(f"File path {path[:40]!r}... is refused: a name in it has more than {MAX_SEGMENT_BYTES} bytes")
         if segment in ("", ".", "..") or not _SEGMENT.match(segment) or segment.startswith(TEMPORARY):
             raise InputError(
                 f"File path {path!r} is refused: expected a relative path inside the artifact, as in train/00000.parquet"

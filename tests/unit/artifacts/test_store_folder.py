@@ -128,6 +128,7 @@ def test_forgotten_seal_is_an_error(store: ArtifactStore, tmp_path: Path) -> Non
         "a\\x.json",
         "",
         "x" * 500 + ".json",
+        "a/" + "ñ" * 98 + ".json",
         f"{TEMPORARY}x.json",
     ],
 )
