@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts import lease, objects
+from ts4s_core.artifacts import lease, objects, s3_pieces
 from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
@@ -32,6 +32,7 @@ def server(request: pytest.FixtureRequest) -> Any:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second attempts: what breaks stays broken."""
     monkeypatch.setattr(objects, "ATTEMPTS_PER_CALL", 1)
+    monkeypatch.setattr(s3_pieces, "ATTEMPTS", 1)
     monkeypatch.setattr(lease, "GIVE_BACK_PAUSES_S", ())
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
 
