@@ -125,6 +125,13 @@ def _external(name: str, place: tuple[str, list[int], int, int], location: str) 
     return tensor
 
 
+def _dimensions(shape: list[int]) -> list[int]:
+    """A shape that ONNX can write down; the library lets any size pass in an empty tensor."""
+    if any(size >= 2**63 for size in shape):
+        raise ValueError(f"a tensor of shape {shape}")
+    return shape
+
+
 def _places(weights: Path) -> dict[str, tuple[str, list[int], int, int]]:
     """Type, shape, offset and bytes of every tensor in a safetensors file; the library checks the header first."""
     from safetensors import SafetensorError, safe_open
@@ -136,7 +143,7 @@ def _places(weights: Path) -> dict[str, tuple[str, list[int], int, int]]:
             header = int.from_bytes(file.read(8), "little")
             record = json.loads(file.read(header))
         return {
-            name: (entry["dtype"], entry["shape"], 8 + header + first, last - first)
+            name: (entry["dtype"], _dimensions(entry["shape"]), 8 + header + first, last - first)
             for name, entry in record.items()
             if name != "__metadata__"
             for first, last in [entry["data_offsets"]]

@@ -118,7 +118,17 @@ def test_every_type_of_tensor_has_a_hash(dtype: str, tmp_path: Path) -> None:
     assert weights_sha256(tensors) == expected
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x02\x00\x00\x00\x00\x00\x00\x00[]", (2**40).to_bytes(8, "little") + b"{}"])
+HUGE = b'{"a": {"dtype": "F32", "shape": [0, 9223372036854775815], "data_offsets": [0, 0]}}'
+NO_WEIGHTS = [
+    b"",
+    b"\xff" * 8,
+    struct.pack("<Q", 2) + b"[]",
+    struct.pack("<Q", 2**40) + b"{}",
+    struct.pack("<Q", len(HUGE)) + HUGE,
+]
+
+
+@pytest.mark.parametrize("data", NO_WEIGHTS, ids=range(len(NO_WEIGHTS)))
 def test_mapped_weights_of_a_file_that_is_none(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(data)
     wanted = Lowered([], {}, {}, opset=17, ir_version=8, output="v", weights={"v": WeightUse("a", transposed=False)})
