@@ -169,7 +169,7 @@ def _read_pieces(data: bytes, folder: Path) -> None:
         return
     groups = [
         RowGroup(rows, start, end - start, hashlib.sha256(data[start:end]).hexdigest())
-        for rows, start, end in zip([*(max(0, group.rows) for group in planted), 0], places, places[1:], strict=True)
+        for rows, (start, end) in zip([*(max(0, group.rows) for group in planted), 0], itertools.pairwise(places), strict=True)
     ]
     with store.begin("dataset", "demo", _KEY, settings={}, upstream={}) as writer:
         writer.add_file(path, "train/00000.parquet", row_groups=groups)
