@@ -30,6 +30,7 @@ test-long: setup
 # POINTS=n SEED=s: the points 0 .. n-1 of a seed that tests/faults/results.json does not have yet, and no other fault test.
 test-faults: setup
 	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_fault_matrix.py,tests)
+	$(BIN)/python infra/results_table.py
 
 # Prefect, a Spark cluster and an S3 server as separate processes, and a browser where chromium is installed.
 test-stack: setup
@@ -39,6 +40,7 @@ test-stack: setup
 MINUTES ?= 10
 fuzz: setup
 	$(BIN)/python infra/fuzz/fuzz.py --minutes $(MINUTES) $(if $(TARGETS),--targets $(TARGETS))
+	$(BIN)/python infra/results_table.py
 
 # Lines of ts4s_core that tests run, in all processes that they start. TESTS=tests/unit/data or MARK=long add to what was
 # measured before; without them the measurement begins anew.
