@@ -21,8 +21,9 @@ $(STAMP): infra/requirements.lock pyproject.toml
 run: setup
 	$(BIN)/ts4s retrain --name demo
 
+# Two at a time, a file by one of them: the tests spend half their time in waiting for processes that they started.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: setup
 	$(BIN)/python -m pytest -m long
