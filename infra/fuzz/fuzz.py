@@ -29,6 +29,9 @@ ROOT = HERE.parents[1]
 RESULTS = HERE / "results.json"
 LIMIT_S, LIMIT_MB, LONGEST_BYTES = 20, 4_096, 65_536
 _RUNS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+#: Without the last figures: what a process that broke off had come to.
+_REACHED = re.compile(r"^#(\d+)\s", re.MULTILINE)
+_CAUGHT = re.compile(r"Test unit written to")
 #: Of the process: libFuzzer starts it again where one input ended it.
 _STARTUP_S = 120
 
@@ -72,8 +75,10 @@ def _fuzz(name: str, seconds: float, folder: Path) -> dict[str, Any]:
                 [*run, *options, str(corpus)], env=environment, cwd=fresh, stdout=log, stderr=log, check=False, timeout=limit
             )
         text = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-        runs += sum(int(number) for number in _RUNS.findall(text))
+        runs += sum(map(int, _RUNS.findall(text) or _REACHED.findall(text)[-1:]))
         deaths += ended.returncode != 0
+        if ended.returncode != 0 and not _CAUGHT.search(text):
+            (fresh / f"harness-{deaths}.txt").write_text(f"the harness fell: {text.strip().splitlines()[-1]}\n", encoding="utf-8")
     return {
         "target": name,
         "seconds": round(time.monotonic() - start),

@@ -25,14 +25,14 @@ def by_onnx(data: bytes, max_size: int, seed: int) -> bytes:
     """A few changes to the message; now and then to its bytes."""
     chance = random.Random(seed)
     model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        return by_bytes(data, max_size, seed)
     if chance.random() < 0.1:
         return by_bytes(data, max_size, seed)
-    for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        _change(model, chance)
+    try:
+        model.ParseFromString(data)
+        for _ in range(chance.choice([1, 1, 1, 2, 3])):
+            _change(model, chance)
+    except (DecodeError, UnicodeDecodeError):  # a name that is no UTF-8 is parsed, and cannot be read
+        return by_bytes(data, max_size, seed)
     changed: bytes = model.SerializeToString()
     return changed if len(changed) <= max_size else data[:max_size]
 
