@@ -28,12 +28,13 @@ _STATUS = {"500": ("500 Internal Server Error", "InternalError"), "SlowDown": ("
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule is shown. ``number`` counts from 0 since the front's last reset."""
+    """What a rule is shown. ``number`` counts from 0 since the front's last reset, ``first_byte`` is that of the asked range."""
 
     number: int
     method: str
     target: str
     conditional: bool
+    first_byte: int
 
 
 @dataclass
@@ -68,8 +69,9 @@ class Front:
         """Number a request and ask the rule."""
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
         conditional = re.search(rb"(?im)^if-(none-)?match:", head) is not None
+        asked = re.search(rb"(?im)^range: *bytes=(\d+)-", head)
         with self._lock:
-            request = Request(len(self.seen), method, target, conditional)
+            request = Request(len(self.seen), method, target, conditional, int(asked[1]) if asked else 0)
             self.seen.append(request)
             return request, self.rule(request)
 
