@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+# Two at a time, a file by one of them, the longest (end to end) first: tests spend half their time in waiting for processes.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup run test test-long test-faults test-stack fuzz coverage lint bench clean
 
@@ -21,9 +23,8 @@ $(STAMP): infra/requirements.lock pyproject.toml
 run: setup
 	$(BIN)/ts4s retrain --name demo
 
-# Two at a time, a file by one of them, the longest (end to end) first: tests spend half their time in waiting for processes.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(TWO)
 
 test-long: setup
 	$(BIN)/python -m pytest -m long
@@ -47,7 +48,7 @@ fuzz: setup
 # measured before; without them the measurement begins anew.
 coverage: setup
 	$(if $(MARK)$(TESTS),,$(BIN)/python -m coverage erase)
-	$(BIN)/python -m coverage run -m pytest $(if $(MARK),-m $(MARK)) $(TESTS)
+	$(BIN)/python -m coverage run -m pytest $(TWO) $(if $(MARK),-m $(MARK)) $(TESTS)
 	$(BIN)/python -m coverage combine --append --quiet
 	$(BIN)/python -m coverage report
 
@@ -70,6 +71,7 @@ bench: setup
 	$(BENCH)/prediction_speed.py --model minilm --rows 50000
 	$(BENCH)/language_model_quality.py
 	$(BENCH)/language_training.py
+	$(BENCH)/text_throughput.py --megabytes 1000
 	$(BIN)/python infra/results_table.py
 
 clean:

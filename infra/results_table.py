@@ -63,6 +63,14 @@ def _quality(result: Result) -> str:
     return f"language model, bits per byte of held-out text: {bits}"
 
 
+def _text(result: Result) -> str:
+    return (
+        f"text to windows, {result['bytes'] / 1e6:,.0f} MB: {result['ours_mb_per_s']:.2f} MB/s, the tokenizer library alone "
+        f"{result['library_mb_per_s']:.2f} ({result['ratio']:.2f} x); memory by quarter of the time, MiB: "
+        + ", ".join(f"{size:,.0f}" for size in result["memory_mib_by_quarter"])
+    )
+
+
 def _memory(result: Result) -> str:
     small, large = result["small"], result["large"]
     return (
@@ -117,6 +125,7 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"training_speed_.*\.json", _training_speed, ""),
     (r"language_training.*\.json", _language_training, ""),
     (r"language_model_quality_.*\.json", _quality, ""),
+    (r"text_throughput.*\.json", _text, ""),
     (r"plan_accuracy\.json", _plan, ""),
     (r"compile_gain\.json", _compile, ""),
     (r"training_memory\.json", _memory, ""),

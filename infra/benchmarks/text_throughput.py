@@ -4,8 +4,8 @@ python infra/benchmarks/text_throughput.py --megabytes 1000 --slots 2
 
 Text is generated (words by Zipf's law, lines, paragraphs), written to a temporary folder, and prepared as `ts4s prepare` does:
 scan, tokenizer training, then tokens and windows on Spark. The library's own speed is `encode_batch_fast` on 2 MiB batches of
-the same text, in as many processes of one thread as Spark has slots. Prints one JSON object; memory is the largest resident
-size of all processes below this one while the text was prepared, sampled.
+the same text, in as many processes of one thread as Spark has slots. Writes and prints one JSON object; memory is the largest
+resident size of all processes below this one while the text was prepared, sampled.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from side_by_side import HERE, write_result
 
 BATCH_BYTES = 2 * 2**20
 BLOCK_BYTES = 4_096
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--slots", type=int, default=2, help="Spark's slots; 0: without Spark")
     parser.add_argument("--folder", type=Path, default=None, help="where the text and the store are put for the time")
+    parser.add_argument("--output", type=Path, default=None, help="the file of figures")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ts4s-text-", dir=given.folder) as folder:
         source = Path(folder) / "text.txt"
@@ -158,7 +160,9 @@ def main() -> None:
         alone = library_speed(tokenizer, source, size=min(size, 100 * 10**6), processes=max(1, given.slots))
     ours = size / figures["prepare_s"]
     speeds = {"ours_mb_per_s": round(ours / 1e6, 3), "library_mb_per_s": round(alone / 1e6, 3), "ratio": round(ours / alone, 3)}
-    print(json.dumps({"bytes": size, "slots": given.slots, **figures, **speeds}))
+    result = {"bytes": size, "slots": given.slots, **figures, **speeds}
+    write_result(given.output or HERE / "text_throughput.json", result)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
