@@ -45,18 +45,23 @@ class Block:
 
     Attributes:
         text: the text, line ends as ``\\n``.
-        size: its bytes as UTF-8.
+        data: the text as UTF-8.
         side: index into ``SIDES``.
     """
 
     text: str
-    size: int
+    data: bytes
     side: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.data)
 
     @property
     def digest(self) -> bytes:
         """32 bytes over the text."""
-        return hashlib.sha256(self.text.encode("utf-8")).digest()
+        return hashlib.sha256(self.data).digest()
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ class TextSource:
             if text.isspace():
                 tally.blank += 1
                 continue
-            text = text.replace("\r\n", "\n")
-            yield Block(text, len(text.encode("utf-8")), sides.side_of(text) if side is None else side)
+            if b"\r\n" in data:
+                text, data = text.replace("\r\n", "\n"), data.replace(b"\r\n", b"\n")
+            yield Block(text, data, sides.side_of_bytes(data) if side is None else side)
 
 
 def block_bytes_of(data: DataSettings) -> int:

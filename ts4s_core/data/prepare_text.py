@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
@@ -30,7 +32,8 @@ from ts4s_core.settings import Settings, StorageSettings
 
 TASK = "language-model"
 WINDOWS_FILE = "windows.json"
-BATCH_BYTES = 2 * 2**20
+#: Read at once: a batch is cut into as many pieces as there are groups, and each piece costs the same, however small.
+BATCH_BYTES = 8 * 2**20
 TEXTS_AT_ONCE = 256
 
 
@@ -73,7 +76,7 @@ class _ReadBlocks:
                     GROUP_COLUMN: pa.array(groups, pa.int32()),
                     "digest": pa.array(digests, pa.binary(32)),
                     "bytes": pa.array([block.size for block in blocks], pa.int32()),
-                    "text": pa.array([block.text for block in blocks], pa.string()),
+                    "text": pa.array([block.data for block in blocks], pa.binary()).view(pa.string()),
                 }
             )
 
@@ -136,12 +139,18 @@ class _WriteBlocks:
 
     def _tokens(self, texts: pa.ChunkedArray) -> Encoded:
         """Tokens of all texts, some at a time: what a tokenizer gives back is much larger than the tokens."""
-        loaded = self.tokenizer.load()
+        loaded = _loaded(self.tokenizer)
         parts = [
             self.tokenizer.encode(loaded, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return Encoded(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "lengths", "unknown_bytes")))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(tokenizer: TextTokenizer) -> Tokenizer:
+    """One for all groups of a process: each that has encoded keeps some memory of its threads for good."""
+    return tokenizer.load()
 
 
 def prepare_text(

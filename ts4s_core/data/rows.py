@@ -188,7 +188,11 @@ class SidePlan:
 
     def side_of(self, text: str) -> int:
         """Index into ``SIDES``."""
-        digest = hashlib.sha256(f"{self.seed}\n{text}".encode()).digest()
+        return self.side_of_bytes(text.encode("utf-8"))
+
+    def side_of_bytes(self, text: bytes) -> int:
+        """The same for a text as UTF-8."""
+        digest = hashlib.sha256(b"%d\n%b" % (self.seed, text)).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
         if place < self.test_fraction:
             return SIDES.index("test")

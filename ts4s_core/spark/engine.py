@@ -7,6 +7,7 @@ and a group's memory is that of its own rows.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -165,7 +166,7 @@ class _Read:
 
     def __call__(self, numbered: tuple[int, Any]) -> Iterator[tuple[int, Any]]:
         index, item = numbered
-        _limit_tokenizer_threads()
+        _settle_worker()
         try:
             for batch in self.read(item):
                 for group, rows in split_by_group(batch):
@@ -181,7 +182,7 @@ class _Write:
     write: Callable[[int, pa.Table], Any]
 
     def __call__(self, records: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
-        _limit_tokenizer_threads()
+        _settle_worker()
         tables: dict[int, list[pa.Table]] = {}
         failures = []
         for group, value in records:
@@ -199,9 +200,15 @@ class _Write:
                 yield _FAILED, group, to_wire(exc)
 
 
-def _limit_tokenizer_threads() -> None:
-    """A tokenizer would start a thread for every core of the host, in every task."""
+def _settle_worker() -> None:
+    """What a process of Spark's needs before its first task.
+
+    A tokenizer would start a thread for every core of the host, in every task; and PySpark collects garbage after each task,
+    which looks at all modules' objects each time unless they are frozen.
+    """
     os.environ.setdefault("RAYON_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _stream(rows: pa.RecordBatch) -> bytes:
