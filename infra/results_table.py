@@ -45,6 +45,8 @@ def _training_speed(result: Result) -> str:
 
 
 def _language_training(result: Result) -> str:
+    if "loss_difference" in result:  # one round: its speeds say little
+        return f"language model, held-out loss beside that of a plain PyTorch loop: {result['loss_difference']:+.2%}"
     ratios = ", ".join(f"{ratio:.2f} x {other}" for other, ratio in _ratios(result).items())
     return f"language model, training speed: {ratios}; {_tokens(result.get('ts4s', {}))}".rstrip("; ")
 

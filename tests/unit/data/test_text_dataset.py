@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ts4s_core.artifacts.steps import StepResult
@@ -215,3 +216,20 @@ def test_text_that_changes_between_scan_and_prepare_is_refused(tmp_path: Path, b
     with pytest.raises(DataError, match="changed while it was read"):
         prepare_text(settings, store, LocalEngine(), scan=scan)
     assert store.newest("dataset", "lm") is None
+
+
+def test_memory_does_not_grow_with_the_groups(tmp_path: Path) -> None:
+    """A tokenizer that has encoded keeps memory of its threads when it goes: there is one for all groups of a process."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 9))) for _ in range(20_000)]
+    (tmp_path / "t.txt").write_text("\n\n".join(" ".join(draw.choices(words, k=60)) for _ in range(2_500)))
+    settings = settings_for(
+        tmp_path, tmp_path / "t.txt", model={"vocabulary_size": 2_000}, data={"block_bytes": 4_096}, reuse=False
+    )
+    store, engine = ArtifactStore.open(settings.storage), LocalEngine()
+    scan = scan_text(settings, engine)
+    prepare_text(settings, store, engine, scan=scan)
+    before = psutil.Process().memory_info().rss
+    for _ in range(8):
+        assert not prepare_text(settings, store, engine, scan=scan).reused
+    assert psutil.Process().memory_info().rss - before < 12 * 2**20
