@@ -16,7 +16,7 @@ from ts4s_core.settings.groups import NAME_PATTERN
 KINDS = ("onnx", "dataset", "model", "trained", "checkpoint", "report", "text", "predictions")
 MAX_NAME_CHARS = 128
 MAX_PATH_CHARS = 400
-#: File systems take names of 255 bytes, and a file that is being written has a longer name than its own.
+#: File systems take names of 255 bytes, and programs that copy a store write a file under a longer name first.
 MAX_SEGMENT_BYTES = 200
 MANIFEST = "manifest.json"
 #: Files and folders whose name begins so are being written; no reader looks at them and ``gc`` removes old ones.

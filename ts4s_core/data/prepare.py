@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
@@ -27,8 +25,8 @@ from ts4s_core.data.tokenisers import (
     limited,
     load_tokenizer,
     pad_id_of,
+    shared_tokenizer,
     tokenise,
-    tokenizer_from,
     tokenizer_sha256,
 )
 from ts4s_core.errors import DataError
@@ -49,12 +47,6 @@ class _Tokenising:
     fallback_id: int
 
 
-@functools.lru_cache(maxsize=1)
-def _loaded(tokenising: _Tokenising) -> Tokenizer:
-    """One for all splits of a process: each that has encoded keeps some memory of its threads for good."""
-    return limited(tokenizer_from(tokenising.text), tokenising.max_length)
-
-
 @dataclass(frozen=True)
 class _ReadRows:
     """Rows of a split, tokenised, each with its group; runs anywhere."""
@@ -67,7 +59,7 @@ class _ReadRows:
     tokenising: _Tokenising
 
     def __call__(self, split: Split) -> Iterator[pa.RecordBatch]:
-        tokenizer = _loaded(self.tokenising)
+        tokenizer = shared_tokenizer(self.tokenising.text, self.tokenising.max_length)
         index = {label: number for number, label in enumerate(self.labels)}
         multi_label = self.source.columns.multi_label
         schema = _shuffle_schema(multi_label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
@@ -139,18 +137,12 @@ class _WriteBlocks:
 
     def _tokens(self, texts: pa.ChunkedArray) -> Encoded:
         """Tokens of all texts, some at a time: what a tokenizer gives back is much larger than the tokens."""
-        loaded = _loaded(self.tokenizer)
+        loaded = self.tokenizer.load()
         parts = [
             self.tokenizer.encode(loaded, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
         return Encoded(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "lengths", "unknown_bytes")))
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(tokenizer: TextTokenizer) -> Tokenizer:
-    """One for all groups of a process: each that has encoded keeps some memory of its threads for good."""
-    return tokenizer.load()
 
 
 def prepare_text(

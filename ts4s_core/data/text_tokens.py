@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ts4s_core.data.tokenisers import TOKENIZER_FILE, foreign_failures, tokenizer_from
+from ts4s_core.data.tokenisers import TOKENIZER_FILE, foreign_failures, shared_tokenizer, tokenizer_from
 
 CONFIG_FILE = "tokenizer_config.json"
 _BEGIN_TOKENS = ("bos_token", "eos_token", "cls_token")
@@ -67,8 +67,8 @@ class TextTokenizer:
         return cls(text, begin, unknown_id, max(tokenizer.get_vocab().values()) + 1)
 
     def load(self) -> Tokenizer:
-        """The tokenizer itself."""
-        return tokenizer_from(self.text)
+        """The tokenizer itself, shared by all in this process."""
+        return shared_tokenizer(self.text)
 
     def encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
         """Tokens of some texts, without the tokenizer's own special tokens, behind the begin token."""

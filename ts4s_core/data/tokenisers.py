@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,20 @@ def limited(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
         )
     tokenizer.enable_truncation(max_length)
     return tokenizer
+
+
+@functools.lru_cache(maxsize=1)
+def shared_tokenizer(text: str, max_length: int | None = None) -> Tokenizer:
+    """One tokenizer for all tasks of a process, without padding, cut to ``max_length`` tokens if given. Not to be changed.
+
+    Each tokenizer that has encoded keeps some memory of its threads for good when it goes.
+
+    Raises:
+        SourceError: if the text describes none.
+        SettingsError: if the special tokens alone need ``max_length`` tokens.
+    """
+    tokenizer = tokenizer_from(text)
+    return tokenizer if max_length is None else limited(tokenizer, max_length)
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) -> list[Tokens]:
