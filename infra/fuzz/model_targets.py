@@ -22,6 +22,7 @@ from target import Target
 
 from ts4s_core.data.tokenisers import load_tokenizer, pad_id_of, tokenise
 from ts4s_core.errors import Ts4sError
+from ts4s_core.language.network_spec import NetworkSpec
 from ts4s_core.language.word_vector_file import read_word_vectors, word_vector_text
 from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
 from ts4s_core.onnx.import_base import Exported, base_of_onnx
@@ -165,19 +166,24 @@ def _read_own_graph(data: bytes, folder: Path) -> None:
     (folder / GRAPH_FILE).write_bytes(data)
     (folder / SPEC_FILE).write_bytes(_spec())
     with contextlib.suppress(Ts4sError):
-        build_model(folder, weights=False)
+        build_model(folder)
     lowered(folder)
 
 
 def _specs() -> list[bytes]:
-    return [b"\0" + _spec()]
+    networks = [
+        NetworkSpec(architecture="window", vocab_size=9, embedding_size=4, hidden_size=4, positions=3, attention_heads=2),
+        NetworkSpec(architecture="recurrent", vocab_size=9, embedding_size=4, hidden_size=4, positions=3),
+    ]
+    records = [json.loads(_spec()) | {"network": network} for network in (None, *(made.to_json() for made in networks))]
+    return [b"\0" + json.dumps(record).encode() for record in records]
 
 
 def _read_spec(data: bytes, folder: Path) -> None:
     (folder / GRAPH_FILE).write_bytes(_small_graph())
     (folder / SPEC_FILE).write_bytes(data[1:])
     with contextlib.suppress(Ts4sError):
-        build_model(folder, weights=False)
+        build_model(folder)
     lowered(folder)
 
 

@@ -204,8 +204,13 @@ class Lease:
                 if not self._storage.exists(self._path):
                     self._lost.set()
                     return
+                silent_since = self._claim.renewed
                 self._claim = replace(self._claim, renewed=time.time())
                 self._write()
+                # A process that was stopped between the look and the write brings a claim back that others have removed.
+                if time.time() - silent_since > EXPIRES_S and self._living_others():
+                    self._lost.set()
+                    return
             except Ts4sError as exc:
                 if time.time() - self._claim.renewed > EXPIRES_S:
                     self._lost.set()

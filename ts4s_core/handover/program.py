@@ -61,6 +61,7 @@ def _library_module(trained: Trained) -> Any:
 
     from ts4s_core.onnx.families import ExportWrapper, build_module
     from ts4s_core.onnx.heads import HEAD, ClassificationHead
+    from ts4s_core.onnx.importer import put_tensors
     from ts4s_core.onnx.sources import config_object
 
     spec = trained.spec
@@ -68,13 +69,13 @@ def _library_module(trained: Trained) -> Any:
     task: Any = "causal-lm" if causal else "encoder"
     encoder = build_module(config_object(dict(trained.config), source=str(trained.manifest.ref)), task)
     head = None if causal else ClassificationHead(spec.hidden_size, spec.classes, dropout=0.0)
-    owners = [("", encoder)] + ([] if head is None else [(f"{HEAD}.", head)])
     with torch.no_grad():
-        for prefix, owner in owners:
-            for name, parameter in owner.named_parameters(remove_duplicate=False):
-                array = trained.tensors.get(prefix + name)
-                if array is not None:
-                    parameter.copy_(torch.from_numpy(np.array(array)))
+        for name, parameter in encoder.named_parameters(remove_duplicate=False):
+            array = trained.tensors.get(name)
+            if array is not None:
+                parameter.copy_(torch.from_numpy(np.array(array)))
+    if head is not None:
+        put_tensors(head, {name.removeprefix(f"{HEAD}."): array for name, array in trained.tensors.items()})
 
     class Whole(torch.nn.Module):
         """Encoder and head; or a language model."""

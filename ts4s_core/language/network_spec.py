@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ts4s_core.errors import IntegrityError
+from ts4s_core.settings.groups import MAX_LAYERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,11 @@ class NetworkSpec:
             IntegrityError: it is something else.
         """
         try:
-            return cls(**record)
-        except TypeError as exc:
+            spec = cls(**record)
+            if not 1 <= spec.layers <= MAX_LAYERS:  # each is made of Python objects, before the weights are looked at
+                raise ValueError(f"{spec.layers} layers")
+            return spec
+        except (TypeError, ValueError) as exc:
             raise IntegrityError(
                 f"Reading of model.json: expected the sizes of a small network, got {exc}. Make the model again"
             ) from exc

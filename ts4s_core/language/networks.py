@@ -119,10 +119,7 @@ class NetworkModel(TrainableModel):
         sizes = NetworkSpec.from_json(spec.network)
         kind = WindowNetwork if sizes.architecture == "window" else RecurrentNetwork
         with torch.device("meta"):
-            network = kind(sizes, dropout=spec.dropout)
-        self.network = network.to_empty(device="cpu")
-        for parameter in self.network.parameters():
-            nn.init.zeros_(parameter)
+            self.network = kind(sizes, dropout=spec.dropout)
         if sizes.frozen_embedding:
             self.network.embedding.weight.requires_grad_(False)
 
@@ -133,7 +130,7 @@ class NetworkModel(TrainableModel):
 
 
 def build_network(spec: ModelSpec) -> NetworkModel:
-    """The model of a ``model.json`` that has a network, all weights zero, in train mode."""
+    """The model of a ``model.json`` that has a network, in train mode; its weights have no memory until ``put_tensors``."""
     model = NetworkModel(spec)
     model.train()
     return model

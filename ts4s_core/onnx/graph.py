@@ -18,7 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ts4s_core.errors import IntegrityError, SourceError, listed
+from ts4s_core.errors import IntegrityError, SourceError
+from ts4s_core.onnx.graph_checks import refuse_absent_dimensions, refuse_absent_inputs, refuse_disorder
 
 #: Domain of the nodes that ts4s puts in place of ONNX patterns; ``converters.native`` turns them into modules.
 DOMAIN = "ts4s"
@@ -188,7 +189,8 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Array]]:
         model = onnx.load(str(path), load_external_data=False)
         floats = dict(_floats(model, path.parent))
         model = onnx.shape_inference.infer_shapes(model)
-        _refuse_absent_dimensions(model.graph)
+        refuse_absent_dimensions(model.graph)
+        refuse_absent_inputs(model)
     except Exception as exc:
         raise SourceError(
             f"Reading of model {path.name}: expected an ONNX file with its weights, got {exc}. Export it again"
@@ -205,35 +207,11 @@ def load_own_graph(path: Path) -> Graph:
         IntegrityError: it is missing, damaged or not in order.
     """
     try:
-        return graph_of(onnx.load(str(path), load_external_data=False))
+        model = onnx.load(str(path), load_external_data=False)
+        refuse_absent_inputs(model)
+        return graph_of(model)
     except Exception as exc:
         raise IntegrityError(f"Reading of {path.name}: expected an ONNX graph, got {exc}. Make the model again") from exc
-
-
-def _refuse_absent_dimensions(graph: onnx.GraphProto) -> None:
-    """ONNX Runtime asks for memory without end where a shape is made of dimensions that a value does not have."""
-    ranks = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info):
-        if value.type.tensor_type.HasField("shape"):
-            ranks[value.name] = len(value.type.tensor_type.shape.dim)
-    for node in graph.node:
-        starts = [attribute.i for attribute in node.attribute if attribute.name == "start"]
-        if node.op_type == "Shape" and starts and starts[0] >= ranks.get(node.input[0], starts[0] + 1):
-            raise ValueError(
-                f"node {node.name} that reads dimension {starts[0]} of {node.input[0]}, which has {ranks[node.input[0]]}"
-            )
-
-
-def _refuse_disorder(graph: onnx.GraphProto) -> None:
-    """On a graph with a circle the search for patterns would have no end."""
-    known = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
-    for node in graph.node:
-        early = [name for name in node.input if name not in known]
-        again = [name for name in node.output if name and name in known]
-        if early or again:
-            problem = f"read before they are made: {listed(early)}" if early else f"made twice: {listed(again)}"
-            raise ValueError(f"values of node {node.name or node.op_type} that are {problem}")
-        known.update(node.output)
 
 
 def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:
@@ -242,7 +220,7 @@ def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:
     Raises:
         ValueError: if a node reads what no node before it makes.
     """
-    _refuse_disorder(model.graph)
+    refuse_disorder(model.graph)
     skipped = set(skip)
     initializers = {tensor.name for tensor in model.graph.initializer}
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)

@@ -24,29 +24,21 @@ INITIAL_STD = 0.02
 class ClassificationHead(nn.Module):
     """RoBERTa's: the first token's state through dropout, dense, tanh, dropout, projection. For multi-label data too.
 
-    Its weights are zero at first: :func:`initial_head` draws them, PyTorch's generator is not touched.
+    Its weights have no memory (device meta) until ``put_tensors``: :func:`initial_head` draws the first.
     """
 
     def __init__(self, hidden_size: int, classes: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = SeededDropout(dropout)
-        self.dense = _zero_linear(hidden_size, hidden_size)
+        self.dense = nn.Linear(hidden_size, hidden_size, device="meta")
         self.dropout_out = SeededDropout(dropout)
-        self.out_proj = _zero_linear(hidden_size, classes)
+        self.out_proj = nn.Linear(hidden_size, classes, device="meta")
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(B, T, H)`` to logits ``(B, C)``."""
         pooled = torch.tanh(self.dense(self.dropout(hidden[:, 0])))
         logits: torch.Tensor = self.out_proj(self.dropout_out(pooled))
         return logits
-
-
-def _zero_linear(columns: int, rows: int) -> nn.Linear:
-    layer = nn.Linear(columns, rows, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.zero_()
-    return layer
 
 
 def head_shapes(hidden_size: int, classes: int) -> dict[str, tuple[int, ...]]:

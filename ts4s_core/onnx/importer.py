@@ -113,7 +113,7 @@ def import_graph(onnx_path: Path, names: Mapping[str, Any] | None) -> ImportedGr
 def assemble(
     graph: Graph, *, dropout: float = 0.0, attention_dropout: float = 0.0, into: ImportedGraph | None = None
 ) -> ImportedGraph:
-    """Turn a rewritten graph into modules, with empty (meta) weights.
+    """Turn a rewritten graph into modules. Their weights have no memory (device meta) until :func:`put_tensors`.
 
     Args:
         graph: stays as it is.
@@ -148,13 +148,21 @@ def assemble(
 
 
 def put_tensors(module: nn.Module, tensors: Mapping[str, Array | torch.Tensor]) -> None:
-    """Fill the parameters of these names, on the CPU."""
-    for name, parameter in module.named_parameters():
-        if name in tensors:
-            value = tensors[name]
-            parameter.data = (
-                value if isinstance(value, torch.Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
-            )
+    """Put new parameters with these values, on the CPU, in the place of those of these names; what was tied stays tied."""
+    named = dict(module.named_parameters())
+    names = {id(parameter): name for name, parameter in named.items() if name in tensors}
+    made: dict[str, nn.Parameter] = {}
+    for owner in module.modules():
+        for local, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            name = names.get(id(parameter))
+            if name is not None:
+                if name not in made:
+                    made[name] = nn.Parameter(_tensor(tensors[name]), requires_grad=parameter.requires_grad)
+                setattr(owner, local, made[name])
+
+
+def _tensor(value: Array | torch.Tensor) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))
 
 
 def _place(root: nn.Module, converted: fx.GraphModule) -> None:
@@ -170,8 +178,7 @@ def _place(root: nn.Module, converted: fx.GraphModule) -> None:
         if node.op == "call_module":
             module = converted.get_submodule(node.target)
             for local, name in getattr(module, "parameter_names", {}).items():
-                shape = module.get_parameter(local).shape
-                module.register_parameter(local, parameters.setdefault(name, nn.Parameter(torch.zeros(shape))))
+                module.register_parameter(local, parameters.setdefault(name, module.get_parameter(local)))
             node.target = _path(module, placed, others)
         elif node.op == "get_attr":
             name = f"{OPERATIONS}.constants.{node.target.rpartition('.')[2]}"

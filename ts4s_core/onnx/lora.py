@@ -33,7 +33,7 @@ def projections(model: nn.Module) -> dict[str, Linear]:
 
 
 def add_lora(model: nn.Module, *, rank: int, alpha: float) -> None:
-    """Put an adapter (all zero) on every query and value projection.
+    """Put an adapter, without values yet, on every query and value projection.
 
     Raises:
         UnsupportedModelError: the graph has none that can be recognised.

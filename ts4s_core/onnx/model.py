@@ -49,23 +49,21 @@ class TrainableModel(ImportedGraph):
 
 
 @graph_failures("Building of the model")
-def build_model(folder: Path, *, weights: bool = True) -> TrainableModel:
+def build_model(folder: Path) -> TrainableModel:
     """The model of a ``model`` or ``trained`` artifact, in train mode.
 
     The same folder gives the same modules in the same order in every process.
 
     Args:
-        folder: the artifact's files.
-        weights: whether to read the weights; without, they are zero.
+        folder: the artifact's files. What they say of the weights' sizes takes no memory before the weights' file has the same.
 
     Raises:
         IntegrityError: a file is missing, damaged, or does not fit the others.
     """
     spec = ModelSpec.read(folder)
     model = _network(spec) if spec.network is not None else _graph_model(folder, spec)
-    if weights:
-        expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        put_tensors(model, read_weights(folder / WEIGHTS_FILE, expected=expected))
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    put_tensors(model, read_weights(folder / WEIGHTS_FILE, expected=expected))
     return model
 
 
@@ -81,7 +79,7 @@ def _graph_model(folder: Path, spec: ModelSpec) -> TrainableModel:
 
 @graph_failures("Building of the model")
 def compose(graph: Graph, spec: ModelSpec) -> TrainableModel:
-    """A rewritten graph with dropout, adapters and head, all weights zero.
+    """A rewritten graph with dropout, adapters and head; its weights have no memory until ``put_tensors``.
 
     Raises:
         UnsupportedModelError: the graph has a weight where the head's belong, or no place for LoRA.

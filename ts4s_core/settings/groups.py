@@ -20,6 +20,7 @@ Architecture = Literal["transformer", "window", "recurrent"]
 Metric = Literal["accuracy", "macro_f1", "loss"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 MAX_NAME_CHARS = 64
+MAX_LAYERS = 128
 
 
 class Group(BaseModel):
@@ -68,7 +69,7 @@ class ModelSettings(Group):
     hidden_size: int = Field(
         0, ge=0, le=8_192, description="hidden size of a built-in transformer, a window or a recurrent network; 0: 192, 256, 256"
     )
-    layers: int = Field(0, ge=0, le=128, description="layers of a built-in transformer or a recurrent network; 0: 4, 1")
+    layers: int = Field(0, ge=0, le=MAX_LAYERS, description="layers of a built-in transformer or a recurrent network; 0: 4, 1")
     attention_heads: int = Field(
         0,
         ge=0,

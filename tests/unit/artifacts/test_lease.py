@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from ts4s_core.artifacts import lease as leases
 from ts4s_core.artifacts.lease import Claim, Lease, claims, this_host
@@ -96,14 +98,42 @@ def test_never_two_holders(store: ArtifactStore) -> None:
     assert sorted(turns) == sorted([0, 1, 2, 3] * 5)
 
 
+def test_a_claim_that_comes_back_late_is_no_lease_if_there_are_others(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped between its look at the claim and the writing of it, and another went on meanwhile."""
+    monkeypatch.setattr(leases, "RENEW_S", 0.02)
+
+    def late(held: Lease) -> bool:
+        held._claim = replace(held._claim, renewed=time.time() - 61)
+        return held._lost.is_set()
+
+    with Lease.hold(store, "demo") as held:
+        assert not wait_for(lambda: late(held), limit_s=0.5)
+        held.check()
+        plant(store, number=2)
+        assert wait_for(lambda: late(held))
+        with pytest.raises(LeaseHeldError, match="was lost"):
+            held.check()
+    assert [claim.number for claim in claims(store.storage, "demo")] == [2]
+
+
 def test_lost_lease_is_noticed_and_not_taken_back(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_S", 0.05)
     with Lease.hold(store, "demo") as held:
-        time.sleep(0.2)
-        (claim,) = claims(store.storage, "demo")
-        assert claim.renewed > claim.since
-        store.storage.delete(f"leases/demo/{claim.token}.json")
-        time.sleep(0.2)
+        assert wait_for(lambda: all(claim.renewed > claim.since for claim in claims(store.storage, "demo")))
+
+        def lost() -> bool:
+            """Deleted until it is noticed: a renewal on its way writes the claim once more."""
+            for claim in claims(store.storage, "demo"):
+                store.storage.delete(f"leases/demo/{claim.token}.json")
+            try:
+                held.check()
+            except LeaseHeldError:
+                return True
+            return False
+
+        assert wait_for(lost)
         with pytest.raises(LeaseHeldError, match="was lost"):
             held.check()
         assert claims(store.storage, "demo") == []

@@ -232,4 +232,5 @@ def test_memory_does_not_grow_with_the_groups(tmp_path: Path) -> None:
     before = psutil.Process().memory_info().rss
     for _ in range(8):
         assert not prepare_text(settings, store, engine, scan=scan).reused
-    assert psutil.Process().memory_info().rss - before < 12 * 2**20
+    # It grew by 170 MiB with a tokenizer a group; 5 to 16 MiB are other things of the process.
+    assert psutil.Process().memory_info().rss - before < 60 * 2**20

@@ -6,17 +6,25 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, SourceError, Ts4sError, UnsupportedModelError
+from ts4s_core.language.network_spec import NetworkSpec
+from ts4s_core.onnx.graph import DOMAIN, Graph, Node
+from ts4s_core.onnx.graph_checks import refuse_absent_inputs
+from ts4s_core.onnx.heads import initial_head
 from ts4s_core.onnx.import_base import Exported, base_of_onnx
 from ts4s_core.onnx.importer import import_graph
 from ts4s_core.onnx.lower import Lowered, WeightUse
+from ts4s_core.onnx.model import build_model
+from ts4s_core.onnx.model_spec import ModelSpec
 from ts4s_core.onnx.plain import with_mapped_weights
 from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
 
@@ -98,14 +106,108 @@ def not_in_order(model: onnx.ModelProto) -> None:
     model.graph.node[-1].input[0] = "turned"
 
 
+def sum_with_nothing(model: onnx.ModelProto) -> None:
+    """ONNX Runtime read through a null pointer."""
+    model.graph.node[-1].CopyFrom(helper.make_node("Sum", ["cast", ""], ["output"]))
+
+
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("change", [empty_constant_with_data, not_in_order])
+@pytest.mark.parametrize("change", [empty_constant_with_data, not_in_order, sum_with_nothing])
 def test_graph_that_crashed_or_held_up_the_import(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
     model = graph()
     change(model)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(SourceError, match=r"Reading of model model\.onnx"):
         import_graph(tmp_path / "model.onnx", None)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "refused"),
+    [
+        ("Clip", ["x", "", "most"], False),
+        ("Clip", ["", "least"], True),
+        ("Add", ["x", ""], True),
+        ("Concat", ["x", "", "y"], True),
+        ("Relu", ["x", ""], True),
+        ("OfNoStandard", ["x", ""], False),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["graph", "branch"])
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_inputs_that_may_be_absent(op: str, inputs: list[str], domain: str, *, refused: bool, inside: bool) -> None:
+    node = helper.make_node(op, inputs, ["z"], name="here")
+    if inside:
+        node = helper.make_node("If", ["c"], ["w"], then_branch=helper.make_graph([node], "inner", [], []))
+    opsets = [helper.make_opsetid(domain, 17)]
+    model = helper.make_model(helper.make_graph([node], "g", [], []), opset_imports=opsets)
+    if refused:
+        with pytest.raises(ValueError, match=f"node here without one of the inputs that its operator {op} needs"):
+            refuse_absent_inputs(model)
+    else:
+        refuse_absent_inputs(model)
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """The files of a model of ours: a table, a norm, and a head of two classes."""
+    nodes = [
+        Node("Embedding", ["input_ids"], ["x"], {"weight": "table.weight", "shape": [9, 4]}, DOMAIN),
+        Node("LayerNorm", ["x"], ["y"], {"weight": "norm.weight", "bias": "norm.bias", "size": 4, "epsilon": 1e-5}, DOMAIN),
+    ]
+    graph = Graph(nodes, ["input_ids"], "y", 23, shapes={"input_ids": ("b", "s")})
+    (tmp_path / "graph.onnx").write_bytes(graph.to_model().SerializeToString())
+    (tmp_path / "model.json").write_text(json.dumps(SPEC.to_json()))
+    table = {"table.weight": np.ones((9, 4), np.float32), **dict.fromkeys(("norm.weight", "norm.bias"), np.ones(4, np.float32))}
+    save_weights(tmp_path / "model.safetensors", {**table, **initial_head(4, 2, seed=0)})
+    return tmp_path
+
+
+SPEC = ModelSpec(
+    task="classification",
+    labels=("a", "b"),
+    hidden_size=4,
+    dropout=0.1,
+    attention_dropout=0.1,
+    freeze_encoder=False,
+    lora_rank=0,
+    lora_alpha=1.0,
+    max_length=8,
+    pad_id=0,
+    vocab_size=9,
+    fixed_shape=None,
+)
+NETWORK = NetworkSpec(architecture="recurrent", vocab_size=2**30, embedding_size=2**10, positions=8, hidden_size=4)
+
+
+def norm(folder: Path) -> None:
+    model = onnx.load(folder / "graph.onnx")
+    next(attribute for attribute in model.graph.node[1].attribute if attribute.name == "size").i = 2**40
+    (folder / "graph.onnx").write_bytes(model.SerializeToString())
+
+
+def head(folder: Path) -> None:
+    (folder / "model.json").write_text(json.dumps(replace(SPEC, hidden_size=2**20).to_json()))
+
+
+def network(folder: Path) -> None:
+    spec = replace(SPEC, task="language-model", labels=(), network=NETWORK.to_json())
+    (folder / "model.json").write_text(json.dumps(spec.to_json()))
+
+
+@pytest.mark.parametrize("plant", [norm, head, network])
+def test_sizes_take_no_memory_before_the_weights_have_them(plant: Callable[[Path], None], planted: Path) -> None:
+    """Four terabytes: a model that made room for what its files say would have stopped for want of memory."""
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    assert build_model(planted).eval()(ids, ids).shape == (1, 2)
+    plant(planted)
+    with pytest.raises(IntegrityError, match=r"Weights model\.safetensors do not fit their graph: got "):
+        build_model(planted)
+
+
+@pytest.mark.parametrize("layers", [0, 2**40, "two", None])
+def test_layers_are_counted_before_they_are_made(layers: object) -> None:
+    with pytest.raises(IntegrityError, match=r"expected the sizes of a small network, got .*layers|not supported"):
+        NetworkSpec.from_json(NETWORK.to_json() | {"layers": layers})
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F64", "BOOL", "I8"])

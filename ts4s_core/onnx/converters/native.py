@@ -41,8 +41,8 @@ class LoraAdapter(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, rank: int, alpha: float) -> None:
         super().__init__()
-        self.A = nn.Parameter(torch.zeros(rank, in_features))
-        self.B = nn.Parameter(torch.zeros(out_features, rank))
+        self.A = nn.Parameter(torch.empty(rank, in_features, device="meta"))
+        self.B = nn.Parameter(torch.empty(out_features, rank, device="meta"))
         self.scale = alpha / rank
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:
