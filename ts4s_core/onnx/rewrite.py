@@ -1,7 +1,8 @@
 """The rewrites in their order: from any exporter's graph to one of native nodes.
 
 What is taken: opsets 11 to 24; inputs ``input_ids`` and, where the graph has them, ``attention_mask``, ``token_type_ids``
-and ``position_ids``, each ``(batch, sequence)``, dynamic or fixed; the first output, ``(batch, sequence, hidden or vocabulary)``.
+and ``position_ids``, each ``(batch, sequence)``, dynamic or fixed (up to 32,768 tokens); the first output,
+``(batch, sequence, hidden or vocabulary)``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ts4s_core.onnx.rewrite_weights import (
 )
 
 OPSETS = range(11, 25)
+#: A graph of one shape is run on batches of that shape, however few rows there are.
+MAX_FIXED_TOKENS = 2**15
 #: The inputs that are taken, and what other exporters call them.
 INPUTS = {
     "input_ids": "input_ids",
@@ -70,7 +73,7 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
     """
     graph, floats = read_graph(path)
     _check(graph, path.name)
-    fixed = _fixed(graph)
+    fixed = _fixed(graph, path.name)
     graph.prune()
     simplify(graph, floats)
     fold_static_shapes(graph)
@@ -139,12 +142,18 @@ def _rename_input(graph: Graph, old: str, new: str) -> None:
     graph.dtypes[new] = graph.dtypes.get(old, TensorProto.INT64)
 
 
-def _fixed(graph: Graph) -> tuple[int, int] | None:
+def _fixed(graph: Graph, file: str) -> tuple[int, int] | None:
     """Batch and length of a graph whose length is a number; a dynamic batch counts as 2."""
     batch, length = graph.shapes.get("input_ids", (None, None))
     if not isinstance(length, int):
         return None
-    return (batch if isinstance(batch, int) else 2), length
+    rows = batch if isinstance(batch, int) else 2
+    if min(rows, length) < 1 or rows * length > MAX_FIXED_TOKENS:
+        raise UnsupportedModelError(
+            f"Import of {file}: expected an input of 1 to {MAX_FIXED_TOKENS:,} tokens where its shape is fixed, got "
+            f"{rows} x {length}. Export it with dynamic axes, or with fewer rows"
+        )
+    return rows, length
 
 
 def _own_operators(graph: Graph) -> None:

@@ -121,6 +121,18 @@ def test_graph_that_crashed_or_held_up_the_import(change: Callable[[onnx.ModelPr
         import_graph(tmp_path / "model.onnx", None)
 
 
+@pytest.mark.parametrize("shape", [(2**20, 255), (1, 2**40), (0, 8), (8, 0)])
+def test_a_fixed_shape_that_no_batch_should_have(shape: tuple[int, int], tmp_path: Path) -> None:
+    model = graph()
+    for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        dimension.dim_value = size
+    for dimension in model.graph.output[0].type.tensor_type.shape.dim[:2]:
+        dimension.dim_param = "any"
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=rf"of 1 to 32,768 tokens .*, got {shape[0]} x {shape[1]}\."):
+        import_graph(tmp_path / "model.onnx", None)
+
+
 @pytest.mark.parametrize(
     ("op", "inputs", "refused"),
     [
