@@ -39,14 +39,14 @@ class Desk:
         module = {"ts4s": "flows.cli", "prefect": "prefect"}[words[0]]
         return [sys.executable, "-m", module, *words[1:]]
 
-    def type(self, shown: Any, *more: str, **names: str) -> str:
+    def type(self, shown: Any, *more: str, environ: dict[str, str] | None = None, **names: str) -> str:
         """Run a shown command; ``names`` are put in place of its placeholders, ``more`` comes behind. Gives its output."""
         self.typed.append(shown.text)
         words = [names.get(word, word) for word in self.program(shown.words)]
         done = subprocess.run(
             [*words, *more],
             cwd=self.folder,
-            env={**self.environ, **shown.environment},
+            env={**self.environ, **(environ or {}), **shown.environment},
             capture_output=True,
             text=True,
             timeout=COMMAND_LIMIT_S,
@@ -104,7 +104,7 @@ def test_commands_about_the_demo(desk: Desk, shown_texts: Any, model_flags: list
         aws_secret_access_key=settings.secret.get_secret_value(),
     )
     client.put_object(Bucket="bucket", Key="texts/a.txt", Body=b"arroz con sal\nlluvia y viento\n")
-    desk.environ |= {
+    server = {
         "TS4S_STORAGE__ENDPOINT_URL": str(settings.endpoint_url),
         "TS4S_STORAGE__KEY": settings.key.get_secret_value(),
         "TS4S_STORAGE__SECRET": settings.secret.get_secret_value(),
@@ -113,7 +113,7 @@ def test_commands_about_the_demo(desk: Desk, shown_texts: Any, model_flags: list
     about += lines(shown_texts, "ts4s models promote", "ts4s models rollback", "ts4s models verify", "ts4s models gc")
     assert len(about) == 9
     for shown in about:
-        desk.type(shown, VERSION=versions[0])
+        desk.type(shown, environ=server if "s3://" in shown.text else None, VERSION=versions[0])
     assert (desk.folder / "predictions").is_dir()
     assert (desk.folder / "demo-onnx/model.onnx").is_file()
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="bucket", Prefix="vectors/")["Contents"]]

@@ -156,8 +156,11 @@ def _storage_conflicts(settings: Settings) -> Iterator[str]:
         if "://" in address and "@" in address.split("://", 1)[1].split("/", 1)[0]:
             # Said without the address: it would put the keys on the screen and into logs.
             yield f"storage.{name} holds a user name or keys before an @: leave them out, and give TS4S_STORAGE__KEY and __SECRET"
-    if storage.endpoint_url and scheme != "s3":
-        yield f"storage.endpoint_url {storage.endpoint_url} has no meaning with storage.uri {storage.uri}: use an s3:// address"
+    if storage.endpoint_url and scheme != "s3" and not settings.data.source.startswith("s3://"):
+        yield (
+            f"storage.endpoint_url {storage.endpoint_url} has no meaning with storage.uri {storage.uri} and data.source "
+            f"{settings.data.source or 'empty'}: use an s3:// address for one of them, or leave it out"
+        )
     if (storage.key is None) != (storage.secret is None):
         given, missing = ("key", "secret") if storage.key is not None else ("secret", "key")
         yield f"storage.{given} is given without storage.{missing}: give both, or neither for the usual AWS chain"

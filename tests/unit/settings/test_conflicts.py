@@ -84,6 +84,7 @@ def test_several_contradictions_are_told_together() -> None:
         ({"train": {"workers": 4}, "spark": {"master": "spark://host:7077"}}, {}),
         ({"train": {"strategy": "averaging", "averaging_frequency": 5}}, {}),
         ({"storage": {"uri": "s3://bucket/p", "endpoint_url": "http://127.0.0.1:9000"}}, SECRETS),
+        ({"storage": {"endpoint_url": "http://127.0.0.1:9000"}, "data": {"source": "s3://bucket/texts"}}, SECRETS),
         ({"model": {"classes": 1, "task": "multi-label"}}, {}),
         ({"model": {"freeze_encoder": True}}, {}),
         ({"spark": {"conf": ["spark.dynamicAllocation.enabled=false", "spark.app.name=a=b"]}}, {}),
