@@ -62,7 +62,10 @@ def model_of(settings: Settings, store: ArtifactStore, tokenizer: Path) -> Artif
     return import_decoder(settings, store, tokenizer=tokenizer, exported=exported and exported.ref).ref
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("window", (1, 4)), pytest.param("recurrent", (2, 1), marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [("window", (1, 4)), ("tied", (2, 1)), pytest.param("recurrent", (2, 1), marks=pytest.mark.long)],
+)
 def test_small_networks_have_one_hash_for_any_number_of_workers(store, tmp_path, kind, workers):
     random = np.random.default_rng(2)
     lines = [" ".join(f"w{word}" for word in random.integers(0, 40, 300)) for _ in range(60)]

@@ -24,6 +24,7 @@ class NetworkSpec:
         layers: recurrent layers.
         cell: ``gru`` or ``lstm``.
         frozen_embedding: whether the token vectors stay as they are.
+        tied: whether they are the output's weights too, in a recurrent network; the last layer is as wide as they are then.
     """
 
     architecture: Literal["window", "recurrent"]
@@ -35,6 +36,7 @@ class NetworkSpec:
     layers: int = 1
     cell: Literal["gru", "lstm"] = "gru"
     frozen_embedding: bool = False
+    tied: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -42,6 +42,7 @@ _BEARING = (
     "cell",
     "dropout",
     "freeze_word_vectors",
+    "tie_word_embeddings",
 )
 
 
@@ -94,6 +95,7 @@ def network_spec(settings: Settings, *, vocabulary: int) -> NetworkSpec:
         layers=model.layers or NETWORK_SIZES["layers"],
         cell=model.cell,
         frozen_embedding=model.freeze_word_vectors,
+        tied=model.tie_word_embeddings,
     )
 
 

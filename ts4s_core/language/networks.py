@@ -80,10 +80,15 @@ class RecurrentNetwork(nn.Module):
         self.dropout_in = SeededDropout(dropout)
         cell = nn.GRU if spec.cell == "gru" else nn.LSTM
         sizes = [spec.embedding_size, *[spec.hidden_size] * spec.layers]
+        if spec.tied:
+            sizes[-1] = spec.embedding_size
         self.cells = nn.ModuleList(cell(before, after, batch_first=True) for before, after in itertools.pairwise(sizes))
         self.dropouts = nn.ModuleList(SeededDropout(dropout) for _ in self.cells)
-        self.norm = nn.LayerNorm(spec.hidden_size)
-        self.output = nn.Linear(spec.hidden_size, spec.vocab_size)
+        # Tied, states between -1 and 1 as they are: made larger by a norm, they fit little text too well.
+        self.norm = nn.Identity() if spec.tied else nn.LayerNorm(sizes[-1])
+        self.output = nn.Linear(sizes[-1], spec.vocab_size)
+        if spec.tied:
+            self.output.weight = self.embedding.weight
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """``(B, T)`` int64 twice to ``(B, T, V)``; what is padded behind a text does not reach back into it."""

@@ -84,6 +84,11 @@ class ModelSettings(Group):
     )
     context: int = Field(8, ge=1, le=1_024, description="tokens that a window network looks at")
     cell: Literal["gru", "lstm"] = Field("gru", description="cell of a recurrent network")
+    tie_word_embeddings: bool = Field(
+        False,
+        description="output of a recurrent network by the tokens' own vectors, its last layer as wide as these: fewer weights, "
+        "and better on little text",
+    )
     word_vectors: str | None = Field(
         None,
         min_length=1,

@@ -31,6 +31,7 @@ _NETWORK_SETTINGS = {
     "embedding_size": ("window", "recurrent"),
     "context": ("window",),
     "cell": ("recurrent",),
+    "tie_word_embeddings": ("recurrent",),
     "word_vectors": ("window", "recurrent"),
 }
 #: Of a small network's token vectors, where nothing else says so.
@@ -201,6 +202,13 @@ def _network_conflicts(model: ModelSettings) -> Iterator[str]:
         yield f"model.lora_rank and model.freeze_encoder have no meaning with model.architecture {kind}: leave them out"
     if model.freeze_word_vectors and model.word_vectors is None:
         yield "model.freeze_word_vectors true needs model.word_vectors, which is not given: name a file, or leave it off"
+    if model.freeze_word_vectors and model.tie_word_embeddings:
+        yield "model.freeze_word_vectors true and model.tie_word_embeddings true would freeze the output too: use one of them"
+    if model.tie_word_embeddings and model.layers <= 1 and model.hidden_size:
+        yield (
+            f"model.hidden_size {model.hidden_size} has no meaning with model.tie_word_embeddings true and one layer, which is "
+            "as wide as model.embedding_size: leave it out, or use model.layers 2 or more"
+        )
     size = model.embedding_size or _EMBEDDING_SIZE
     if kind == "window" and model.attention_heads and model.word_vectors is None and size % model.attention_heads:
         yield f"model.attention_heads {model.attention_heads} does not divide model.embedding_size {size}: use a divisor"

@@ -13,6 +13,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "window": {"architecture": "window", "embedding_size": 16, "hidden_size": 32, "context": 4, "attention_heads": 2},
     "recurrent": {"architecture": "recurrent", "embedding_size": 16, "hidden_size": 32, "layers": 2},
     "lstm": {"architecture": "recurrent", "embedding_size": 16, "hidden_size": 32, "cell": "lstm"},
+    "tied": {
+        "architecture": "recurrent",
+        "embedding_size": 16,
+        "hidden_size": 32,
+        "layers": 2,
+        "cell": "lstm",
+        "tie_word_embeddings": True,
+    },
 }
 
 

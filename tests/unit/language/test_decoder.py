@@ -69,6 +69,24 @@ def test_weights_hang_on_the_seed_alone(store, make, settings_of):
     assert not np.array_equal(again["network.embedding.weight"], other["network.embedding.weight"])
 
 
+def test_tied_vectors_are_the_output_s_weights(store, make):
+    """The model of the files has them once: a step moves both, and the last layer is as wide as they are."""
+    model = build_model(store.local(make("tied").ref))
+    assert isinstance(model, NetworkModel)
+    assert model.network.output.weight is model.network.embedding.weight
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert "network.output.weight" not in shapes
+    assert shapes["network.cells.1.weight_hh_l0"] == (4 * 16, 16)
+    assert shapes["network.cells.0.weight_hh_l0"] == (4 * 32, 32)
+    ids = torch.arange(2, 14).view(1, 12)
+    model.eval()(ids, torch.ones_like(ids))[..., 5].sum().backward()
+    gradient = model.network.embedding.weight.grad
+    assert gradient[5].abs().sum() > 0, "as an input"
+    assert gradient[40].abs().sum() == 0
+    model(ids, torch.ones_like(ids))[..., 40].sum().backward()
+    assert gradient[40].abs().sum() > 0, "as an output"
+
+
 def test_a_configuration_file(store, words, settings_of, tmp_path: Path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}))
@@ -129,6 +147,15 @@ def test_what_is_refused_before_the_first_write(store, settings_of, tmp_path, gr
         ({"context": 4}, "model.context 4 has no meaning with model.architecture transformer: use architecture window"),
         ({"architecture": "window", "layers": 2}, "model.layers 2 has no meaning with model.architecture window"),
         ({"architecture": "window", "attention_heads": 3}, "model.attention_heads 3 does not divide model.embedding_size 128"),
+        ({"architecture": "window", "tie_word_embeddings": True}, "model.tie_word_embeddings True has no meaning with .* window"),
+        (
+            {"architecture": "recurrent", "tie_word_embeddings": True, "freeze_word_vectors": True, "word_vectors": "v.txt"},
+            "model.freeze_word_vectors true and model.tie_word_embeddings true",
+        ),
+        (
+            {"architecture": "recurrent", "tie_word_embeddings": True, "hidden_size": 64},
+            "model.hidden_size 64 has no meaning with model.tie_word_embeddings true and one layer",
+        ),
         ({"architecture": "recurrent", "task": "classification"}, "model.architecture recurrent does not go with model.task"),
         ({"architecture": "recurrent", "freeze_word_vectors": True}, "model.freeze_word_vectors true needs model.word_vectors"),
     ],
