@@ -1,6 +1,6 @@
 """The rewrites in their order: from any exporter's graph to one of native nodes.
 
-What is taken: opsets 11 to 24; inputs ``input_ids`` and, where the graph has them, ``attention_mask``, ``token_type_ids``
+What is taken: opsets 11 to 23; inputs ``input_ids`` and, where the graph has them, ``attention_mask``, ``token_type_ids``
 and ``position_ids``, each ``(batch, sequence)``, dynamic or fixed (up to 32,768 tokens); the first output,
 ``(batch, sequence, hidden or vocabulary)``.
 """
@@ -28,8 +28,8 @@ from ts4s_core.onnx.rewrite_weights import (
     rewrite_layer_norm,
     rewrite_linear,
 )
+from ts4s_core.onnx.sources_file import NEWEST_OPSET, OLDEST_OPSET
 
-OPSETS = range(11, 25)
 #: A graph of one shape is run on batches of that shape, however few rows there are.
 MAX_FIXED_TOKENS = 2**15
 #: The inputs that are taken, and what other exporters call them.
@@ -109,9 +109,9 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
 
 
 def _check(graph: Graph, file: str) -> None:
-    if graph.opset not in OPSETS:
+    if not OLDEST_OPSET <= graph.opset <= NEWEST_OPSET:
         raise UnsupportedModelError(
-            f"Import of {file}: expected an ONNX opset of {OPSETS[0]} to {OPSETS[-1]}, got {graph.opset}. Export it anew"
+            f"Import of {file}: expected an ONNX opset of {OLDEST_OPSET} to {NEWEST_OPSET}, got {graph.opset}. Export it anew"
         )
     for name in list(graph.inputs):
         known = INPUTS.get(name)
