@@ -152,6 +152,7 @@ class _Apply:
 
     def __call__(self, numbered: tuple[int, Any]) -> Iterable[tuple[int, bool, Any]]:
         index, item = numbered
+        _settle_worker()
         try:
             return [(index, False, self.function(item))]
         except Ts4sError as exc:
