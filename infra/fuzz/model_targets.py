@@ -146,7 +146,7 @@ def _own_graphs() -> list[bytes]:
     return graphs
 
 
-def _spec() -> bytes:
+def _spec(network: NetworkSpec | None = None) -> bytes:
     spec = ModelSpec(
         task="classification",
         labels=("a", "b"),
@@ -160,6 +160,7 @@ def _spec() -> bytes:
         pad_id=0,
         vocab_size=16,
         fixed_shape=None,
+        network=None if network is None else network.to_json(),
     )
     return json.dumps(spec.to_json()).encode()
 
@@ -178,8 +179,7 @@ def _specs() -> list[bytes]:
         NetworkSpec(architecture="window", vocab_size=9, embedding_size=4, hidden_size=4, positions=3, attention_heads=2),
         NetworkSpec(architecture="recurrent", vocab_size=9, embedding_size=4, hidden_size=4, positions=3),
     ]
-    records = [json.loads(_spec()) | {"network": network} for network in (None, *(made.to_json() for made in networks))]
-    return [b"\0" + json.dumps(record).encode() for record in records]
+    return [b"\0" + _spec(network) for network in (None, *networks)]
 
 
 def _read_spec(data: bytes, folder: Path) -> None:

@@ -75,8 +75,10 @@ def _library_module(trained: Trained) -> Any:
             if array is not None:
                 parameter.copy_(torch.from_numpy(np.array(array)))
     if head is not None:
-        own = {name: array for name, array in trained.tensors.items() if name.startswith(f"{HEAD}.")}
-        put_tensors(head, {name.removeprefix(f"{HEAD}."): array for name, array in own.items()})
+        prefix = f"{HEAD}."
+        put_tensors(
+            head, {name.removeprefix(prefix): array for name, array in trained.tensors.items() if name.startswith(prefix)}
+        )
 
     class Whole(torch.nn.Module):
         """Encoder and head; or a language model."""

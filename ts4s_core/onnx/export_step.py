@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.errors import SourceError
+from ts4s_core.onnx.protos import opset_of
 from ts4s_core.onnx.sources import ModelSource, resolve_source
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
@@ -131,7 +132,7 @@ def _store_file(writer: ArtifactWriter, source: ModelSource, progress: Progress)
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = [value.name for value in model.graph.input if value.name not in held]
     names = _names(source, inputs, [value.name for value in model.graph.output], {"parameters": None, "tied": {}, "unused": []})
-    names["opset"] = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    names["opset"] = opset_of(model)
     _add_descriptions(writer, source, names=names, summary={"family": "onnx", "parameters": {"total": _weights(model)}})
 
 

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, SourceError
 from ts4s_core.onnx.graph_checks import refuse_absent_dimensions, refuse_absent_inputs, refuse_disorder
+from ts4s_core.onnx.protos import opset_of, plain_domain
 
 #: Domain of the nodes that ts4s puts in place of ONNX patterns; ``converters.native`` turns them into modules.
 DOMAIN = "ts4s"
@@ -223,12 +224,11 @@ def graph_of(model: onnx.ModelProto, *, skip: Iterable[str] = ()) -> Graph:
     refuse_disorder(model.graph)
     skipped = set(skip)
     initializers = {tensor.name for tensor in model.graph.initializer}
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     graph = Graph(
         nodes=[_node(proto) for proto in model.graph.node],
         inputs=[value.name for value in model.graph.input if value.name not in initializers],
         output=model.graph.output[0].name,
-        opset=opset,
+        opset=opset_of(model),
         ir_version=model.ir_version,
     )
     for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
@@ -309,8 +309,7 @@ def _node(proto: onnx.NodeProto) -> Node:
     scopes = next((entry.value for entry in proto.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
     names = [piece.strip(" '\"") for piece in scopes.strip("[]").split(",")]
     scope = names[-2] if len(names) > 1 else proto.name.strip("/").rpartition("/")[0].replace("/", ".")
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    return Node(proto.op_type, list(proto.input), list(proto.output), attributes, domain, proto.name, scope)
+    return Node(proto.op_type, list(proto.input), list(proto.output), attributes, plain_domain(proto.domain), proto.name, scope)
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:

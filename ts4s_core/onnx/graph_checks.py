@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 
 from ts4s_core.errors import listed
+from ts4s_core.onnx.protos import graphs_in, plain_domain
 
 
 def refuse_absent_dimensions(graph: onnx.GraphProto) -> None:
@@ -49,31 +48,17 @@ def refuse_absent_inputs(model: onnx.ModelProto) -> None:
     Raises:
         ValueError: naming the node.
     """
-    opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
-    for node in _nodes(model.graph):
-        if "" in node.input and not _may_be_absent(node, opsets.get(_domain(node.domain), 0)):
+    opsets = {plain_domain(entry.domain): entry.version for entry in model.opset_import}
+    for node in (node for graph in graphs_in(model.graph) for node in graph.node):
+        if "" in node.input and not _may_be_absent(node, opsets.get(plain_domain(node.domain), 0)):
             raise ValueError(f"node {node.name or node.op_type} without one of the inputs that its operator {node.op_type} needs")
 
 
 def _may_be_absent(node: onnx.NodeProto, opset: int) -> bool:
     """Whether all inputs without a name are optional ones of the operator; yes for operators that ONNX does not define."""
     try:
-        formal = onnx.defs.get_schema(node.op_type, opset, _domain(node.domain)).inputs
+        formal = onnx.defs.get_schema(node.op_type, opset, plain_domain(node.domain)).inputs
     except onnx.defs.SchemaError:
         return True
     optional = onnx.defs.OpSchema.FormalParameterOption.Optional
     return all(place < len(formal) and formal[place].option == optional for place, name in enumerate(node.input) if not name)
-
-
-def _domain(name: str) -> str:
-    """ONNX's own domain has two names."""
-    return "" if name == "ai.onnx" else name
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph, and of the graphs inside them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)

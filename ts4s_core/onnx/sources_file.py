@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.errors import SourceError, UnsupportedModelError, listed
+from ts4s_core.onnx.protos import graphs_in, opset_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
     if not model.graph.node:
         raise SourceError(f"model.source {source} is no ONNX file, or is damaged: expected a graph with nodes, got none")
     external = _external_files(model, path.parent, source=source)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedModelError(
             f"model.source {source} has opset {opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}. "
@@ -65,13 +66,9 @@ def _external_files(model: onnx.ModelProto, folder: Path, *, source: str) -> lis
 def _locations(graph: onnx.GraphProto) -> Iterator[str]:
     import onnx
 
-    tensors = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from _locations(inner)
-    for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")
+    for part in graphs_in(graph):
+        attributes = [attribute for node in part.node for attribute in node.attribute]
+        held = [tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)]
+        for tensor in (*part.initializer, *held):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_specs import small_spec
 from safetensors.numpy import load_file, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -18,7 +19,6 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.onnx.model_spec import ModelSpec
 from ts4s_core.settings import Settings, StorageSettings
 
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(40))]
@@ -123,20 +123,7 @@ def train(store: ArtifactStore, tmp_path: Path) -> Train:
         upstream: dict[str, ArtifactRef] | None = None,
     ) -> ArtifactRef:
         with store.begin("trained", name, "ab" * 32, settings={}, upstream={"dataset": dataset, **(upstream or {})}) as writer:
-            spec = ModelSpec(
-                task="classification",
-                labels=tuple(labels),
-                hidden_size=len(labels),
-                dropout=0.0,
-                attention_dropout=0.0,
-                freeze_encoder=False,
-                lora_rank=0,
-                lora_alpha=1.0,
-                max_length=16,
-                pad_id=0,
-                vocab_size=len(words),
-                fixed_shape=None,
-            )
+            spec = small_spec(labels=tuple(labels), hidden_size=len(labels), max_length=16, vocab_size=len(words))
             writer.add_json("model.json", spec.to_json())
             writer.add_bytes("model.safetensors", save({"weights": table}))
             writer.add_folder(write_tokenizer(tmp_path / f"tokenizer-{len(words)}", words), "tokenizer")

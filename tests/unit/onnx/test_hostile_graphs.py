@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from model_specs import small_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, SourceError, Ts4sError, UnsupportedModelError
@@ -24,7 +25,6 @@ from ts4s_core.onnx.import_base import Exported, base_of_onnx
 from ts4s_core.onnx.importer import import_graph
 from ts4s_core.onnx.lower import Lowered, WeightUse
 from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.model_spec import ModelSpec
 from ts4s_core.onnx.plain import with_mapped_weights
 from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
 
@@ -174,20 +174,7 @@ def planted(tmp_path: Path) -> Path:
     return tmp_path
 
 
-SPEC = ModelSpec(
-    task="classification",
-    labels=("a", "b"),
-    hidden_size=4,
-    dropout=0.1,
-    attention_dropout=0.1,
-    freeze_encoder=False,
-    lora_rank=0,
-    lora_alpha=1.0,
-    max_length=8,
-    pad_id=0,
-    vocab_size=9,
-    fixed_shape=None,
-)
+SPEC = small_spec(dropout=0.1, attention_dropout=0.1)
 NETWORK = NetworkSpec(architecture="recurrent", vocab_size=2**30, embedding_size=2**10, positions=8, hidden_size=4)
 
 
