@@ -154,14 +154,14 @@ class Lease:
     def _path(self) -> str:
         return f"{LEASES}/{self._name}/{self._claim.token}.json"
 
-    def _write(self) -> None:
-        self._storage.write_bytes(self._path, json.dumps(asdict(self._claim)).encode())
+    def _write(self, claim: Claim) -> None:
+        self._storage.write_bytes(self._path, json.dumps(asdict(claim)).encode())
 
     def _choose(self) -> None:
-        self._write()
+        self._write(self._claim)
         number = 1 + max(claim.number for claim in claims(self._storage, self._name))
         self._claim = replace(self._claim, number=number, renewed=time.time())
-        self._write()
+        self._write(self._claim)
 
     def _queue(self, wait: bool) -> None:
         mine, told, settled = (self._claim.number, self._claim.token), False, time.monotonic() + SETTLE_S
@@ -205,8 +205,9 @@ class Lease:
                     self._lost.set()
                     return
                 silent_since = self._claim.renewed
-                self._claim = replace(self._claim, renewed=time.time())
-                self._write()
+                renewed = replace(self._claim, renewed=time.time())
+                self._write(renewed)
+                self._claim = renewed  # not before: what a store did not take, the others do not know
                 # A process that was stopped between the look and the write brings a claim back that others have removed.
                 if time.time() - silent_since > EXPIRES_S and self._living_others():
                     self._lost.set()

@@ -17,7 +17,7 @@ from waiting import wait_for
 from ts4s_core.artifacts import lease as leases
 from ts4s_core.artifacts.lease import Claim, Lease, claims, this_host
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import LeaseHeldError
+from ts4s_core.errors import LeaseHeldError, StoreError
 from ts4s_core.settings import StorageSettings
 
 
@@ -116,6 +116,24 @@ def test_a_claim_that_comes_back_late_is_no_lease_if_there_are_others(
         with pytest.raises(LeaseHeldError, match="was lost"):
             held.check()
     assert [claim.number for claim in claims(store.storage, "demo")] == [2]
+
+
+def test_a_lease_that_the_store_does_not_renew_is_lost(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store still answers what it is asked: others take the lease after a minute, so the holder must know by then."""
+    monkeypatch.setattr(leases, "RENEW_S", 0.02)
+    monkeypatch.setattr(leases, "EXPIRES_S", 1.0)
+
+    def refuse(path: str, data: bytes) -> None:
+        raise StoreError(f"Cannot write {path}: expected a store that takes {len(data)} bytes, got one that is read-only")
+
+    with Lease.hold(store, "demo") as held:
+        monkeypatch.setattr(store.storage, "write_bytes", refuse)
+        begun = time.monotonic()
+        assert wait_for(held._lost.is_set)
+        assert 0.5 < time.monotonic() - begun < 5
+        with pytest.raises(LeaseHeldError, match="was lost"):
+            held.check()
+        assert not any(claim.alive for claim in claims(store.storage, "demo"))
 
 
 def test_lost_lease_is_noticed_and_not_taken_back(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
