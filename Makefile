@@ -65,6 +65,8 @@ bench: setup
 	$(BENCH)/training_speed.py --size S --shards 4 --against plain plain-library ddp job-per-step padded
 	$(BENCH)/training_speed.py --size S --shards 8
 	$(BENCH)/training_speed.py --size B --shards 2 --steps 8 --against plain plain-library ddp
+	$(BENCH)/exactness_price.py --size S
+	$(BENCH)/checkpoint_price.py --size S
 	$(BENCH)/training_memory.py
 	$(BENCH)/store_throughput.py --mib 1024 --to infra/benchmarks/store_throughput.json
 	$(BENCH)/prediction_speed.py --model tiny --rows 1000000 --memory 100

@@ -97,6 +97,18 @@ def _compile(result: Result) -> str:
     return f"`train.compile`: {result['ratio']:.2f} x the speed, after {result['costs_s']:.0f} s for the kernels"
 
 
+def _exactness(result: Result) -> str:
+    prices = ", ".join(f"{name}: {price:+.1%}" for name, price in result["price"].items())
+    return f"step time with fixed parts and tree beside gloo's own all-reduce, {result['size']} encoder: {prices}"
+
+
+def _checkpoint(result: Result) -> str:
+    return (
+        f"a checkpoint of the {result['size']} encoder: {result['cost_s']:.2f} s, "
+        f"{result['price_at_50']:.1%} of the time where every 50th step has one"
+    )
+
+
 def _prediction(result: Result) -> str:
     ours, plain = result["predict"]["rows_per_s"], result["plain"]["rows_per_s"]
     return (
@@ -131,6 +143,8 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"plan_accuracy\.json", _plan, ""),
     (r"compile_gain\.json", _compile, ""),
     (r"training_memory\.json", _memory, ""),
+    (r"exactness_price_.*\.json", _exactness, ""),
+    (r"checkpoint_price_.*\.json", _checkpoint, ""),
     (r"store_throughput.*\.json", _store, "python infra/benchmarks/store_throughput.py --mib 512 --rounds 5"),
     (r"prediction.*\.json", _prediction, ""),
     (r"fuzz/results\.json", _fuzzing, "make fuzz MINUTES=10"),

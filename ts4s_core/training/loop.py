@@ -70,6 +70,7 @@ class Loop:
         self._unsent: list[dict[str, Any]] = []
         self._sent = time.monotonic()
         self._checkpoint_due = False
+        self._last_step_ended = time.perf_counter()
 
     def run(self) -> None:
         """Train to the end, or until validation says so.
@@ -81,14 +82,17 @@ class Loop:
         first = self.progressed.step
         self._tell({"type": "start", "step": first, "steps": self.total_steps, "metrics": self.progressed.metrics})
         steps = planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps)
+        self._last_step_ended = time.perf_counter()
         for planned, batches in prefetched(steps, self._own_batches, depth=self._settings.prefetch_batches):
             busy = self._step(planned, batches)
             validates = self._validates_after(planned)
             if self._strategy.apart:
                 self._join_after(planned, validates=validates)
-            if validates and self._validate():
-                log.info("early stop after step %d: best loss at step %d", self.progressed.step, self.progressed.best_step)
-                break
+            if validates:
+                if self._validate():
+                    log.info("early stop after step %d: best loss at step %d", self.progressed.step, self.progressed.best_step)
+                    break
+                self._last_step_ended = time.perf_counter()  # a validation is no step's time
             if self._checkpoint_due and not busy:
                 self._checkpoint()
         self._send_metrics()
@@ -100,8 +104,10 @@ class Loop:
         return weights | self._strategy.statistics()
 
     def _step(self, planned: PlannedStep, batches: list[PartBatch | None]) -> bool:
-        """Take a step; whether any rank is still writing a checkpoint."""
-        started = time.perf_counter()
+        """Take a step; whether any rank is still writing a checkpoint.
+
+        A step's time runs from the end of the one before: waiting for its batch and copying a checkpoint count.
+        """
         settings = self._settings
         step = planned.step
         rate = self._built.rate(
@@ -113,7 +119,8 @@ class Loop:
             stats = self._strategy.step(batches, step=step, rate=rate, flag=self._checkpoints.busy, memory_mib=memory_mib)
         except GradientNotFiniteError as exc:
             raise self._explained(exc, planned, batches) from exc
-        seconds = time.perf_counter() - started
+        started, self._last_step_ended = self._last_step_ended, time.perf_counter()
+        seconds = self._last_step_ended - started
         self.progressed.step = self._peers.control.step = step + 1
         row = {"step": step + 1, "epoch": planned.epoch, "learning_rate": rate, "milliseconds": seconds * 1e3}
         self._record(row | _figures(stats, seconds))
@@ -128,12 +135,13 @@ class Loop:
             self._checkpoints.wait()  # each rank comes here in its own time: it must not skip one that its peers write
         if not (validates or done == self.total_steps or strategy.joins_after(planned) or (saves and strategy.joins_to_save)):
             return
-        started = time.perf_counter()
         joined = strategy.join(done, saving=saves)
+        started, self._last_step_ended = self._last_step_ended, time.perf_counter()
         self.progressed.strategy = strategy.facts()
         rows = self.progressed.metrics
         if self._peers.rank == 0 and joined:
-            rows[-1] = rows[-1] | {"milliseconds": rows[-1]["milliseconds"] + (time.perf_counter() - started) * 1e3}
+            joining_s = self._last_step_ended - started
+            rows[-1] = rows[-1] | {"milliseconds": rows[-1]["milliseconds"] + joining_s * 1e3}
             since = slice(len(rows) - len(joined), None)
             # New rows: a checkpoint that is being written may hold the old.
             rows[since] = [row | _figures(joined[row["step"] - 1], row["milliseconds"] / 1e3) for row in rows[since]]
