@@ -52,6 +52,14 @@ def test_any_number_of_workers_and_either_exchange_give_one_hash(run, store, tmp
     assert "head.weight" in load_file(folder / "model.safetensors")
 
 
+def test_steps_take_as_long_as_they_wait_for_their_rows(run, store):
+    """Three epochs of one window each, read by one thread: no step of the third can begin before 3 s."""
+    result = run(epochs=3, extra={"read_s": 1.0})
+    milliseconds = [float(row["milliseconds"]) for row in table(store.local(result.ref) / "metrics.csv")]
+    assert len(milliseconds) == 18
+    assert sum(milliseconds) > 3_000
+
+
 def test_fewer_rows_than_parts(run):
     """Batches of 3 rows in 4 parts: an empty part in every step, and a last batch of one row."""
     hashes = {

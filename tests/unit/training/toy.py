@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,15 +90,17 @@ class ToyRows:
 
     pad_id = 0
 
-    def __init__(self, train: int, validation: int = 60, group: int = 16) -> None:
+    def __init__(self, train: int, validation: int = 60, group: int = 16, read_s: float = 0.0) -> None:
         self._sides = {"train": train, "validation": validation}
         self._group = group
+        self._read_s = read_s
 
     def rows_per_group(self, side: str) -> tuple[int, ...]:
         rows = self._sides[side]
         return tuple(min(self._group, rows - start) for start in range(0, rows, self._group))
 
     def read(self, side: str, groups: Sequence[int]) -> RowBlock:
+        time.sleep(self._read_s)
         rows = [row for group in groups for row in range(group * self._group, min((group + 1) * self._group, self._sides[side]))]
         texts, labels = [], []
         for row in rows:
@@ -112,4 +115,4 @@ class ToyRows:
 
 
 def rows(job: TrainJob, _store: ArtifactStore) -> ToyRows:
-    return ToyRows(job.extra.get("rows", 70))
+    return ToyRows(job.extra.get("rows", 70), read_s=job.extra.get("read_s", 0.0))
