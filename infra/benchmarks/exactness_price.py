@@ -63,7 +63,7 @@ class AllReduce(GlooExchange):
         """Everybody has stepped everything."""
 
     def _reduce(self, bucket: int) -> None:
-        self._finish(self._bucket_group.allreduce([self.gradients[bucket]]))
+        self._finish([self._bucket_group.allreduce([self.gradients[bucket]])])
         start, stop = self._own[bucket]
         self._squares[bucket] = block_squares(self.gradients[bucket][start:stop])
 

@@ -24,7 +24,8 @@ nobody waits in between. *Hogwild* sends every gradient and receives every weigh
 of E / W elements.
 
 *Memory of a worker.* What was measured at W = 1 (program, weights, gradients, activations of the largest part), less the
-moments that others hold and the levels of the reduction tree that P parts need not, plus the exchange's own buffers.
+moments that others hold and the levels of the reduction tree that P parts need not, plus, between hosts, the peers' pieces
+of the largest bucket.
 """
 
 from __future__ import annotations
@@ -198,10 +199,10 @@ def worker_memory(measured: Measured, *, workers: int, hosts: int, strategy: str
     if strategy == "averaging":
         return measured.memory_bytes + size * (2 - levels)
     moments = 2 * (1 - 1 / workers)
-    buffers = 0.0 if hosts == 1 else 2.0
+    buffers = 0.0 if hosts == 1 else ELEMENT_BYTES * max(measured.bucket_elements) * (1 - 1 / workers)
     if strategy == "hogwild":
-        buffers = 4 / workers
-    return round(measured.memory_bytes + size * (buffers - moments - levels))
+        buffers = 4 / workers * size
+    return round(measured.memory_bytes + buffers - size * (moments + levels))
 
 
 def _exchange(measured: Measured, cluster: Cluster, *, workers: int, hidden_s: float) -> float:

@@ -1,7 +1,8 @@
-"""The exchange between ranks of several hosts: gloo's all-to-all and all-gather over the executors' own network.
+"""The exchange between ranks of several hosts: messages over gloo, on the executors' own network.
 
 Traffic is that of one all-reduce: each rank sends every peer that peer's slice of a bucket, sums the W pieces it gets in
-the fixed tree, and after its optimiser step sends its new weights to all.
+the fixed tree, and after its optimiser step sends its new weights to all. Messages go straight out of the buckets, and new
+weights straight into them: gloo's own all-to-all would need them copied together before, and apart after.
 """
 
 from __future__ import annotations
@@ -53,37 +54,50 @@ class GlooExchange(Exchange):
     def __init__(self, layout: Layout, groups: tuple[Any, Any], *, rank: int, world_size: int, timeout_s: float) -> None:
         self._bucket_group, self._group = groups
         self._every_slice = [layout.slices(peer, world_size) for peer in range(world_size)]
+        # In an order of each rank's own, so that not all send to one peer at a time.
+        self._peers = [(rank + step) % world_size for step in range(1, world_size)]
+        longest = max(stop - start for start, stop in self._every_slice[rank])
+        self._received = {peer: torch.empty(longest, dtype=torch.float32) for peer in self._peers}
         super().__init__(layout, rank=rank, world_size=world_size, timeout_s=timeout_s)
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """See :meth:`Exchange.gather`."""
         everybody = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.world_size)]
-        self._finish(self._group.allgather([everybody], [torch.from_numpy(np.ascontiguousarray(values))]))
+        self._finish([self._group.allgather([everybody], [torch.from_numpy(np.ascontiguousarray(values))])])
         return torch.stack(everybody).numpy()
 
     def publish(self) -> None:
-        """See :meth:`Exchange.publish`: an all-to-all in which everybody sends its new weights to each peer."""
+        """See :meth:`Exchange.publish`."""
         pending = []
         for bucket, flat in enumerate(self.parameters):
-            lengths = [slices[bucket][1] - slices[bucket][0] for slices in self._every_slice]
-            start, stop = self.slices[bucket]
-            received = torch.empty_like(flat)
-            own = flat[start:stop].repeat(self.world_size)
-            work = self._group.alltoall_base(received, own, lengths, [stop - start] * self.world_size)
-            pending.append((work, flat, received))
-        for work, flat, received in pending:
-            self._finish(work)
-            flat.copy_(received)
+            own = flat[slice(*self.slices[bucket])]
+            theirs = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
+            pending += self._swap(self._group, bucket, sent=dict.fromkeys(self._peers, own), received=theirs)
+        self._finish(pending)
 
     def _pieces(self, bucket: int) -> list[torch.Tensor]:
-        lengths = [slices[bucket][1] - slices[bucket][0] for slices in self._every_slice]
-        own = lengths[self.rank]
-        received = torch.empty(own * self.world_size, dtype=torch.float32)
-        self._finish(self._bucket_group.alltoall_base(received, self.gradients[bucket], [own] * self.world_size, lengths))
-        return list(received.view(self.world_size, own))
+        flat = self.gradients[bucket]
+        own = flat[slice(*self.slices[bucket])]
+        sent = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
+        received = {peer: self._received[peer][: len(own)] for peer in self._peers}
+        self._finish(self._swap(self._bucket_group, bucket, sent=sent, received=received))
+        return [received.get(peer, own) for peer in range(self.world_size)]
 
-    def _finish(self, work: Any) -> None:
+    def _swap(self, group: Any, bucket: int, *, sent: dict[int, torch.Tensor], received: dict[int, torch.Tensor]) -> list[Any]:
+        """Begin to send each peer its tensor and to receive one from it; an empty one is no message. What is to be waited for."""
+        pending = []
         try:
-            work.wait()
+            for peer in self._peers:
+                for post, tensor in ((group.recv, received[peer]), (group.send, sent[peer])):
+                    if len(tensor):
+                        pending.append(post([tensor], peer, bucket))
+            return pending
+        except RuntimeError as exc:
+            raise WorkerLostError(f"Rank {self.rank} lost its peers: {exc}") from exc
+
+    def _finish(self, pending: list[Any]) -> None:
+        try:
+            for work in pending:
+                work.wait()
         except RuntimeError as exc:
             raise WorkerLostError(f"Rank {self.rank} lost its peers: {exc}") from exc
