@@ -40,10 +40,11 @@ class FromVectors(torch.nn.Module):
 
 def seconds_of(rdd: Any, options: argparse.Namespace, classes: int, iterations: int) -> float:
     """Seconds of a run of so many iterations."""
+    import sparktorch_training as importable  # SparkTorch's dill takes a class of __main__ apart, with all that it sees
     from sparktorch import serialize_torch_obj
     from sparktorch.distributed import train_distributed
 
-    model = FromVectors(plain_training.build(options, classes), options.pad_id)
+    model = importable.FromVectors(plain_training.build(options, classes), options.pad_id)
     described = serialize_torch_obj(
         model=model, criterion=torch.nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW, lr=options.learning_rate
     )
