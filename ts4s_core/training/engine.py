@@ -120,7 +120,7 @@ class Engine:
     ) -> None:
         self.model = model
         self.statistics = RunningStatistics(model)
-        self._forward = forward or model
+        self._forward = model if forward is None else forward  # a compiled module has no truth value
         self.exchange = exchange
         self.optimiser = optimiser
         self.parts = parts
