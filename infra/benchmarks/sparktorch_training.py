@@ -25,11 +25,18 @@ SHORT, LONG = 2, 8
 
 
 class FromVectors(torch.nn.Module):
-    """A Transformers classifier that takes its token ids as floats, as SparkTorch brings them."""
+    """A Transformers classifier that takes its token ids as floats, as SparkTorch brings them.
 
-    def __init__(self, model: torch.nn.Module, pad_id: int) -> None:
+    It is pickled as what it is made from: SparkTorch's dill takes classes of Transformers apart, and fails.
+    """
+
+    def __init__(self, options: argparse.Namespace, classes: int) -> None:
         super().__init__()
-        self.model, self.pad_id = model, pad_id
+        self.made_from = (options, classes)
+        self.model, self.pad_id = plain_training.build(options, classes), options.pad_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (*self.made_from, self.state_dict())
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, 512) float to logits (B, C)."""
@@ -38,13 +45,20 @@ class FromVectors(torch.nn.Module):
         return logits
 
 
+def restored(options: argparse.Namespace, classes: int, state: dict[str, torch.Tensor]) -> FromVectors:
+    """The model that was pickled."""
+    model = FromVectors(options, classes)
+    model.load_state_dict(state)
+    return model
+
+
 def seconds_of(rdd: Any, options: argparse.Namespace, classes: int, iterations: int) -> float:
     """Seconds of a run of so many iterations."""
-    import sparktorch_training as importable  # SparkTorch's dill takes a class of __main__ apart, with all that it sees
+    import sparktorch_training as importable  # of __main__ workers know nothing
     from sparktorch import serialize_torch_obj
     from sparktorch.distributed import train_distributed
 
-    model = importable.FromVectors(plain_training.build(options, classes), options.pad_id)
+    model = importable.FromVectors(options, classes)
     described = serialize_torch_obj(
         model=model, criterion=torch.nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW, lr=options.learning_rate
     )
