@@ -57,16 +57,23 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# About two hours; each writes its figures, the command and the machine into a JSON file beside it, and the README's table is made anew.
+# About four hours; each writes its figures, the command and the machine into a JSON file beside it, and the README's table is made anew.
 BENCH := $(BIN)/python infra/benchmarks
+BENCH_STORE := $(CURDIR)/$(VENV)/bench
 bench: setup
 	$(BENCH)/training_speed.py --size S --shards 2
+	$(BENCH)/training_speed.py --size S --shards 2 --against ddp
+	$(BENCH)/training_speed.py --size S --shards 2 --attention-dropout 0.1 --steps 10 --against padded
 	$(BENCH)/training_speed.py --size S --shards 2 --attention-dropout 0.1
 	$(BENCH)/training_speed.py --size S --shards 4 --against plain plain-library ddp job-per-step padded
 	$(BENCH)/training_speed.py --size S --shards 8
 	$(BENCH)/training_speed.py --size B --shards 2 --steps 8 --against plain plain-library ddp
 	$(BENCH)/exactness_price.py --size S
 	$(BENCH)/checkpoint_price.py --size S
+	rm -rf $(BENCH_STORE)
+	$(BENCH)/plan_accuracy.py --store $(BENCH_STORE)
+	$(BENCH)/compile_gain.py --store $(BENCH_STORE) --name plan --steps 24
+	$(BENCH)/strategies.py --store $(BENCH_STORE) --small --max-length 48 --max-rows 2000 --frequencies 10
 	$(BENCH)/training_memory.py
 	$(BENCH)/store_throughput.py --mib 1024 --to infra/benchmarks/store_throughput.json
 	$(BENCH)/prediction_speed.py --model tiny --rows 1000000 --memory 100
