@@ -71,11 +71,12 @@ def test_fewer_rows_than_parts(run):
     assert len(hashes) == 1
 
 
-def test_resumed_runs_end_as_the_undisturbed_one(run, store, tmp_path: Path):
+@pytest.mark.parametrize("exchange", ["shared-memory", "network"])
+def test_resumed_runs_end_as_the_undisturbed_one(run, store, tmp_path: Path, exchange: str):
     whole = run(name="whole", workers=1).facts
     extra = {"what": "kill", "at": 8, "mark": str(tmp_path / "killed")}
     # With two workers of two parts each, forward 8 of a worker is in its step 4; K = 4.
-    resumed = run(name="killed", workers=2, extra=extra, checkpoint_every_steps=1).facts
+    resumed = run(name="killed", workers=2, exchange=exchange, extra=extra, checkpoint_every_steps=1).facts
     assert (tmp_path / "killed").exists()
     assert resumed["restarts"] == 1
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -106,10 +107,11 @@ def test_the_same_command_goes_on_with_another_number_of_workers(run, store, tmp
     assert store.versions("checkpoint", "killed") == []
 
 
-def test_a_stopped_worker_is_noticed(run, tmp_path: Path):
+@pytest.mark.parametrize("exchange", ["shared-memory", "network"])
+def test_a_stopped_worker_is_noticed(run, tmp_path: Path, exchange: str):
     extra = {"what": "stop", "at": 3, "mark": str(tmp_path / "stopped")}
     with pytest.raises(WorkerLostError, match=r"Worker [01] on .* was silent for \d+ s"):
-        run(workers=2, extra=extra, timeout_s=3, max_restarts=0)
+        run(workers=2, exchange=exchange, extra=extra, timeout_s=3, max_restarts=0)
 
 
 def test_a_worker_that_cannot_start_is_tried_twice(run, tmp_path: Path, caplog: pytest.LogCaptureFixture):
