@@ -64,6 +64,7 @@ class Attempts:
         self._max_restarts = max_restarts
         self._oldest_checkpoint = oldest_checkpoint
         self._slots = launcher.slots()
+        self._refused = False
         self._last_failure: tuple[str, str, int] | None = None
 
     def run(self) -> None:
@@ -82,6 +83,7 @@ class Attempts:
                 if self.restarts >= self._max_restarts or self._is_final(exc):
                     raise
                 self.restarts += 1
+                self._refused = isinstance(exc, SlotsError)
                 log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
                 if isinstance(exc, StoreError):
                     time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
@@ -112,14 +114,15 @@ class Attempts:
     def _shrink(self) -> None:
         """Go on with fewer workers where slots were lost."""
         slots = self._launcher.slots()
-        if slots < min(self._slots, self.workers):
+        # A launcher that refuses had all slots when training began, even if some were not there yet when they were counted.
+        if slots < (self.workers if self._refused else min(self._slots, self.workers)):
             if self._job.settings.strategy == "averaging":
                 raise TrainingError(
                     f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
                     f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
                 )
             self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
-            log.warning("%d slots are left of %d: going on with %d workers", slots, self._slots, self.workers)
+            log.warning("%d slots are left: going on with %d workers", slots, self.workers)
 
     def _newest_checkpoint(self) -> str | None:
         # What the attempt before did not get sealed; its workers are gone.

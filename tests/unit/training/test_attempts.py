@@ -28,16 +28,19 @@ class Failing:
 
     failures: list[tuple[Ts4sError, int]]
     metrics: Metrics
+    free: int = 2
     attempts: int = 0
+    world_sizes: list[int] = dataclasses.field(default_factory=list)
 
     def control_host(self) -> str:
         return "127.0.0.1"
 
     def slots(self) -> int:
-        return 2
+        return self.free
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
         self.attempts += 1
+        self.world_sizes.append(world_size)
         error, step = self.failures.pop(0)
         if step:
             self.metrics.listen(0, {"type": "start", "step": 0, "steps": 9, "metrics": []})
@@ -47,8 +50,13 @@ class Failing:
 
 
 def attempts_until(store, failures: list[tuple[Ts4sError, int]]) -> tuple[int, Ts4sError]:
+    launcher, error = failing(store, failures)
+    return launcher.attempts, error
+
+
+def failing(store, failures: list[tuple[Ts4sError, int]], *, free: int = 2) -> tuple[Failing, Ts4sError]:
     metrics = Metrics(lambda stage, fields: None)
-    launcher = Failing(failures, metrics)
+    launcher = Failing(failures, metrics, free)
     job = TrainJob(
         name="toy", key="ab" * 32, dataset="", model="", output="", task="classification", train={}, storage={"uri": "nowhere"}
     )
@@ -56,7 +64,7 @@ def attempts_until(store, failures: list[tuple[Ts4sError, int]]) -> tuple[int, T
     with pytest.raises(Ts4sError) as caught:
         attempts.run()
     assert attempts.restarts == launcher.attempts - 1
-    return launcher.attempts, caught.value
+    return launcher, caught.value
 
 
 def failed(worker: int, step: int, why: str = "ValueError: odd") -> WorkerFailedError:
@@ -90,6 +98,17 @@ def test_slots_that_went_while_training_are_waited_for(store):
     lost = WorkerLostError("Worker 0 on host (pid 5) died")
     few = SlotsError("expected 2 task slots, got 1")
     assert attempts_until(store, [(lost, 3), (few, 3), (lost, 3), (IntegrityError("x"), 3)])[0] == 4
+
+
+def test_a_slot_that_came_late_and_went_for_good_is_done_without(store):
+    """Counted when one of two executors was there; both trained; one is left."""
+    lost = WorkerLostError("Worker 0 on host (pid 5) died")
+    few = SlotsError("expected 2 task slots, got 1")
+    launcher, _ = failing(store, [(lost, 3), (few, 3), (IntegrityError("x"), 3)], free=1)
+    assert launcher.world_sizes == [2, 2, 1]
+    # Where nobody refuses, more workers than cores may be wanted.
+    launcher, _ = failing(store, [(lost, 3), (lost, 3), (IntegrityError("x"), 3)], free=1)
+    assert launcher.world_sizes == [2, 2, 2]
 
 
 def test_unforeseen_errors_say_where_and_memory_what_to_do():
