@@ -116,14 +116,17 @@ class FolderFiles:
         return (self._root / self.stage(folder)).is_dir()
 
     def publish(self, folder: str, manifest: bytes) -> None:
-        """Put the manifest into the staged folder and turn it into the version.
+        """Put the manifest into the staged folder, without what killed writers left there, and turn it into the version.
 
         Raises:
             ConflictError: if that version exists.
         """
         stage, target = self._root / self.stage(folder), self._root / folder
         self.write(f"{self.stage(folder)}/{MANIFEST}", manifest)
-        for directory, _, _ in os.walk(stage):
+        for directory, _, names in os.walk(stage):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    (Path(directory) / name).unlink(missing_ok=True)
             _flush_folder(Path(directory))
         try:
             os.rename(stage, target)  # a folder never replaces one that is not empty

@@ -90,6 +90,18 @@ def test_version_is_invisible_until_it_is_sealed(store: ArtifactStore, tmp_path:
     assert store.versions("model", "demo") == [writer.ref]
 
 
+def test_what_killed_writers_of_parts_left_does_not_come_along(store: ArtifactStore, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(b"12")
+    with begin(store) as writer:
+        writer.register(put_part(store, writer.ref, "a/model.safetensors", part))
+        staged = tmp_path / "store" / store.storage.stage(str(writer.ref))
+        for folder in (staged, staged / "a"):
+            (folder / f"{TEMPORARY}{'0' * 32}").write_bytes(b"1")
+        writer.seal()
+    assert below(tmp_path / "store") == [f"{writer.ref}/a/model.safetensors", f"{writer.ref}/manifest.json"]
+
+
 def fail_in_the_middle(store: ArtifactStore, *, keep: bool) -> None:
     with begin(store) as writer:
         writer.keep = keep
