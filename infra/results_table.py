@@ -128,7 +128,8 @@ def _faults(result: Result) -> str:
     summary = result["summary"]
     return (
         f"{summary['counted']} kills, stops, full disks and cut stores at seeded points of a run: "
-        f"{len(summary['hashes'])} hash, {summary['not_as_they_should_be']} not as they should be"
+        f"{len(summary['hashes'])} hash, {summary['not_as_they_should_be']} not as they should be "
+        f"({summary['after_a_mend']} found a fault in ts4s that was mended)"
     )
 
 

@@ -88,11 +88,14 @@ class Results:
     def _write(self, records: list[dict[str, Any]]) -> None:
         counted = [found for found in records if found["counted"]]
         kinds = sorted({found["kind"] for found in counted})
+        wrong = {(found["seed"], found["index"]) for found in records if found["hit"] and not found["counted"]}
+        mended = wrong & {(found["seed"], found["index"]) for found in counted}
         summary = {
             "counted": len(counted),
             "hashes": sorted({found["weights_sha256"] for found in counted}),
             "by_kind": {kind: sum(found["kind"] == kind for found in counted) for kind in kinds},
-            "not_as_they_should_be": sum(found["hit"] and not found["counted"] for found in records),
+            "not_as_they_should_be": len(wrong - mended),
+            "after_a_mend": len(mended),
         }
         text = json.dumps({"summary": summary, "points": records}, indent=1, ensure_ascii=False) + "\n"
         new = self._path.with_name(f".{self._path.name}.new")
