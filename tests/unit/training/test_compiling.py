@@ -1,15 +1,21 @@
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from torch import nn
+from toy import Toy, ToyRows
 
 from ts4s_core.errors import InputError
+from ts4s_core.onnx.dropout import seed_dropout
 from ts4s_core.settings import TrainSettings
+from ts4s_core.training.compiling import compiled
+from ts4s_core.training.engine import Engine, Forward
+from ts4s_core.training.exchange import Exchange
+from ts4s_core.training.flat import attach, lay_out, trainable_parameters
+from ts4s_core.training.objectives import objective_for
+from ts4s_core.training.optimiser import SlicedAdamW
 from ts4s_core.training.strategies import bearing_settings, check_strategy
 
 
@@ -31,16 +37,36 @@ def test_settings_that_bear_on_the_weights():
     assert (apart["workers"], apart["averaging_frequency"]) == (2, 0)
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
-def test_a_compiled_step_is_the_plain_one_up_to_rounding(run, store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    settings = {"workers": 1, "max_steps": 1, "logical_shards": 1, "timeout_s": 250}
-    plain, compiled = (run(name=f"compiled-{flag}", compile=flag, **settings) for flag in (False, True))
-    weights = [load_file(store.local(result.ref) / "model.safetensors") for result in (plain, compiled)]
-    assert compiled.facts["steps"] == 1
-    assert any((tmp_path / "kernels").rglob("*.so"))
-    for name in weights[0]:
-        np.testing.assert_allclose(weights[1][name], weights[0][name], atol=2e-3, err_msg=name)
+def engine_of(model: nn.Module, forward: Forward | None) -> Engine:
+    parameters = trainable_parameters(model)
+    exchange = Exchange(lay_out([(name, tuple(p.shape)) for name, p in parameters.items()]), rank=0, world_size=1, timeout_s=60)
+    attach(parameters, exchange.layout.views(exchange.parameters), copy=True)
+    optimiser = SlicedAdamW(exchange, weight_decay=0.01)
+    more = {
+        "objective": objective_for("classification"),
+        "seed": 1,
+        "parts": 1,
+        "max_grad_norm": 1.0,
+        "seed_dropout": seed_dropout,
+    }
+    return Engine(model, parameters, exchange, optimiser, forward=forward, **more)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's tracer looks
+def test_a_traced_step_is_the_plain_one_up_to_rounding(monkeypatch: pytest.MonkeyPatch):
+    """The whole way but for the kernels, whose making takes a minute; the long test below has them too."""
+    traced = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, *, dynamic, options: traced(model, dynamic=dynamic, backend="aot_eager"))
+    batch = ToyRows(24).read("train", [0]).batch(np.arange(12), pad_id=0)
+    norms = []
+    for model in (plain := Toy(), other := Toy()):
+        engine = engine_of(model, compiled(model) if model is other else None)
+        norms.append(engine.step([batch], step=0, rate=1e-2, flag=False, memory_mib=0.0).grad_norm)
+        engine.close()
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert norms[0] > 0
+    for (name, weight), twin in zip(plain.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(twin, weight, atol=2e-3, rtol=0, msg=name)
 
 
 @pytest.mark.long
