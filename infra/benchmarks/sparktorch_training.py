@@ -45,6 +45,10 @@ class FromVectors(torch.nn.Module):
         return logits
 
 
+class AdamW(torch.optim.AdamW):
+    """By a name of this module: torch's own class SparkTorch's dill takes apart, and fails."""
+
+
 def restored(options: argparse.Namespace, classes: int, state: dict[str, torch.Tensor]) -> FromVectors:
     """The model that was pickled."""
     model = FromVectors(options, classes)
@@ -60,7 +64,7 @@ def seconds_of(rdd: Any, options: argparse.Namespace, classes: int, iterations: 
 
     model = importable.FromVectors(options, classes)
     described = serialize_torch_obj(
-        model=model, criterion=torch.nn.CrossEntropyLoss(), optimizer=torch.optim.AdamW, lr=options.learning_rate
+        model=model, criterion=torch.nn.CrossEntropyLoss(), optimizer=importable.AdamW, lr=options.learning_rate
     )
     begun = time.perf_counter()
     train_distributed(rdd, described, iters=iterations, mini_batch=options.batch_size // PROCESSES, verbose=0)
