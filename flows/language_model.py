@@ -7,17 +7,18 @@ from typing import Any
 
 from prefect import flow
 
-from flows.approval import approved
-from flows.endings import concluded
-from flows.held import while_held
-from flows.parameters import ModelName, settings_of, with_form_defaults
+from flows.lifecycle.approval import approved
+from flows.lifecycle.conclude import concluded
+from flows.lifecycle.hold_model import while_held
+from flows.lifecycle.parameters import ModelName, settings_of, with_form_defaults
 from flows.retrain import result_of
+from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
-from tasks.language_model import export_decoder, generate_text, import_decoder, language_run, prepare_text
-from tasks.language_run import LanguageRun
+from tasks.language_model import export_decoder, generate_text, import_decoder, prepare_text
 from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.language.defaults import with_defaults
+from ts4s_core.pipeline.language_run import LanguageRun
 from ts4s_core.settings import (
     EvaluateSettings,
     Settings,
@@ -82,7 +83,7 @@ def language_model(
 
     def work() -> dict[str, Any]:
         settings = with_defaults(settings_of(groups, name=name, reuse=reuse))
-        result = while_held(settings, lambda: _train(language_run()))
+        result = while_held(settings, lambda: _train(current_run(LanguageRun)))
         return {**result, "sample": result.get("sample")}
 
     return concluded(work)  # type: ignore[no-any-return]

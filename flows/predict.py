@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.endings import concluded
-from flows.parameters import settings_of
+from flows.lifecycle.conclude import concluded
+from flows.lifecycle.parameters import settings_of
+from tasks.current_run import joined_run
 from tasks.predict import predict as predict_rows
-from tasks.run import joined_run
-from tasks.run_log import run_log
+from tasks.prefect_ui.run_log import run_log
 from ts4s_core.settings import DataSettings, Settings, SparkSettings, StorageAddress, TrainSettings
 
 

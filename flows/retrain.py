@@ -8,17 +8,18 @@ from typing import Any
 
 from prefect import flow
 
-from flows.approval import approved
-from flows.endings import concluded
-from flows.held import while_held
-from flows.parameters import ModelName, settings_of
+from flows.lifecycle.approval import approved
+from flows.lifecycle.conclude import concluded
+from flows.lifecycle.hold_model import while_held
+from flows.lifecycle.parameters import ModelName, settings_of
+from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.export_onnx import export_onnx
 from tasks.import_model import import_model
 from tasks.prepare_dataset import prepare_dataset
 from tasks.publish import publish
-from tasks.run import Run, current_run
 from tasks.train_on_spark import train_on_spark
+from ts4s_core.pipeline.run import Run
 from ts4s_core.settings import (
     DataSettings,
     EvaluateSettings,

@@ -11,9 +11,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 
-from flows.endings import SKIPPED, concluded
-from flows.parameters import ModelName, settings_of
-from tasks.run_log import run_log
+from flows.lifecycle.conclude import SKIPPED, concluded
+from flows.lifecycle.parameters import ModelName, settings_of
+from tasks.prefect_ui.run_log import run_log
 from ts4s_core.data.look import Look, look_at
 from ts4s_core.settings import DataSettings, Settings, StorageAddress
 

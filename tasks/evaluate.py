@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.pictures import MOST_CLASSES, confusion_picture
-from tasks.retries import step
-from tasks.run import Run, current_run
-from tasks.show import show_picture, show_table, show_version
-from ts4s_core.artifacts.refs import ArtifactRef
+from tasks.current_run import current_run
+from tasks.prefect_ui.pictures import MOST_CLASSES, confusion_picture
+from tasks.prefect_ui.show import show_picture, show_table, show_version
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.run import Run
 
 
 @step("evaluate")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_version
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import show_version
+from tasks.step import step
 
 
 @step("export")

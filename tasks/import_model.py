@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_version
-from ts4s_core.artifacts.refs import ArtifactRef
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import show_version
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.classifier_run import ClassifierRun
 
 
 @step("import")
@@ -20,7 +21,7 @@ def import_model(base: str) -> dict[str, Any]:
     Raises:
         ParityError: if the imported model does not compute what the exported one does.
     """
-    run = current_run()
+    run = current_run(ClassifierRun)
     labels = run.check().labels
     result = run.import_model(ArtifactRef.parse(base), classes=len(labels), labels=labels)
     show_version(run, result)

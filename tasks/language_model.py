@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.language_run import LanguageRun
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_table, show_version
-from ts4s_core.artifacts.refs import ArtifactRef
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import show_table, show_version
+from tasks.step import step
 from ts4s_core.artifacts.steps import StepResult
-
-
-def language_run() -> LanguageRun:
-    """The run that is under way."""
-    run = current_run()
-    if not isinstance(run, LanguageRun):
-        raise RuntimeError("this task runs inside the language-model flow")
-    return run
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.language_run import LanguageRun
 
 
 @step("prepare")
 def prepare_text() -> dict[str, Any]:
     """Tokenise the text and cut it into windows, on Spark."""
-    run = language_run()
+    run = current_run(LanguageRun)
     result = run.prepare_text()
     show_version(run, result)
     names = ("rows", "bytes", "tokens", "windows")
@@ -39,7 +31,7 @@ def export_decoder(dataset: str) -> dict[str, Any] | None:
     Args:
         dataset: reference of the dataset, whose tokens the model reads.
     """
-    run = language_run()
+    run = current_run(LanguageRun)
     result = run.export_decoder(ArtifactRef.parse(dataset))
     return None if result is None else _shown(run, result)
 
@@ -55,7 +47,7 @@ def import_decoder(dataset: str, exported: str | None) -> dict[str, Any]:
     Raises:
         ParityError: if the imported model does not compute what the exported one does.
     """
-    run = language_run()
+    run = current_run(LanguageRun)
     return _shown(run, run.import_decoder(ArtifactRef.parse(dataset), None if exported is None else ArtifactRef.parse(exported)))
 
 
@@ -67,7 +59,7 @@ def generate_text(trained: str, dataset: str) -> dict[str, Any]:
         trained: reference of the trained artifact.
         dataset: reference of the dataset, which a prompt is taken from if none is given.
     """
-    run = language_run()
+    run = current_run(LanguageRun)
     return _shown(run, run.generate(ArtifactRef.parse(trained), ArtifactRef.parse(dataset)))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_table
-from ts4s_core.artifacts.refs import ArtifactRef
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import show_table
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 
 
 @step("predict")

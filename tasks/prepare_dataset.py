@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_table, show_version
-from ts4s_core.artifacts.refs import ArtifactRef
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import show_table, show_version
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.classifier_run import ClassifierRun
 
 
 @step("prepare")
@@ -17,7 +18,7 @@ def prepare_dataset(base: str) -> dict[str, Any]:
     Args:
         base: reference of the artifact whose tokenizer is used.
     """
-    run = current_run()
+    run = current_run(ClassifierRun)
     result = run.prepare(ArtifactRef.parse(base))
     show_version(run, result)
     rows = [{"side": side, "rows": count} for side, count in result.facts["rows"].items()]

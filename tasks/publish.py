@@ -7,12 +7,12 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.events import emit_event
 
-from tasks.publication import publish_decision
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import decision_page, show_page
-from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.evaluation.report_step import read_decision
+from tasks.current_run import current_run
+from tasks.prefect_ui.show import decision_page, show_page
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.evaluation.steps.evaluation import read_decision
+from ts4s_core.pipeline.publication import publish_decision
 
 #: What an automation can wait for.
 PROMOTED_EVENT = "ts4s.model.promoted"

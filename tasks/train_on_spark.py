@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.pictures import loss_picture
-from tasks.retries import step
-from tasks.run import current_run
-from tasks.show import show_picture, show_version, showing_progress
-from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.evaluation.report_step import curves_of
+from tasks.current_run import current_run
+from tasks.prefect_ui.pictures import loss_picture
+from tasks.prefect_ui.show import show_picture, show_version, showing_progress
+from tasks.step import step
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.evaluation.steps.evaluation import curves_of
 
 
 # It restarts its own attempts from checkpoints, up to train.max_restarts: a retry from outside would begin that anew.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.models.spec import ModelSpec
 
 
 def small_spec(**changes: Any) -> ModelSpec:

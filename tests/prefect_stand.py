@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.prefect_server import HOST, START_TIMEOUT_S, TemporaryServer
+from flows.prefect_api.server import HOST, START_TIMEOUT_S, TemporaryServer
 from ts4s_core.processes import kill_tree
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -184,7 +184,7 @@ class PrefectStand(PrefectApi):
             number, folder = listener.fileno(), self.server.home.parent
             with (self.folder / "server-again.log").open("wb") as log:
                 self.server._process = subprocess.Popen(
-                    [sys.executable, "-m", "flows.prefect_process", str(number), str(os.getpid()), str(folder)],
+                    [sys.executable, "-m", "flows.prefect_api.server_process", str(number), str(os.getpid()), str(folder)],
                     env=self.server._server_environment(),
                     pass_fds=(number,),
                     stdout=log,

@@ -18,7 +18,7 @@ from types import TracebackType
 import psutil
 
 from ts4s_core.processes import is_living, kill_tree, supervised
-from ts4s_core.spark.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
+from ts4s_core.spark.session.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
 
 START_LIMIT_S = 90.0
 _POLL_S = 0.05

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from ts4s_core.processes import kill_tree
-from ts4s_core.spark.session import Sessions
+from ts4s_core.spark.session.sessions import Sessions
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_networks import VOCABULARY, tiny_config, word_tokenizer
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.settings import Settings
 
 LABELS = ("ham", "spam", "tofu")
@@ -81,9 +81,9 @@ def seal_trained(
     settings: Settings, *, labels: Sequence[str] = LABELS, dataset: ArtifactRef | None = None, std: float = 0.2, seed: int = 0
 ) -> ArtifactRef:
     """A ``trained`` artifact of a tiny model whose weights are all drawn anew (normal, ``std``), as if trained."""
-    from ts4s_core.onnx.export_step import export_model
-    from ts4s_core.onnx.import_step import import_model
-    from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
+    from ts4s_core.models.import_step import import_model
+    from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
+    from ts4s_core.onnx.exporting.step import export_model
 
     store = ArtifactStore.open(settings.storage)
     names = [] if settings.model.task == "language-model" else list(labels)
@@ -110,7 +110,7 @@ def seal_trained(
 
 def prepare(settings: Settings) -> ArtifactRef:
     """The dataset artifact of the settings' rows."""
-    from ts4s_core.data.engine import LocalEngine
+    from ts4s_core.data.data_engine import LocalEngine
     from ts4s_core.data.prepare import prepare_dataset
     from ts4s_core.data.scan import scan
 

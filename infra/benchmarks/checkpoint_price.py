@@ -20,7 +20,7 @@ from typing import Any
 from side_by_side import HERE, ts4s, write_result
 from training_speed import prepared
 
-from ts4s_core.training.metrics import UNSTEADY_STEPS
+from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
 
 INTERVAL = 50
 _NEVER = 100_000

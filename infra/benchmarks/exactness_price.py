@@ -30,20 +30,23 @@ from side_by_side import HERE, write_result
 from training_speed import NAME, prepared
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.planning.plan import Wanted, planning_job
+from ts4s_core.planning.make_plan import Wanted, planning_job
 from ts4s_core.settings import Settings
-from ts4s_core.training import setup
-from ts4s_core.training.allocator import keep_memory
-from ts4s_core.training.exchange import block_squares
-from ts4s_core.training.factories import model_of_artifact, rows_of_artifact
-from ts4s_core.training.flat import lay_out, trainable_parameters
+from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.read_ahead import planned_steps
+from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
+from ts4s_core.training.exchange import peers as setup
+from ts4s_core.training.exchange.buckets import lay_out, trainable_parameters
+from ts4s_core.training.exchange.exchange import block_squares
+from ts4s_core.training.exchange.gloo import GlooExchange
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.metrics import UNSTEADY_STEPS
-from ts4s_core.training.network import GlooExchange
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.plan import Plan
-from ts4s_core.training.strategy import Parts, Strategy, synchronous
-from ts4s_core.training.windows import planned_steps
+from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.strategies.inputs import Parts
+from ts4s_core.training.strategies.strategy import Strategy
+from ts4s_core.training.strategies.synchronous import synchronous
+from ts4s_core.training.worker.allocator import keep_memory
+from ts4s_core.training.worker.dataset_rows import rows_of_artifact
+from ts4s_core.training.worker.factories import model_of_artifact
 
 PROCESSES = 2
 WAIT_S = 600.0
@@ -70,7 +73,7 @@ class AllReduce(GlooExchange):
 
 @dataclass(frozen=True)
 class Pair:
-    """What ranks find each other by, of two processes that a pipe joins; see :class:`ts4s_core.training.setup.Peers`."""
+    """What ranks find each other by, of two processes that a pipe joins; see :class:`ts4s_core.training.exchange.peers.Peers`."""
 
     rank: int
     pipe: Connection

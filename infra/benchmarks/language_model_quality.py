@@ -28,11 +28,11 @@ from kneser_ney import KneserNey
 from numpy.typing import NDArray
 from side_by_side import HERE, manifest, ts4s, write_result
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.text_dataset import TextDataset
-from ts4s_core.data.text_tokens import TextTokenizer
-from ts4s_core.language.copies import SPAN, CopyGuard, guard_of, longest_copy, share_of_known_words, words_of
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.corpus.dataset import TextDataset
+from ts4s_core.data.corpus.tokens import TextTokenizer
+from ts4s_core.language.copy_guard import SPAN, CopyGuard, guard_of, longest_copy, share_of_known_words, words_of
 from ts4s_core.language.defaults import DEFAULTS
 from ts4s_core.language.generate import Generator
 from ts4s_core.settings import GenerateSettings, StorageSettings
@@ -135,8 +135,8 @@ def main() -> None:
 
 def compare(folder: Path, trained: str, options: argparse.Namespace) -> dict[str, Any]:
     """Bits per byte of the models on the test side, and samples."""
-    from ts4s_core.data.engine import LocalEngine
-    from ts4s_core.evaluation.language_scores import score_text
+    from ts4s_core.data.data_engine import LocalEngine
+    from ts4s_core.evaluation.scoring.language_scores import score_text
 
     store = ArtifactStore.open(StorageSettings(uri=str(folder)))
     model = ArtifactRef.parse(trained)

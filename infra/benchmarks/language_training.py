@@ -80,10 +80,10 @@ def measure(store: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def held_out_loss(store: Path, trained: str, dataset: str) -> float:
     """Nats a token of the test side, as ts4s measures it."""
-    from ts4s_core.artifacts.refs import ArtifactRef
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.data.engine import LocalEngine
-    from ts4s_core.evaluation.language_scores import score_text
+    from ts4s_core.artifacts.versions.refs import ArtifactRef
+    from ts4s_core.data.data_engine import LocalEngine
+    from ts4s_core.evaluation.scoring.language_scores import score_text
     from ts4s_core.settings import StorageSettings
 
     opened = ArtifactStore.open(StorageSettings(uri=str(store)))

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from ts4s_core.training.local import Place
+from ts4s_core.training.driver.local_launcher import Place
 
 
 def available() -> bool:

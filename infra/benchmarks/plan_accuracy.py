@@ -24,11 +24,11 @@ from side_by_side import HERE, ts4s, write_result
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.planning.cost import Cluster, forecast
-from ts4s_core.planning.plan import Wanted, make_plan, planning_job
+from ts4s_core.planning.make_plan import Wanted, make_plan, planning_job
 from ts4s_core.settings import Settings
-from ts4s_core.training.local import LocalLauncher
-from ts4s_core.training.metrics import UNSTEADY_STEPS
-from ts4s_core.training.train import Factories, train
+from ts4s_core.training.driver.local_launcher import LocalLauncher
+from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
+from ts4s_core.training.driver.train_step import Factories, train
 
 NAME = "plan"
 GIGABIT = 125e6

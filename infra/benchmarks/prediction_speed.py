@@ -23,14 +23,14 @@ from typing import Any
 import psutil
 from side_by_side import HERE, write_result
 
-from flows.display import Display
-from ts4s_core.artifacts.refs import ArtifactRef
+from flows.cli.display import Display
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.handover.export import export_trained
-from ts4s_core.onnx.export_step import export_model
-from ts4s_core.onnx.import_step import import_model
+from ts4s_core.models.import_step import import_model
+from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
-from ts4s_core.spark.client import SparkProgram
+from ts4s_core.spark.driver.client import SparkProgram
 
 TINY = {
     "model_type": "bert",
@@ -42,7 +42,7 @@ TINY = {
     "max_position_embeddings": 128,
 }
 LABELS = ["left", "middle", "right"]
-_WORKERS = ("pyspark.daemon", "pyspark.worker", "ts4s_core.spark.program")
+_WORKERS = ("pyspark.daemon", "pyspark.worker", "ts4s_core.spark.driver.program")
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def seconds_until(word: str, *arguments: str) -> float:
 
 def prepare_spark() -> None:
     """The environment of a Spark program of ours: its Java, this Python in its workers, which find these files, the loopback."""
-    from ts4s_core.spark.java import find_java
+    from ts4s_core.spark.session.java import find_java
 
     os.environ.update(find_java().environment(os.environ))
     os.environ["PYSPARK_PYTHON"] = sys.executable

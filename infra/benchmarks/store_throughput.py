@@ -93,7 +93,7 @@ def measured(work: str, url: str, file: Path, ref: str) -> dict[str, Any]:
                 writer.seal()
             ref = str(writer.ref)
         else:
-            from ts4s_core.artifacts.refs import ArtifactRef
+            from ts4s_core.artifacts.versions.refs import ArtifactRef
 
             store.local(ArtifactRef.parse(ref))
         seconds, cpu = time.perf_counter() - started, time.process_time() - worked
@@ -182,7 +182,7 @@ def rounds_of(url: str, folder: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def _delete(url: str, folder: Path, ref: str) -> None:
-    from ts4s_core.artifacts.refs import ArtifactRef
+    from ts4s_core.artifacts.versions.refs import ArtifactRef
 
     open_store(url, str(folder / "none")).delete(ArtifactRef.parse(ref))
 

@@ -113,10 +113,10 @@ class Memory:
 
 def prepared(source: Path, store: Path, *, slots: int) -> tuple[dict[str, Any], str]:
     """Seconds of scan and prepare, and the tokenizer that was trained."""
-    from tasks.language_run import LanguageRun
-    from tasks.run import open_run
-    from ts4s_core.data.text_dataset import TextDataset
+    from tasks.current_run import open_run
+    from ts4s_core.data.corpus.dataset import TextDataset
     from ts4s_core.language.defaults import with_defaults
+    from ts4s_core.pipeline.language_run import LanguageRun
     from ts4s_core.settings import Settings
 
     given = Settings(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import sys
 
-from flows.cli_commands import find_command
-from flows.cli_options import parse
-from ts4s_core.artifacts.refs import ArtifactRef
+from flows.cli.options import parse
+from flows.cli.table import find_command
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import NotFoundError, SettingsError, Ts4sError
-from ts4s_core.onnx.sources import resolve_source
+from ts4s_core.onnx.sources.resolve import resolve_source
 from ts4s_core.settings import Settings, load_settings
 
 STEPS = ("prepare", "train", "evaluate")

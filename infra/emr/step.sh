@@ -16,7 +16,7 @@ case $step in
     "$bin/python" "$(dirname "$0")/job.py" "$step" "${flags[@]}" --spark.master "${SPARK_MASTER:-yarn}" > "$job"
     export HADOOP_CONF_DIR=${HADOOP_CONF_DIR:-/etc/hadoop/conf}
     export PYSPARK_PYTHON=$bin/python PYSPARK_DRIVER_PYTHON=$bin/python
-    program=$("$bin/python" -c 'import importlib.util; print(importlib.util.find_spec("ts4s_core.spark.program").origin)')
+    program=$("$bin/python" -c 'import importlib.util; print(importlib.util.find_spec("ts4s_core.spark.driver.program").origin)')
     "$bin/spark-submit" --master "${SPARK_MASTER:-yarn}" --deploy-mode client \
       --conf spark.dynamicAllocation.enabled=false \
       --conf "spark.executor.instances=${EXECUTORS:-4}" \

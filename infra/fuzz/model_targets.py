@@ -21,24 +21,24 @@ from onnx import TensorProto, helper, numpy_helper
 from protobuf_mutation import by_onnx
 from target import Target
 
-from ts4s_core.data.tokenisers import load_tokenizer, pad_id_of, tokenise
+from ts4s_core.data.tokenizers import load_tokenizer, pad_id_of, tokenise
 from ts4s_core.errors import Ts4sError
-from ts4s_core.language.network_spec import NetworkSpec
 from ts4s_core.language.word_vector_file import read_word_vectors, word_vector_text
+from ts4s_core.models.build import build_model
+from ts4s_core.models.import_base import Exported, base_of_onnx
+from ts4s_core.models.network_spec import NetworkSpec
+from ts4s_core.models.plain_onnx.builder import Lowered, WeightUse
+from ts4s_core.models.plain_onnx.files import lowered, with_mapped_weights
+from ts4s_core.models.spec import GRAPH_FILE, SPEC_FILE, ModelSpec
+from ts4s_core.models.weights import read_weights, weights_sha256
 from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
-from ts4s_core.onnx.import_base import Exported, base_of_onnx
-from ts4s_core.onnx.importer import import_graph
-from ts4s_core.onnx.lower import Lowered, WeightUse
-from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.model_spec import GRAPH_FILE, SPEC_FILE, ModelSpec
-from ts4s_core.onnx.plain import lowered, with_mapped_weights
-from ts4s_core.onnx.rewrite import rewrite
-from ts4s_core.onnx.sources_file import read_onnx_file
-from ts4s_core.onnx.sources_folder import stored_tensors
-from ts4s_core.onnx.weights import read_weights, weights_sha256
+from ts4s_core.onnx.importing.importer import import_graph
+from ts4s_core.onnx.rewriting.rewrite import rewrite
+from ts4s_core.onnx.sources.folder import stored_tensors
+from ts4s_core.onnx.sources.onnx_file import read_onnx_file
 
 # Imported at its first use elsewhere: here at once, so that coverage guides through it, and no input is charged with its import.
-importlib.import_module("ts4s_core.language.networks")
+importlib.import_module("ts4s_core.models.small_networks")
 _SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
 
 
@@ -87,7 +87,7 @@ def _bert() -> bytes:
     """BERT through the exporter of ts4s itself, its weights inside the file."""
     from transformers import BertConfig, BertModel
 
-    from ts4s_core.onnx.export import export_graph, write_graph
+    from ts4s_core.onnx.exporting.export_graph import export_graph, write_graph
 
     config = BertConfig(
         vocab_size=16,

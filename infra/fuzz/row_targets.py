@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from mutations import by_parquet
 from target import Target
 
-from ts4s_core.data.engine import LocalEngine
-from ts4s_core.data.rows import Row, Tally
+from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.formats.rows import Row, Tally
 from ts4s_core.data.sources import open_source
-from ts4s_core.prediction.reading import open_texts
+from ts4s_core.prediction.source_rows import open_texts
 from ts4s_core.settings import DataSettings, StorageSettings
 
 _STORAGE = StorageSettings()

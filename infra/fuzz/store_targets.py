@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from mutations import by_json, by_parquet
 from target import Target
 
-from ts4s_core.artifacts.lease import claims, live_claims
-from ts4s_core.artifacts.manifest import Manifest, RowGroup
-from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.leases.lease import claims, live_claims
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.manifest import Manifest, RowGroup
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.formats.parquet_footer import read_groups
 from ts4s_core.data.schema import side_schema

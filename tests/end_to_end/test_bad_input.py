@@ -13,12 +13,12 @@ from typing import Protocol
 
 import pytest
 
-from flows.cli_commands import COMMANDS
-from flows.cli_options import parse
-from tasks.run import Run
+from flows.cli.options import parse
+from flows.cli.table import COMMANDS
 from ts4s_core.errors import InputError
+from ts4s_core.pipeline.run import Run
 from ts4s_core.settings import load_settings
-from ts4s_core.spark.client import SparkProgram
+from ts4s_core.spark.driver.client import SparkProgram
 
 
 class Result(Protocol):

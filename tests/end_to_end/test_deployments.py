@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DeployOptions, deployments_of
+from flows.deployment.specs import DeployOptions, deployments_of
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import StorageSettings, load_settings

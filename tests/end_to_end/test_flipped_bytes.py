@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.refs import KINDS, MANIFEST, ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify_version
+from ts4s_core.artifacts.upkeep.verify import verify_version
+from ts4s_core.artifacts.versions.refs import KINDS, MANIFEST, ArtifactRef
 from ts4s_core.errors import IntegrityError
 from ts4s_core.settings import StorageSettings
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from flows.prefect_server import TemporaryServer
+from flows.prefect_api.server import TemporaryServer
 
 TRAIN = ["--train.max_steps", "4", "--train.batch_size", "16"]
 RESULT_FIELDS = {"status", "model", "version", "promoted", "why", "weights_sha256", "metrics", "train", "seconds", "artifacts"}

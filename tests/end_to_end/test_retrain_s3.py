@@ -112,7 +112,7 @@ def test_retrain_on_s3_gives_the_weights_of_a_folder(
     request: pytest.FixtureRequest,
 ) -> None:
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.artifacts.verify import verify
+    from ts4s_core.artifacts.upkeep.verify import verify
 
     settings, storage, keys = on_server(request.getfixturevalue(kind), tmp_path)
     on_spark = ["--data.source", str(tsv), *model_flags, *TRAIN, "--train.workers", "2", "--json", "--spark.master", "local[2]"]
@@ -150,7 +150,7 @@ def test_the_steps_on_s3_give_the_weights_of_a_folder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One by one, without Prefect and Spark: folder, a server with conditional writes, one without."""
-    from flows import cli
+    from flows.cli import main as cli
 
     flags = ["--data.source", str(tsv), *model_flags, *TRAIN, "--spark.master", "none", "--train.workers", "2", "--json"]
     hashes = {}

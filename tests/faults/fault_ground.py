@@ -22,11 +22,11 @@ from fault_inputs import read_ledger, write_model, write_rows
 from fault_leftovers import MARK, marked
 from fault_points import CHECKPOINT_EVERY, STEPS, Point
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import Ts4sError
 from ts4s_core.settings import Settings, StorageSettings
-from ts4s_core.spark.client import SparkProgram
+from ts4s_core.spark.driver.client import SparkProgram
 
 COMMAND_LIMIT_S = 200.0
 #: Longest silence of a worker: short where a fault is a silence, else long enough for a busy machine.
@@ -232,11 +232,11 @@ class Ground:
 
     def _prepare(self) -> dict[str, ArtifactRef]:
         """The dataset and the model that every run uses."""
-        from ts4s_core.data.engine import LocalEngine
+        from ts4s_core.data.data_engine import LocalEngine
         from ts4s_core.data.prepare import prepare_dataset
         from ts4s_core.data.scan import scan
-        from ts4s_core.onnx.export_step import export_model
-        from ts4s_core.onnx.import_step import import_model
+        from ts4s_core.models.import_step import import_model
+        from ts4s_core.onnx.exporting.step import export_model
 
         self._inputs = {
             "model": {

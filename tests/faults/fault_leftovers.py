@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from fault_watch import open_files
 
-from ts4s_core.artifacts.refs import TEMPORARY
+from ts4s_core.artifacts.versions.refs import TEMPORARY
 
 #: In the environment of every process that a session of the matrix starts, directly or not.
 MARK = "FAULT_MATRIX_SESSION"
@@ -91,7 +91,7 @@ def _processes(mark: str, kept: set[int], ledger: Path) -> Iterator[str]:
             yield f"stopped process {pid}: {shown[:150]}"
         elif "training.local_worker" in shown or any(path.startswith(str(ledger)) for path in open_files(pid)):
             yield f"training process {pid}: {shown[:150]}"
-        elif "ts4s_core.spark.program" in shown and (ports := _listening(pid)):
+        elif "ts4s_core.spark.driver.program" in shown and (ports := _listening(pid)):
             yield from (f"open port {port} of {pid}" for port in ports)
 
 

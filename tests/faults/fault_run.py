@@ -19,7 +19,7 @@ from fault_points import STEPS, Point
 from fault_results import Record
 from fault_watch import Watch
 
-from ts4s_core.artifacts.keys import code_version
+from ts4s_core.artifacts.versions.keys import code_version
 from ts4s_core.errors import Ts4sError
 from ts4s_core.settings import Settings
 

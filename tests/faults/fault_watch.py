@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fault_points import Aim
 
-from ts4s_core.artifacts.refs import TEMPORARY
+from ts4s_core.artifacts.versions.refs import TEMPORARY
 
 POLL_S = 0.002
 

@@ -13,7 +13,7 @@ import pytest
 
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.settings import StorageSettings
 from ts4s_core.training.job import storage_to_wire
 

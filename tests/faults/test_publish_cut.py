@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts import lease, objects, s3_pieces
-from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
+from ts4s_core.artifacts.leases import lease
 from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.storage import objects
+from ts4s_core.artifacts.storage import s3_parts as s3_pieces
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
 from ts4s_core.errors import Ts4sError
 
 KEY = "1a2b3c4d" + "0" * 56

@@ -9,7 +9,7 @@ import pytest
 from spark_sessions import own_sessions
 
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.session import SessionPlan
+from ts4s_core.spark.session.sessions import SessionPlan
 
 
 @pytest.fixture(scope="module")

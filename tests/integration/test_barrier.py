@@ -20,12 +20,13 @@ from spark_sessions import own_sessions
 from ts4s_core.errors import NonFiniteError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.processes import is_living
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.barrier import BarrierLauncher, Task, slots
-from ts4s_core.spark.jvm import watch
-from ts4s_core.spark.session import SessionPlan, Sessions
-from ts4s_core.training.control import ControlServer
-from ts4s_core.training.control_client import ControlClient
-from ts4s_core.training.job import ControlAddress, TrainJob
+from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher, Task, slots
+from ts4s_core.spark.session.jvm import watch
+from ts4s_core.spark.session.sessions import SessionPlan, Sessions
+from ts4s_core.training.control.address import ControlAddress
+from ts4s_core.training.control.client import ControlClient
+from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.job import TrainJob
 
 # Executors cannot import a test module.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

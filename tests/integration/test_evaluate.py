@@ -11,19 +11,19 @@ import pytest
 import torch
 from tiny_networks import write_model_folder
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.evaluation.evaluate import evaluate
-from ts4s_core.evaluation.report_step import read_decision
-from ts4s_core.onnx.export_step import export_model
-from ts4s_core.onnx.import_step import import_model
-from ts4s_core.onnx.model import build_model
+from ts4s_core.evaluation.steps.classifier import evaluate
+from ts4s_core.evaluation.steps.evaluation import read_decision
+from ts4s_core.models.build import build_model
+from ts4s_core.models.import_step import import_model
+from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
-from ts4s_core.spark.client import SparkProgram
+from ts4s_core.spark.driver.client import SparkProgram
 
 ROWS = 1_500
 

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from flows import cli
-from ts4s_core.artifacts.refs import ArtifactRef
+from flows.cli import main as cli
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.scan import scan
 from ts4s_core.errors import DataError, IntegrityError
-from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.weights import read_weights, save_weights
+from ts4s_core.models.build import build_model
+from ts4s_core.models.weights import read_weights, save_weights
 from ts4s_core.settings import StorageSettings, load_settings
 
 Cli = Callable[..., tuple[int, str]]

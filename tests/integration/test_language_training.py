@@ -16,20 +16,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "language"
 from sentences import optimum
 from small_language_models import MODELS, write_words
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.corpus_scan import scan_text
-from ts4s_core.data.engine import LocalEngine
-from ts4s_core.data.prepare_text import prepare_text
-from ts4s_core.data.text_dataset import TextDataset
-from ts4s_core.language.copies import guard_of
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.corpus.dataset import TextDataset
+from ts4s_core.data.corpus.prepare import prepare_text
+from ts4s_core.data.corpus.scan import scan_text
+from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.language.copy_guard import guard_of
 from ts4s_core.language.decoder import export_decoder, import_decoder
 from ts4s_core.language.defaults import with_defaults
-from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.weights import weights_sha256
+from ts4s_core.models.build import build_model
+from ts4s_core.models.weights import weights_sha256
 from ts4s_core.settings import Settings, StorageSettings
-from ts4s_core.training.local import LocalLauncher
-from ts4s_core.training.train import Factories, train
+from ts4s_core.training.driver.local_launcher import LocalLauncher
+from ts4s_core.training.driver.train_step import Factories, train
 
 UNIT = str(Path(__file__).resolve().parents[1] / "unit" / "language")  # workers import sentences.py by name
 DISTINCT = (

@@ -9,21 +9,21 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.onnx.export_step import export_model
-from ts4s_core.onnx.import_step import import_model
-from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.weights import weights_sha256
+from ts4s_core.models.build import build_model
+from ts4s_core.models.import_step import import_model
+from ts4s_core.models.weights import weights_sha256
+from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings, StorageSettings
-from ts4s_core.training.class_weights import balanced_weights
-from ts4s_core.training.factories import DatasetRows
-from ts4s_core.training.local import LocalLauncher
-from ts4s_core.training.train import Factories, train
+from ts4s_core.training.driver.class_weights import balanced_weights
+from ts4s_core.training.driver.local_launcher import LocalLauncher
+from ts4s_core.training.driver.train_step import Factories, train
+from ts4s_core.training.worker.dataset_rows import DatasetRows
 
 TOY = str(Path(__file__).resolve().parents[1] / "unit" / "training")
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(200))]

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ts4s_core.artifacts.storage import Storage
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import ConflictError, DataError, SettingsError
+from ts4s_core.prediction.job import PredictOptions, predict
 from ts4s_core.prediction.output import SUCCESS, open_target
-from ts4s_core.prediction.predict import PredictOptions, predict
 
 
 def test_from_s3_to_s3(moto_server: Any, tiny_models: Any, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.collect import collect
-from ts4s_core.artifacts.lease import Lease
-from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.leases.lease import Lease
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.collect import collect
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import ConflictError, IntegrityError, LeaseHeldError, NotFoundError, StoreError
 from ts4s_core.settings import StorageSettings
 

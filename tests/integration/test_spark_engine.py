@@ -12,12 +12,12 @@ import pytest
 from word_tokenizer import make_tokenizer
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
 from ts4s_core.errors import DataError, SourceError, SparkError
 from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings
-from ts4s_core.spark.engine import SparkEngine, cause_of
+from ts4s_core.spark.execution.data_engine import SparkEngine, cause_of
 
 ROOT = Path(__file__).parents[2]
 LINES = [f"{('north', 'south', 'wést')[n % 3]}\tthe red cat number {n % 290} sleeps in house {n * 7 % 13}" for n in range(300)]

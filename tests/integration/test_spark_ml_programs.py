@@ -110,7 +110,7 @@ import json, os, sys
 from network_of_a_cluster import Net
 from sklearn.datasets import load_digits
 from ts4s_core.spark import TorchEstimator
-from ts4s_core.spark.java import find_java
+from ts4s_core.spark.session.java import find_java
 
 def main():
     from pyspark.sql import SparkSession

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import DataError
-from ts4s_core.prediction.predict import PredictOptions, predict
+from ts4s_core.prediction.job import PredictOptions, predict
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.engine import SparkEngine
+from ts4s_core.spark.execution.data_engine import SparkEngine
 from ts4s_core.spark.prediction import predict_frame, predict_udf
-from ts4s_core.spark.session import SessionPlan, start_session
+from ts4s_core.spark.session.sessions import SessionPlan, start_session
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def run(tiny_models: Any, engine: Any, output: Path, *, told: list[Any] | None =
 def test_spark_gives_what_one_process_gives(
     spark: Any, tiny_models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ts4s_core.prediction import reading
+    from ts4s_core.prediction import source_rows as reading
 
     monkeypatch.setattr(reading, "LEAST_SPLIT_BYTES", 600)
     lines = [f"w{5 + number % 190} w{5 + number * 7 % 190} w9" for number in range(300)]

@@ -22,9 +22,9 @@ from waiting import wait_for
 from ts4s_core.errors import NotFoundError, SettingsError, SparkError
 from ts4s_core.processes import is_living
 from ts4s_core.settings import Settings
-from ts4s_core.spark import program as program_module
-from ts4s_core.spark.client import SparkProgram, child_environment
-from ts4s_core.spark.shipping import package_folder, write_zip
+from ts4s_core.spark.driver import program as program_module
+from ts4s_core.spark.driver.client import SparkProgram, child_environment
+from ts4s_core.spark.session.shipping import package_folder, write_zip
 
 SECRET = "a-secret-that-must-not-show"
 
@@ -140,7 +140,7 @@ def test_everything_ends_within_10_s_of_the_parents_kill(folder: Path) -> None:
     code = """
 import sys
 from ts4s_core.settings import Settings
-from ts4s_core.spark.client import SparkProgram
+from ts4s_core.spark.driver.client import SparkProgram
 program = SparkProgram(Settings(spark={"master": "local[1]"}))
 program.run({"job": "echo", "items": ["a"]})
 print(program.pid, flush=True)

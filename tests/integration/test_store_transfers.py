@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts import objects, s3_pieces
-from ts4s_core.artifacts.collect import collect
-from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.storage import objects
+from ts4s_core.artifacts.storage import s3_parts as s3_pieces
+from ts4s_core.artifacts.storage.transfer import PARALLEL, RANGE_BYTES
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.transfer import PARALLEL, RANGE_BYTES
+from ts4s_core.artifacts.upkeep.collect import collect
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import StoreError
 from ts4s_core.training.job import storage_to_wire
 
@@ -28,7 +29,7 @@ LARGE = "model.safetensors"
 LARGE_BYTES = 5 * RANGE_BYTES + 12_345
 READER = """
 import json, sys
-from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import StorageSettings
 store = ArtifactStore.open(StorageSettings.model_validate(json.loads(sys.stdin.readline())))

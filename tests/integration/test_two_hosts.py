@@ -11,8 +11,8 @@ import pytest
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import Settings, StorageSettings
-from ts4s_core.training.local import LocalLauncher
-from ts4s_core.training.train import Factories, train
+from ts4s_core.training.driver.local_launcher import LocalLauncher
+from ts4s_core.training.driver.train_step import Factories, train
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = str(ROOT / "tests" / "unit" / "training")

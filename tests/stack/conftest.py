@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.stack_state import MARK
+from flows.stack.state import MARK
 from ts4s_core.processes import is_living
 
 COMMAND_LIMIT_S = 280

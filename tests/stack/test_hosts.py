@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from network_hosts import Host, available, network
 
-from flows.stack_services import Keys, rclone_program
+from flows.stack.services import Keys, rclone_program
 from ts4s_core.processes import kill_tree, supervised
-from ts4s_core.spark.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
+from ts4s_core.spark.session.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
 
 pytestmark = [
     pytest.mark.stack,

@@ -22,16 +22,16 @@ LEAVES = (
     "ts4s_core.settings",
     "ts4s_core.settings.load",
     "ts4s_core.processes",
-    "ts4s_core.artifacts.refs",
+    "ts4s_core.artifacts.versions.refs",
     "ts4s_core.artifacts.store",
     "ts4s_core.artifacts.steps",
     "ts4s_core.artifacts.registry",
-    "ts4s_core.artifacts.lease",
-    "flows.cli",
-    "flows.cli_help",
-    "flows.cli_models",
-    "flows.prefect_server",
-    "flows.display",
+    "ts4s_core.artifacts.leases.lease",
+    "flows.cli.main",
+    "flows.cli.help",
+    "flows.cli.commands.models",
+    "flows.prefect_api.server",
+    "flows.cli.display",
 )
 HEAVY = ("torch", "prefect", "pyspark", "transformers", "onnx", "onnxruntime", "sklearn", "pandas", "matplotlib")
 # Help and refused settings answer within two seconds: these do not even read tables.
@@ -155,4 +155,4 @@ def test_leaf_modules_import_nothing_heavy(module: str) -> None:
 
 
 def test_the_way_to_help_imports_next_to_nothing() -> None:
-    assert _loaded("flows.cli", HEAVY + LIGHT) == ""
+    assert _loaded("flows.cli.main", HEAVY + LIGHT) == ""

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from flows import cli
-from flows.cli_commands import find_command
-from flows.cli_options import parse
+from flows.cli import main as cli
+from flows.cli.options import parse
+from flows.cli.table import find_command
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import StorageSettings, load_settings

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ts4s_core.artifacts.manifest import FileEntry, Manifest
-from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.artifacts.storage import Storage
-from ts4s_core.artifacts.verified import check_file, remember
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.artifacts.versions.verified import check_file, remember
 from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
 from ts4s_core.settings import StorageSettings
 

@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ts4s_core.artifacts.manifest import FileEntry, RowGroup
-from ts4s_core.artifacts.storage import Storage
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.errors import IntegrityError
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ts4s_core.artifacts.refs import ArtifactRef, check_name
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name
 from ts4s_core.errors import ConflictError, InputError, IntegrityError, NotFoundError, listed
 
 REGISTRY = "registry"

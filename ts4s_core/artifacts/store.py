@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ts4s_core.artifacts.cache import Cache, default_cache_dir
-from ts4s_core.artifacts.manifest import MAX_MANIFEST_BYTES, Manifest
 from ts4s_core.artifacts.pieces import PieceReader
-from ts4s_core.artifacts.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef, check_kind, check_name
-from ts4s_core.artifacts.storage import Storage
-from ts4s_core.artifacts.verified import check_file
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.versions.manifest import MAX_MANIFEST_BYTES, Manifest
+from ts4s_core.artifacts.versions.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef, check_kind, check_name
+from ts4s_core.artifacts.versions.verified import check_file
 from ts4s_core.artifacts.writer import ArtifactWriter, put_part
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError, listed
 from ts4s_core.progress import Progress, silent
@@ -65,7 +65,7 @@ class ArtifactStore:
         while True:
             ref = ArtifactRef(kind, name, f"{moment:%Y%m%dT%H%M%S.%f}Z-{key[:8]}")
             if self.storage.reserve(str(ref)):
-                return ArtifactWriter(self, ref, key, settings=settings, upstream=upstream)
+                return ArtifactWriter(self.storage, ref, key, settings=settings, upstream=upstream, manifest_of=self.manifest)
             moment += datetime.timedelta(microseconds=1)
 
     def kinds_and_names(self) -> list[tuple[str, str]]:

@@ -6,19 +6,17 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ts4s_core.artifacts.environment import instruction_set, library_versions
-from ts4s_core.artifacts.keys import code_version
-from ts4s_core.artifacts.manifest import FileEntry, Manifest, RowGroup
-from ts4s_core.artifacts.refs import MANIFEST, ArtifactRef, check_content, check_path
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
+from ts4s_core.artifacts.versions.keys import code_version
+from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest, RowGroup
+from ts4s_core.artifacts.versions.refs import MANIFEST, ArtifactRef, check_content, check_path
 from ts4s_core.errors import ConflictError, InputError, StoreError, Ts4sError
-
-if TYPE_CHECKING:
-    from ts4s_core.artifacts.store import ArtifactStore
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +31,20 @@ class ArtifactWriter:
     """
 
     def __init__(
-        self, store: ArtifactStore, ref: ArtifactRef, key: str, *, settings: Mapping[str, Any], upstream: Mapping[str, object]
+        self,
+        storage: Storage,
+        ref: ArtifactRef,
+        key: str,
+        *,
+        settings: Mapping[str, Any],
+        upstream: Mapping[str, object],
+        manifest_of: Callable[[ArtifactRef], Manifest],
     ) -> None:
         self.ref = ref
         self.facts: dict[str, Any] = {}
         self.keep = False
-        self._store = store
+        self._storage = storage
+        self._manifest_of = manifest_of
         self._key = key
         self._settings = dict(settings)
         self._upstream = {role: str(source) for role, source in upstream.items()}
@@ -52,7 +58,7 @@ class ArtifactWriter:
             InputError: on a path that leaves the version's folder or a kind of file that is not kept at rest.
         """
         self._free(path)
-        self._store.storage.write_bytes(self._staged(path), data)
+        self._storage.write_bytes(self._staged(path), data)
         return self.register(FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), identity))
 
     def add_json(self, path: str, value: object, *, identity: bool = True) -> FileEntry:
@@ -65,7 +71,7 @@ class ArtifactWriter:
     ) -> FileEntry:
         """Copy a local file in, with bounded memory."""
         self._free(path)
-        size, sha256 = self._store.storage.put_file(local_path, self._staged(path))
+        size, sha256 = self._storage.put_file(local_path, self._staged(path))
         return self.register(FileEntry(path, size, sha256, identity, None if row_groups is None else tuple(row_groups)))
 
     def add_folder(self, folder: Path, prefix: str = "", *, identity: bool = True) -> list[FileEntry]:
@@ -116,11 +122,11 @@ class ArtifactWriter:
         for role, source in self._upstream.items():
             # What comes from outside the store, or was deleted meanwhile, has no content to name.
             with contextlib.suppress(InputError):
-                found[role] = self._store.manifest(ArtifactRef.parse(source)).content_sha256
+                found[role] = self._manifest_of(ArtifactRef.parse(source)).content_sha256
         return found
 
     def _publish(self, data: bytes) -> None:
-        storage = self._store.storage
+        storage = self._storage
         try:
             storage.publish(str(self.ref), data)
         except ConflictError:
@@ -137,7 +143,7 @@ class ArtifactWriter:
         """Delete what was written, unless the version is sealed."""
         if self._sealed is not None:
             return
-        storage = self._store.storage
+        storage = self._storage
         if storage.folder is None:
             # Should the manifest be there after all, no reader may see it without its files.
             storage.delete(f"{self.ref}/{MANIFEST}")
@@ -159,7 +165,7 @@ class ArtifactWriter:
         log.warning("files of the failed version %s could not be deleted; `ts4s models gc` will", self.ref)
 
     def _staged(self, path: str) -> str:
-        return f"{self._store.storage.stage(str(self.ref))}/{path}"
+        return f"{self._storage.stage(str(self.ref))}/{path}"
 
     def _free(self, path: str) -> None:
         if self._sealed is not None:
@@ -170,7 +176,7 @@ class ArtifactWriter:
 
 
 def put_part(
-    store: ArtifactStore, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
+    storage: Storage, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
 ) -> FileEntry:
     """Write one file of a version that another process began: for executors. A repeated attempt replaces the file.
 
@@ -181,9 +187,9 @@ def put_part(
         ConflictError: if the version is sealed, or was abandoned.
     """
     check_content(check_path(path))
-    if not store.storage.reserved(str(ref)):
+    if not storage.reserved(str(ref)):
         raise ConflictError(f"File {path!r} comes too late for {ref}: that version was sealed or given up")
-    size, sha256 = store.storage.put_file(local_file, f"{store.storage.stage(str(ref))}/{path}")
+    size, sha256 = storage.put_file(local_file, f"{storage.stage(str(ref))}/{path}")
     return FileEntry(path, size, sha256, True, None if row_groups is None else tuple(row_groups))
 
 

@@ -13,11 +13,12 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ts4s_core.artifacts.manifest import Manifest
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.manifest import Manifest
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.formats.parquet_footer import Group, read_groups
-from ts4s_core.data.rows import MAX_ROW_BYTES, SIDES
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES
+from ts4s_core.data.sides import SIDES
 from ts4s_core.errors import IntegrityError, NotFoundError, Ts4sError
 
 OPEN_FILES = 4

@@ -54,7 +54,7 @@ class SourceFiles:
         if scheme in ("s3", "s3a"):
             import fsspec
 
-            from ts4s_core.artifacts.objects import s3_options
+            from ts4s_core.artifacts.storage.objects import s3_options
 
             options = s3_options(self.storage)
             return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **options), rest

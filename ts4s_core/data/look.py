@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ts4s_core.artifacts.keys import canonical_json
+from ts4s_core.artifacts.versions.keys import canonical_json
 from ts4s_core.data.files import SourceFile, SourceFiles, failures
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings

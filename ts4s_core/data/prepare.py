@@ -9,18 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.card import GroupCounts, card_of, count_group, merge_counts
-from ts4s_core.data.engine import GROUP_COLUMN, DataEngine
-from ts4s_core.data.rows import SIDES, SidePlan, Tally, row_digest, text_id
+from ts4s_core.data.data_engine import GROUP_COLUMN, DataEngine
+from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.scan import Scan, Selection, fingerprint_of
 from ts4s_core.data.schema import ROWS_PER_FILE, buckets_for, side_schema
 from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
+from ts4s_core.data.sides import SIDES, SidePlan, row_digest, text_id
 from ts4s_core.data.sources import DataSource, Split
-from ts4s_core.data.tokenisers import (
+from ts4s_core.data.tokenizers import (
     TOKENIZER_FILE,
     limited,
     load_tokenizer,

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ts4s_core.artifacts.keys import canonical_json
-from ts4s_core.data.engine import DataEngine
-from ts4s_core.data.rows import MAX_BAD_LISTED, SIDES, BadRow, SidePlan, Tally, row_digest
+from ts4s_core.artifacts.versions.keys import canonical_json
+from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.data.formats.rows import MAX_BAD_LISTED, BadRow, Tally
+from ts4s_core.data.sides import SIDES, SidePlan, row_digest
 from ts4s_core.data.sources import DataSource, Split, open_source
 from ts4s_core.errors import DataError, listed
 from ts4s_core.settings import Settings

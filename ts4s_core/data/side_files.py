@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from ts4s_core.artifacts.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.pieces import row_groups_of
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter, put_part
-from ts4s_core.data.rows import SIDES, BadRow
+from ts4s_core.data.formats.rows import BadRow
 from ts4s_core.data.schema import bucket_of, write_rows
+from ts4s_core.data.sides import SIDES
 from ts4s_core.settings import StorageSettings
 
 
@@ -67,7 +68,7 @@ def write_parts(
         for number, (name, rows) in enumerate(parts):
             local = Path(folder) / f"{number}.parquet"
             write_rows(rows, local, rows_per_group=rows_per_group)
-            entry = put_part(store, version, name, local, row_groups_of(local))
+            entry = put_part(store.storage, version, name, local, row_groups_of(local))
             pieces = [[part.rows, part.offset, part.size, part.sha256] for part in entry.row_groups or ()]
             entries.append({"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces})
     return entries

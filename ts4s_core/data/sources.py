@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from ts4s_core.data.engine import DataEngine
+from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
 from ts4s_core.data.formats import csv_rows, docstrings, json_rows, parquet, tsv
 from ts4s_core.data.formats.lines import lines_between
-from ts4s_core.data.rows import Columns, Row, Tally
+from ts4s_core.data.formats.rows import Columns, Row, Tally
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 

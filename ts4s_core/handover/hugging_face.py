@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from ts4s_core.errors import UnsupportedModelError, listed
 from ts4s_core.handover.trained import Floats, Trained
-from ts4s_core.onnx.graph import Array
-from ts4s_core.onnx.heads import HEAD
+from ts4s_core.models.heads import HEAD
+from ts4s_core.onnx.graph.graph import Array
 
 ROBERTA_HEADS = ("roberta", "xlm-roberta", "camembert")
 _BERT_HEAD = {"dense": "bert.pooler.dense", "out_proj": "classifier"}
@@ -120,8 +120,8 @@ def _module(trained: Trained, record: Mapping[str, Any]) -> Any:
     import torch
     import transformers
 
-    from ts4s_core.onnx.families import prepare_config
-    from ts4s_core.onnx.sources import config_object
+    from ts4s_core.onnx.sources.families import prepare_config
+    from ts4s_core.onnx.sources.resolve import config_object
 
     config = config_object(dict(record), source=str(trained.manifest.ref))
     prepare_config(config)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ts4s_core.errors import ParityError
 from ts4s_core.handover.trained import Trained
-from ts4s_core.prediction.runner import OnnxRunner
+from ts4s_core.prediction.runners import OnnxRunner
 
 MODEL_FILE = "model.onnx"
 
@@ -21,7 +21,7 @@ def write_plain_file(trained: Trained, folder: Path) -> dict[str, Any]:
     """
     import onnx
 
-    from ts4s_core.onnx.plain import MAX_INLINE_BYTES, lowered, with_weights
+    from ts4s_core.models.plain_onnx.files import MAX_INLINE_BYTES, lowered, with_weights
 
     path = folder / MODEL_FILE
     model = with_weights(lowered(trained.folder), trained.tensors)
@@ -46,6 +46,6 @@ def session_of(path: Path, *, threads: int = 1) -> Any:
     """An ONNX Runtime session of a file."""
     import onnxruntime
 
-    from ts4s_core.onnx.plain import session_options
+    from ts4s_core.models.plain_onnx.files import session_options
 
     return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])

@@ -59,10 +59,10 @@ def _library_module(trained: Trained) -> Any:
     """
     import torch
 
-    from ts4s_core.onnx.families import ExportWrapper, build_module
-    from ts4s_core.onnx.heads import HEAD, ClassificationHead
-    from ts4s_core.onnx.importer import put_tensors
-    from ts4s_core.onnx.sources import config_object
+    from ts4s_core.models.heads import HEAD, ClassificationHead
+    from ts4s_core.onnx.importing.importer import put_tensors
+    from ts4s_core.onnx.sources.families import ExportWrapper, build_module
+    from ts4s_core.onnx.sources.resolve import config_object
 
     spec = trained.spec
     causal = spec.task == "language-model"

@@ -14,13 +14,13 @@ import numpy as np
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import NotFoundError, ParityError, UnsupportedModelError
-from ts4s_core.evaluation.dataset_rows import Rows, row_groups, rows_of
-from ts4s_core.evaluation.lineage import training_datasets
-from ts4s_core.evaluation.scorer import Scorer
+from ts4s_core.evaluation.figures.lineage import training_datasets
+from ts4s_core.evaluation.scoring.dataset_rows import Rows, row_groups, rows_of
+from ts4s_core.evaluation.scoring.scorer import Scorer
 from ts4s_core.handover.plain_file import MODEL_FILE, session_of, write_plain_file
 from ts4s_core.handover.trained import Trained
-from ts4s_core.onnx.graph import Array
-from ts4s_core.prediction.runner import OnnxRunner, run_sorted
+from ts4s_core.onnx.graph.graph import Array
+from ts4s_core.prediction.runners import OnnxRunner, run_sorted
 from ts4s_core.progress import Progress
 
 #: Share of the held-out rows that may be answered wrong more than in FP32.

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ts4s_core.artifacts.manifest import Manifest
+from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.errors import ParityError
-from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from ts4s_core.onnx.graph import Array
-    from ts4s_core.onnx.model import TrainableModel
+    from ts4s_core.models.trainable import TrainableModel
+    from ts4s_core.onnx.graph.graph import Array
 
 Floats = npt.NDArray[np.float32]
 #: ``(B, T)`` int64 twice to logits.
@@ -56,8 +56,8 @@ class Trained:
     @cached_property
     def model(self) -> TrainableModel:
         """The model in evaluation mode; what its adapters learnt is part of its weights."""
-        from ts4s_core.onnx.lora import merge_lora
-        from ts4s_core.onnx.model import build_model
+        from ts4s_core.models.build import build_model
+        from ts4s_core.models.lora import merge_lora
 
         model = build_model(self.folder)
         merge_lora(model)
@@ -67,14 +67,14 @@ class Trained:
     @cached_property
     def tensors(self) -> dict[str, Array]:
         """The weights by state-dict name, adapters merged, tied ones once."""
-        from ts4s_core.onnx.model import tensors_of
+        from ts4s_core.models.graph_model import tensors_of
 
         return tensors_of(self.model)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest text that it takes."""
-        from ts4s_core.onnx.sources import max_positions
+        from ts4s_core.onnx.sources.resolve import max_positions
 
         return max_positions(self.config) if self.config else self.spec.max_length
 
@@ -83,7 +83,7 @@ class Trained:
         """Random batches of several shapes, and the model's logits on them."""
         import torch
 
-        from ts4s_core.onnx.parity import Ranges, batches
+        from ts4s_core.onnx.importing.parity import Ranges, batches
 
         spec = self.spec
         ranges = Ranges(vocab_size=spec.vocab_size, pad_id=spec.pad_id, max_length=self.longest, fixed=spec.fixed_shape)

@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.language.defaults import TRANSFORMER_SIZES, begins_anew, built_in_config
 from ts4s_core.progress import Progress, silent
@@ -23,7 +23,7 @@ from ts4s_core.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.onnx.sources import ModelSource
+    from ts4s_core.onnx.sources.resolve import ModelSource
 
 _TOKENIZER = "tokenizer/"
 
@@ -34,7 +34,7 @@ def source_tokenizer(settings: Settings, store: ArtifactStore) -> dict[str, byte
     Raises:
         InputError: there should be one, and it cannot be read.
     """
-    from ts4s_core.onnx.sources import given_tokenizer
+    from ts4s_core.onnx.sources.resolve import given_tokenizer
 
     model = settings.model
     if begins_anew(model):
@@ -67,7 +67,7 @@ def check_decoder(settings: Settings, store: ArtifactStore) -> None:
     if built_in_config(model, positions=window) is None:
         _refuse_sizes(model)
     config = _checked_config(settings, vocabulary=2, special={})
-    from ts4s_core.onnx.sources import max_positions
+    from ts4s_core.onnx.sources.resolve import max_positions
 
     _check_positions(model.source, max_positions(config), window)
 
@@ -87,7 +87,7 @@ def export_decoder(
         InputError: as :func:`check_decoder`.
         ParityError: ONNX Runtime computes something else than the module.
     """
-    from ts4s_core.onnx.export_step import export_model
+    from ts4s_core.onnx.exporting.step import export_model
 
     if settings.model.architecture != "transformer":
         return None
@@ -115,8 +115,8 @@ def import_decoder(
 
         return make_network(settings, store, tokenizer=tokenizer, progress=progress)
     from ts4s_core.language.network_step import continue_network
-    from ts4s_core.onnx.import_step import import_model
-    from ts4s_core.onnx.model_spec import ModelSpec
+    from ts4s_core.models.import_step import import_model
+    from ts4s_core.models.spec import ModelSpec
 
     if exported.kind != "onnx" and ModelSpec.read(store.local(exported)).network is not None:
         return continue_network(settings, store, trained=exported)
@@ -132,8 +132,8 @@ def decoder_source(settings: Settings, store: ArtifactStore, *, tokenizer: Path)
     """
     if not begins_anew(settings.model):
         return _pretrained(settings, store)
-    from ts4s_core.onnx.sources import ModelSource
-    from ts4s_core.onnx.sources_tokenizer import tokenizer_hash
+    from ts4s_core.onnx.sources.resolve import ModelSource
+    from ts4s_core.onnx.sources.tokenizer_files import tokenizer_hash
 
     files = {path.name: path.read_bytes() for path in sorted(tokenizer.iterdir()) if path.is_file()}
     config = _checked_config(settings, **_vocabulary_of(tokenizer))
@@ -144,13 +144,13 @@ def decoder_source(settings: Settings, store: ArtifactStore, *, tokenizer: Path)
 
 
 def _pretrained(settings: Settings, store: ArtifactStore) -> ModelSource:
-    from ts4s_core.onnx.sources import resolve_source
+    from ts4s_core.onnx.sources.resolve import resolve_source
 
     return resolve_source(settings.model, store, seed=settings.train.seed)
 
 
 def _beside_config(model: ModelSettings) -> dict[str, bytes] | None:
-    from ts4s_core.onnx.sources_tokenizer import has_tokenizer, tokenizer_files
+    from ts4s_core.onnx.sources.tokenizer_files import has_tokenizer, tokenizer_files
 
     path = _config_path(model)
     if path is None or not has_tokenizer(path.parent):
@@ -166,8 +166,8 @@ def _config_path(model: ModelSettings) -> Path | None:
 
 
 def _checked_config(settings: Settings, *, vocabulary: int, special: dict[str, int | None]) -> dict[str, Any]:
-    from ts4s_core.onnx.sources import checked_config
-    from ts4s_core.onnx.sources_folder import read_json_object
+    from ts4s_core.onnx.sources.folder import read_json_object
+    from ts4s_core.onnx.sources.resolve import checked_config
 
     model = settings.model
     record = built_in_config(model, positions=settings.data.window)

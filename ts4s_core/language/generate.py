@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from ts4s_core.errors import SettingsError
 from ts4s_core.language.sampling import chance, next_token
 from ts4s_core.language.tokens import special_ids, tokenizer_of
-from ts4s_core.onnx.model_spec import ModelSpec
+from ts4s_core.models.spec import ModelSpec
 from ts4s_core.settings import GenerateSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from ts4s_core.language.copies import CopyGuard
+    from ts4s_core.language.copy_guard import CopyGuard
     from ts4s_core.language.steppers import Stepper
 
 #: Called with the prompt's number and the next piece of its text, as it comes.

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ts4s_core.artifacts.keys import step_key
 from ts4s_core.artifacts.steps import StepResult, run_step
+from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.errors import SettingsError
 from ts4s_core.language.defaults import NETWORK_SIZES
-from ts4s_core.language.network_spec import NetworkSpec
 from ts4s_core.language.word_vector_file import read_word_vectors, vector_size
-from ts4s_core.onnx.model_spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec
+from ts4s_core.models.network_spec import NetworkSpec
+from ts4s_core.models.spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ts4s_core.artifacts.refs import ArtifactRef
     from ts4s_core.artifacts.store import ArtifactStore
+    from ts4s_core.artifacts.versions.refs import ArtifactRef
     from ts4s_core.artifacts.writer import ArtifactWriter
-    from ts4s_core.onnx.model import TrainableModel
+    from ts4s_core.models.trainable import TrainableModel
 
 STEP = "import"
 STAGES = 2
@@ -111,7 +111,7 @@ def make_network(settings: Settings, store: ArtifactStore, *, tokenizer: Path, p
     Raises:
         InputError: as :func:`check_network`, or no token has a vector in the file.
     """
-    from ts4s_core.data.tokenisers import tokenizer_sha256
+    from ts4s_core.data.tokenizers import tokenizer_sha256
 
     model = settings.model
     bearing = {
@@ -157,7 +157,7 @@ def continue_network(settings: Settings, store: ArtifactStore, *, trained: Artif
 
 
 def _copy(writer: ArtifactWriter, settings: Settings, folder: Path) -> None:
-    from ts4s_core.onnx.model import build_model
+    from ts4s_core.models.build import build_model
 
     network = build_model(folder)
     dropout = network.spec.dropout if settings.model.dropout is None else settings.model.dropout
@@ -167,11 +167,11 @@ def _copy(writer: ArtifactWriter, settings: Settings, folder: Path) -> None:
 
 
 def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progress: Progress) -> None:
-    from ts4s_core.data.tokenisers import pad_id_of
-    from ts4s_core.language.networks import build_network, initial_weights
-    from ts4s_core.onnx.importer import put_tensors
-    from ts4s_core.onnx.model import tensors_of
-    from ts4s_core.onnx.weights import save_weights
+    from ts4s_core.data.tokenizers import pad_id_of
+    from ts4s_core.models.graph_model import tensors_of
+    from ts4s_core.models.small_networks import build_network, initial_weights
+    from ts4s_core.models.weights import save_weights
+    from ts4s_core.onnx.importing.importer import put_tensors
 
     progress(STEP, {"stage": 1, "stages": STAGES, "doing": "read word vectors"})
     vocabulary, given = _given(settings.model, tokenizer)
@@ -188,7 +188,7 @@ def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progr
 
 def _describe(writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, *, tokenizer: Path) -> None:
     """Everything of a model artifact but its weights' file."""
-    from ts4s_core.onnx.weights import weights_sha256
+    from ts4s_core.models.weights import weights_sha256
 
     assert spec.network is not None
     writer.add_json(SPEC_FILE, {**spec.to_json(), "parameters": list(network.parameter_names)})

@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from ts4s_core.errors import IntegrityError, listed
-from ts4s_core.language.network_spec import NetworkSpec
-from ts4s_core.language.networks import NetworkModel, RecurrentNetwork
-from ts4s_core.onnx.lora import merge_lora
-from ts4s_core.onnx.model import TrainableModel, build_model
+from ts4s_core.models.build import build_model
+from ts4s_core.models.lora import merge_lora
+from ts4s_core.models.network_spec import NetworkSpec
+from ts4s_core.models.small_networks import NetworkModel, RecurrentNetwork
+from ts4s_core.models.trainable import TrainableModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,8 +139,8 @@ class WindowStepper(GraphStepper):
 
 def _library_module(model: TrainableModel, config: dict[str, Any]) -> nn.Module:
     """The Hugging Face module of a configuration with the weights of an imported one."""
-    from ts4s_core.onnx.families import build_module
-    from ts4s_core.onnx.sources import config_object
+    from ts4s_core.onnx.sources.families import build_module
+    from ts4s_core.onnx.sources.resolve import config_object
 
     with torch.random.fork_rng(devices=[]):
         module = build_module(config_object(config, source="the model"), "causal-lm")

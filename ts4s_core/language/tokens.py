@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ts4s_core.data.text_tokens import TextTokenizer
+from ts4s_core.data.corpus.tokens import TextTokenizer
 from ts4s_core.errors import SourceError
 
 if TYPE_CHECKING:

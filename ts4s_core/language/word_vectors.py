@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ts4s_core.data.tokenisers import load_tokenizer
+from ts4s_core.data.tokenizers import load_tokenizer
 from ts4s_core.errors import IntegrityError
 from ts4s_core.language.word_vector_file import WordVectors, word_vector_text
 
@@ -70,7 +70,7 @@ def token_vectors(folder: Path) -> TokenVectors:
         IntegrityError: its files are damaged, or its token table cannot be found.
         SourceError: it has no tokenizer.
     """
-    from ts4s_core.onnx.model import build_model
+    from ts4s_core.models.build import build_model
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     model = build_model(folder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import Ts4sError, UnsupportedModelError
-from ts4s_core.onnx.onnx2torch_loader import onnx2torch
+from ts4s_core.onnx.importing.registered_converters import onnx2torch
 
 _TEXT_INPUT = "input_ids"
 
@@ -29,7 +29,7 @@ def module_of_onnx(data: bytes, *, folder: Path) -> nn.Module:
     except Exception as exc:  # protobuf's own classes
         raise UnsupportedModelError(f"ONNX graph cannot be read: {type(exc).__name__}: {exc}") from exc
     if any(entry.name == _TEXT_INPUT for entry in model.graph.input):
-        from ts4s_core.onnx.importer import import_graph
+        from ts4s_core.onnx.importing.importer import import_graph
 
         path = folder / "graph.onnx"
         path.write_bytes(data)

@@ -86,7 +86,7 @@ def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[torch.Tenso
 
 def encoder(tokenizer: str, form: InputForm) -> Any:
     """Texts to token numbers, cut to the form's length."""
-    from ts4s_core.data.tokenisers import foreign_failures, tokenizer_from
+    from ts4s_core.data.tokenizers import foreign_failures, tokenizer_from
 
     made = tokenizer_from(tokenizer)
     made.enable_truncation(form.max_length)

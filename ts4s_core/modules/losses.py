@@ -14,7 +14,7 @@ from torch import nn
 from ts4s_core.errors import InputError
 from ts4s_core.modules.spec import Spec, describe, import_path, spec_of_call
 from ts4s_core.modules.trust import find
-from ts4s_core.training.objectives import PartLoss
+from ts4s_core.training.step.objectives import PartLoss
 
 #: Losses that compare with a class number; all others compare with numbers of the output's own shape.
 OF_CLASSES = ("torch.nn:CrossEntropyLoss", "torch.nn:NLLLoss", "torch.nn:MultiMarginLoss")
@@ -67,7 +67,7 @@ def _described(loss: nn.Module) -> Spec:
 
 
 class AnyLoss:
-    """An objective (see :class:`ts4s_core.training.objectives.Objective`) over any loss.
+    """An objective (see :class:`ts4s_core.training.step.objectives.Objective`) over any loss.
 
     A loss of ``torch.nn`` gives its items one by one; one that gives only a mean counts as the mean over the part's rows.
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder, padded
+from ts4s_core.modules.job_module import OnDevice, make_module
 from ts4s_core.modules.saved import SavedModule
-from ts4s_core.training.any_module import OnDevice, make_module
 
 #: What :meth:`Predictor.predict` gives.
 STRUCT = pa.struct([("prediction", pa.float64()), ("raw", pa.list_(pa.float64())), ("probability", pa.list_(pa.float64()))])

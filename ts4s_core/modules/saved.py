@@ -17,9 +17,9 @@ import safetensors
 import safetensors.numpy
 
 from ts4s_core.errors import IntegrityError
+from ts4s_core.models.weights import Array, weights_sha256
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.spec import Spec, paths_of
-from ts4s_core.onnx.weights import Array, weights_sha256
 
 MODEL, WEIGHTS, GRAPH, TOKENIZER = FILES = ("model.json", "model.safetensors", "graph.onnx", "tokenizer.json")
 _VERSION = 1

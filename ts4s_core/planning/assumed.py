@@ -14,9 +14,9 @@ from torch import nn
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import ModelSettings
-from ts4s_core.training.batches import RowBlock
-from ts4s_core.training.factories import BuiltModel
+from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.worker.factories import BuiltModel
 
 #: Spread of the assumed log-normal lengths.
 SIGMA = 0.6
@@ -89,8 +89,8 @@ def model(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     Raises:
         SettingsError: if the source says nothing of its shape.
     """
-    from ts4s_core.onnx.families import build_module
-    from ts4s_core.onnx.sources import config_object
+    from ts4s_core.onnx.sources.families import build_module
+    from ts4s_core.onnx.sources.resolve import config_object
 
     record = job.extra["config"]
     config = config_object(record, source=str(job.extra["source"]))

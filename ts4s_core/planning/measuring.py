@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import ts4s_core
 from ts4s_core.errors import InputError, Ts4sError, from_wire
 from ts4s_core.training.job import TrainJob
 
 _BUDGET_S = 6.0
 #: Longest time of one measurement, with building the model.
 _LIMIT_S = 1_200.0
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE_ROOT = str(Path(ts4s_core.__file__).resolve().parents[1])
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

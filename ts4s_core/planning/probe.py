@@ -20,19 +20,19 @@ import torch
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, Ts4sError, to_wire
 from ts4s_core.processes import die_with_parent
-from ts4s_core.training.allocator import keep_memory
-from ts4s_core.training.batches import PartBatch
-from ts4s_core.training.compiling import compiled
-from ts4s_core.training.embeddings import RowGradients
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.factories import BuiltModel, resolve
-from ts4s_core.training.flat import attach, lay_out, trainable_parameters
+from ts4s_core.training.batches.batch import PartBatch
+from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.read_ahead import PlannedStep, planned_steps
+from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
+from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.optimiser import Optimiser, SlicedAdamW
-from ts4s_core.training.plan import Plan
-from ts4s_core.training.strategy import LocalEngine
-from ts4s_core.training.windows import PlannedStep, planned_steps
+from ts4s_core.training.optimisers.adamw import Optimiser, SlicedAdamW
+from ts4s_core.training.step.compiled_forward import compiled
+from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.step.row_gradients import RowGradients
+from ts4s_core.training.worker.allocator import keep_memory
+from ts4s_core.training.worker.factories import BuiltModel, resolve
 
 log = logging.getLogger(__name__)
 
@@ -221,8 +221,8 @@ def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
     """Look at the size of a configuration's model before its weights get memory."""
     if "config" not in job.extra:
         return
-    from ts4s_core.onnx.families import build_module
-    from ts4s_core.onnx.sources import config_object
+    from ts4s_core.onnx.sources.families import build_module
+    from ts4s_core.onnx.sources.resolve import config_object
 
     with torch.device("meta"):
         config = config_object(job.extra["config"], source=str(job.extra["source"]))

@@ -16,15 +16,15 @@ from ts4s_core.modules.losses import loss_spec
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import Spec, describe, import_path, paths_of, spec_of_call
 from ts4s_core.modules.trust import check_trusted, trust
-from ts4s_core.spark.ml_files import read_files, write_files
-from ts4s_core.spark.ml_fit import Fit, Task
+from ts4s_core.spark.ml.files import read_files, write_files
+from ts4s_core.spark.ml.fit import Fit, Task
+from ts4s_core.spark.ml.params import FitParams, add_setters
 from ts4s_core.spark.ml_model import DATA, TorchModel, trusted_by
-from ts4s_core.spark.ml_params import FitParams, add_setters
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from ts4s_core.onnx.weights import Array
+    from ts4s_core.models.weights import Array
 
 _WEIGHTS, _GRAPH = "model.safetensors", "graph.onnx"
 
@@ -46,7 +46,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         >>> model = Pipeline(stages=[VectorAssembler(inputCols=pixels, outputCol="features"), estimator]).fit(table)
         >>> model.transform(table).select("prediction", "probability")
 
-    See :mod:`ts4s_core.spark.ml_params` for every Param.
+    See :mod:`ts4s_core.spark.ml.params` for every Param.
     """
 
     def __init__(self, **params: Any) -> None:
@@ -97,7 +97,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
     def _described(self, module: Any) -> Any:
         from torch import nn
 
-        from ts4s_core.training.any_module import weights_of
+        from ts4s_core.modules.job_module import weights_of
 
         self._weights = self._graph = None
         if module is None:

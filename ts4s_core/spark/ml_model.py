@@ -16,15 +16,15 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 
 from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.job_module import make_module, weights_of
 from ts4s_core.modules.predicting import STRUCT, Predictor
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.spec import describe
 from ts4s_core.modules.trust import CONF, check_trusted, trust
-from ts4s_core.spark.ml_columns import input_column
-from ts4s_core.spark.ml_files import needed, read_files, write_files
-from ts4s_core.spark.ml_params import SharedParams, add_setters
-from ts4s_core.spark.shipping import ship_code
-from ts4s_core.training.any_module import make_module, weights_of
+from ts4s_core.spark.ml.columns import input_column
+from ts4s_core.spark.ml.files import needed, read_files, write_files
+from ts4s_core.spark.ml.params import SharedParams, add_setters
+from ts4s_core.spark.session.shipping import ship_code
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

@@ -14,11 +14,11 @@ import pyarrow as pa
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import DataError
-from ts4s_core.onnx.model_spec import ModelSpec
-from ts4s_core.prediction.predict import checked_runtime, layout_of
-from ts4s_core.prediction.reading import row_of
-from ts4s_core.prediction.tables import Layout
-from ts4s_core.prediction.work import ModelUse, load_model
+from ts4s_core.models.spec import ModelSpec
+from ts4s_core.prediction.job import checked_runtime, layout_of
+from ts4s_core.prediction.part import ModelUse, load_model
+from ts4s_core.prediction.result_table import Layout
+from ts4s_core.prediction.source_rows import row_of
 from ts4s_core.settings import StorageSettings
 
 if TYPE_CHECKING:

@@ -46,8 +46,8 @@ class TrainJob:
     class_weights: list[float] | None = None
     resume: str | None = None
     attempt: int = 0
-    model_factory: str = "ts4s_core.training.factories:model_of_artifact"
-    rows_factory: str = "ts4s_core.training.factories:rows_of_artifact"
+    model_factory: str = "ts4s_core.training.worker.factories:model_of_artifact"
+    rows_factory: str = "ts4s_core.training.worker.dataset_rows:rows_of_artifact"
     exchange: str = "auto"
     ledger: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -81,24 +81,6 @@ class TrainJob:
         values = json.loads(text)
         known = {entry.name for entry in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
-
-
-@dataclass(frozen=True)
-class ControlAddress:
-    """Where workers find the driver's control server, and the secret that lets them in."""
-
-    host: str
-    port: int
-    secret: str = field(repr=False)
-
-    def to_wire(self) -> str:
-        """The address as JSON; it holds the secret."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_wire(cls, text: str) -> ControlAddress:
-        """The address that :meth:`to_wire` wrote."""
-        return cls(**json.loads(text))
 
 
 def storage_to_wire(settings: StorageSettings) -> dict[str, Any]:

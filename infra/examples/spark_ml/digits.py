@@ -11,7 +11,7 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.datasets import load_digits
 
-from ts4s_core.spark.java import find_java
+from ts4s_core.spark.session.java import find_java
 
 PIXELS = [f"p{number}" for number in range(64)]
 

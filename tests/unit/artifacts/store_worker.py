@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import sys
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import ConflictError
 from ts4s_core.settings import StorageSettings
 

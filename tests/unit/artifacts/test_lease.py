@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from waiting import wait_for
 
-from ts4s_core.artifacts import lease as leases
-from ts4s_core.artifacts.lease import Claim, Lease, claims, this_host
+from ts4s_core.artifacts.leases import lease as leases
+from ts4s_core.artifacts.leases.lease import Claim, Lease, claims, this_host
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import LeaseHeldError, StoreError
 from ts4s_core.settings import StorageSettings

@@ -8,8 +8,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ts4s_core.artifacts.manifest import FileEntry, Manifest, RowGroup
-from ts4s_core.artifacts.refs import ENDINGS, KINDS, ArtifactRef
+from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest, RowGroup
+from ts4s_core.artifacts.versions.refs import ENDINGS, KINDS, ArtifactRef
 from ts4s_core.errors import IntegrityError
 
 VERSION = "20261121T041500.123456Z-1a2b3c4d"

@@ -8,9 +8,9 @@ import pytest
 from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 
-from ts4s_core.artifacts import objects
-from ts4s_core.artifacts.objects import WRITER, ObjectFiles, S3Files
-from ts4s_core.artifacts.s3_pieces import PieceClient
+from ts4s_core.artifacts.storage import objects
+from ts4s_core.artifacts.storage.objects import WRITER, ObjectFiles, S3Files
+from ts4s_core.artifacts.storage.s3_parts import PieceClient
 from ts4s_core.errors import ConflictError, StoreError
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.lease import Lease, claims, live_claims
-from ts4s_core.artifacts.manifest import Manifest
-from ts4s_core.artifacts.refs import ArtifactRef
+from ts4s_core.artifacts.leases.lease import Lease, claims, live_claims
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.manifest import Manifest
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError
 from ts4s_core.settings import StorageSettings
 

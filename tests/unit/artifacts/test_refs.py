@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ts4s_core.artifacts.keys import canonical_json, code_version, step_key
-from ts4s_core.artifacts.refs import ArtifactRef, check_name, slug
+from ts4s_core.artifacts.versions.keys import canonical_json, code_version, step_key
+from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name, slug
 from ts4s_core.errors import InputError
 
 VERSION = "20261121T041500.123456Z-1a2b3c4d"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ts4s_core.artifacts.refs import TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError
 from ts4s_core.settings import StorageSettings
 

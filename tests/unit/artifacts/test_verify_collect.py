@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ts4s_core.artifacts.collect import Collected, collect
-from ts4s_core.artifacts.lease import COLLECTION_LEASE, Lease
-from ts4s_core.artifacts.refs import KINDS, TEMPORARY, ArtifactRef
+from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, Lease
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.verify import verify
+from ts4s_core.artifacts.upkeep.collect import Collected, collect
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.refs import KINDS, TEMPORARY, ArtifactRef
 from ts4s_core.errors import IntegrityError, NotFoundError
 from ts4s_core.settings import StorageSettings
 

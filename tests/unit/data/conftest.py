@@ -12,8 +12,8 @@ from word_tokenizer import WORDS, make_tokenizer
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.data_engine import DataEngine, LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import DataEngine, LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import Scan, scan
 from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings

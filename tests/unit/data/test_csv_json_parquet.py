@@ -16,7 +16,7 @@ from ts4s_core.data.formats.csv_rows import fields_of, read_csv
 from ts4s_core.data.formats.json_rows import is_array, read_json_array, read_json_lines
 from ts4s_core.data.formats.lines import lines_between
 from ts4s_core.data.formats.parquet import read_parquet, row_groups_in
-from ts4s_core.data.rows import MAX_ROW_BYTES, Columns, Row, Tally
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally
 from ts4s_core.errors import DataError
 
 COLUMNS = Columns("text", "label", multi_label=False)

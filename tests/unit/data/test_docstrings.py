@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.formats import docstrings
 from ts4s_core.data.scan import scan
 from ts4s_core.errors import SourceError

@@ -11,14 +11,14 @@ import pytest
 
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.data.formats.parquet_footer import groups_of, read_groups
-from ts4s_core.data.rows import Tally
+from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.schema import side_schema
 from ts4s_core.data.sources import open_source
 from ts4s_core.errors import DataError, IntegrityError, Ts4sError
-from ts4s_core.prediction.reading import open_texts
+from ts4s_core.prediction.source_rows import open_texts
 from ts4s_core.settings import DataSettings, StorageSettings
 
 

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data import schema
+from ts4s_core.data.data_engine import LocalEngine, split_by_group
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine, split_by_group
 from ts4s_core.data.prepare import prepare_dataset
-from ts4s_core.data.rows import SIDES, SidePlan, text_id
 from ts4s_core.data.scan import scan
-from ts4s_core.data.tokenisers import load_tokenizer, pad_id_of
+from ts4s_core.data.sides import SIDES, SidePlan, text_id
+from ts4s_core.data.tokenizers import load_tokenizer, pad_id_of
 from ts4s_core.errors import DataError, IntegrityError, NotFoundError, SettingsError, SourceError
 from ts4s_core.settings import Settings
 

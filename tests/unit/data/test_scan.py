@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ts4s_core.data.engine import LocalEngine
-from ts4s_core.data.rows import SIDES, SidePlan
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.scan import scan
+from ts4s_core.data.sides import SIDES, SidePlan
 from ts4s_core.errors import DataError, InputError
 from ts4s_core.settings import Settings
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from ts4s_core.data.engine import LocalEngine
-from ts4s_core.data.rows import Tally
+from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.sources import DataSource, open_source
 from ts4s_core.errors import InputError, SourceError
 from ts4s_core.settings import DataSettings, StorageSettings

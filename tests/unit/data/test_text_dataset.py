@@ -12,13 +12,13 @@ import pytest
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.corpus_scan import TextScan, scan_text
-from ts4s_core.data.engine import LocalEngine
-from ts4s_core.data.prepare_text import prepare_text
-from ts4s_core.data.rows import SIDES
-from ts4s_core.data.text_dataset import TextDataset
-from ts4s_core.data.tokeniser_training import BEGIN, UNKNOWN, train_tokenizer
-from ts4s_core.data.tokenisers import load_tokenizer
+from ts4s_core.data.corpus.dataset import TextDataset
+from ts4s_core.data.corpus.prepare import prepare_text
+from ts4s_core.data.corpus.scan import TextScan, scan_text
+from ts4s_core.data.corpus.tokenizer_training import BEGIN, UNKNOWN, train_tokenizer
+from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.sides import SIDES
+from ts4s_core.data.tokenizers import load_tokenizer
 from ts4s_core.errors import DataError, SourceError
 from ts4s_core.settings import Settings, StorageSettings
 
@@ -151,7 +151,7 @@ def test_trained_tokenizers_give_text_back_in_the_same_bytes_each_time() -> None
     for kind in ("byte-level-bpe", "word-level"):
         files = train_tokenizer(texts, kind=kind, vocabulary_size=400)
         assert files == train_tokenizer(texts, kind=kind, vocabulary_size=400)
-        from ts4s_core.data.text_tokens import TextTokenizer
+        from ts4s_core.data.corpus.tokens import TextTokenizer
 
         tokenizer = TextTokenizer.of(files)
         loaded = tokenizer.load()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.scan import scan
 from ts4s_core.errors import DataError
-from ts4s_core.prediction.reading import open_texts
+from ts4s_core.prediction.source_rows import open_texts
 from ts4s_core.settings import Settings, load_settings
 
 WORD = "confidential"

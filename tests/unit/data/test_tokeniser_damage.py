@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from ts4s_core.data.tokenisers import tokenise, tokenizer_from
+from ts4s_core.data.tokenizers import tokenise, tokenizer_from
 from ts4s_core.errors import SourceError
 
 _PAIRS = {"type": "BPE", "continuing_subword_prefix": "x" * 30, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}

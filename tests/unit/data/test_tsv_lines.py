@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ts4s_core.data.formats import lines as lines_module
 from ts4s_core.data.formats.lines import lines_between
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally
 from ts4s_core.data.formats.tsv import read_tsv
-from ts4s_core.data.rows import MAX_ROW_BYTES, Columns, Row, Tally
 
 COLUMNS = Columns("text", "label", multi_label=False)
 MANY = Columns("text", "label", multi_label=True)

@@ -14,9 +14,9 @@ from model_specs import small_spec
 from safetensors.numpy import load_file, save
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
 from ts4s_core.settings import Settings, StorageSettings
@@ -38,15 +38,15 @@ class BagOfWords(torch.nn.Module):
 
 
 def build_model(folder: Path) -> BagOfWords:
-    """Stands for ts4s_core.onnx.model.build_model."""
+    """Stands for ts4s_core.models.build.build_model."""
     return BagOfWords(load_file(folder / "model.safetensors")["weights"])
 
 
 @pytest.fixture(autouse=True)
 def bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("ts4s_core.onnx.model")
+    module = types.ModuleType("ts4s_core.models.build")
     module.build_model = build_model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ts4s_core.onnx.model", module)
+    monkeypatch.setitem(sys.modules, "ts4s_core.models.build", module)
 
 
 @pytest.fixture

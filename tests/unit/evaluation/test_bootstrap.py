@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from ts4s_core.evaluation.bootstrap import LOSS_CELLS, paired_gain, value_of
-from ts4s_core.evaluation.predictions import Predictions, class_indices
+from ts4s_core.evaluation.figures.paired_gain import LOSS_CELLS, paired_gain, value_of
+from ts4s_core.evaluation.scoring.predictions import Predictions, class_indices
 
 
 def predictions(rows: int, *, right: float, seed: int, classes: int = 3, multi_label: bool = False) -> Predictions:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ts4s_core.evaluation.drift import DRIFT_BOUND, Sample, drift, drift_reasons, psi
+from ts4s_core.evaluation.figures.drift import DRIFT_BOUND, Sample, drift, drift_reasons, psi
 
 
 def texts(

@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.errors import DataError, IntegrityError, NonFiniteError
-from ts4s_core.evaluation import overlap, predict
-from ts4s_core.evaluation.evaluate import evaluate
-from ts4s_core.evaluation.report_step import read_decision
+from ts4s_core.evaluation.figures import overlap
+from ts4s_core.evaluation.scoring import score_rows as predict
+from ts4s_core.evaluation.steps.classifier import evaluate
+from ts4s_core.evaluation.steps.evaluation import read_decision
 from ts4s_core.settings import Settings
 
 Make = Callable[..., Any]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from ts4s_core.errors import IntegrityError
-from ts4s_core.evaluation.bootstrap import Gain
-from ts4s_core.evaluation.gate import Decision, Evidence, decide
+from ts4s_core.evaluation.figures.paired_gain import Gain
+from ts4s_core.evaluation.gate.decision import Decision, Evidence, decide
 
 CHAMPION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ts4s_core.errors import DataError, NonFiniteError
-from ts4s_core.evaluation.metrics import confusion_csv, headline, measure, per_class_csv
-from ts4s_core.evaluation.predictions import Predictions
+from ts4s_core.evaluation.figures.metrics import confusion_csv, headline, measure, per_class_csv
+from ts4s_core.evaluation.scoring.predictions import Predictions
 
 LABELS = ["a", "b", "c"]
 

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.engine import LocalEngine
 from ts4s_core.errors import DataError, IntegrityError
-from ts4s_core.evaluation import predict
-from ts4s_core.evaluation.predict import ROWS_PER_BATCH, TOKENS_PER_BATCH, batches, predict_rows
-from ts4s_core.evaluation.scorer import same_tokens
+from ts4s_core.evaluation.scoring import score_rows as predict
+from ts4s_core.evaluation.scoring.score_rows import ROWS_PER_BATCH, TOKENS_PER_BATCH, batches, predict_rows
+from ts4s_core.evaluation.scoring.scorer import same_tokens
 
 Make = Callable[..., Any]
 

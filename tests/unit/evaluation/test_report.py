@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ts4s_core.evaluation.bootstrap import Gain
-from ts4s_core.evaluation.drift import Sample, drift
-from ts4s_core.evaluation.gate import Evidence, decide
-from ts4s_core.evaluation.html import number, table, text
-from ts4s_core.evaluation.metrics import measure
-from ts4s_core.evaluation.predictions import Predictions
-from ts4s_core.evaluation.report import Mistake, ReportData, render
+from ts4s_core.evaluation.figures.drift import Sample, drift
+from ts4s_core.evaluation.figures.metrics import measure
+from ts4s_core.evaluation.figures.paired_gain import Gain
+from ts4s_core.evaluation.gate.decision import Evidence, decide
+from ts4s_core.evaluation.report.data import Mistake, ReportData
+from ts4s_core.evaluation.report.html import number, table, text
+from ts4s_core.evaluation.report.render import render
+from ts4s_core.evaluation.scoring.predictions import Predictions
 
 CHAMPION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"
 EVIL = "<script>alert(1)</script> & \"x\" '東京' \x00\u202e $\\frac{1}{2}$"

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ts4s_core.evaluation.drift import Sample, drift
-from ts4s_core.evaluation.gate import Evidence, decide
-from ts4s_core.evaluation.metrics import measure
-from ts4s_core.evaluation.predictions import Predictions
-from ts4s_core.evaluation.report import Mistake, ReportData, render
+from ts4s_core.evaluation.figures.drift import Sample, drift
+from ts4s_core.evaluation.figures.metrics import measure
+from ts4s_core.evaluation.gate.decision import Evidence, decide
+from ts4s_core.evaluation.report.data import Mistake, ReportData
+from ts4s_core.evaluation.report.render import render
+from ts4s_core.evaluation.scoring.predictions import Predictions
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VERSION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, cli_commands
-from flows.cli_commands import COMMANDS, Command, Invocation, Option, Outcome
-from flows.cli_help import command_help, overview
-from flows.cli_options import parse, setting_flags
+from flows.cli import table as cli_commands
+from flows.cli.command import Command, Invocation, Option, Outcome
+from flows.cli.help import command_help, overview
+from flows.cli import main as cli
+from flows.cli.options import parse, setting_flags
+from flows.cli.table import COMMANDS
 from ts4s_core.errors import InputError, SettingsError, TrainingError
 from ts4s_core.settings import Settings
 
@@ -282,10 +284,10 @@ def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code:
         "module = importlib.util.module_from_spec(spec)\n"
         "sys.modules['cli_test_commands'] = module\n"
         "spec.loader.exec_module(module)\n"
-        "from flows import cli, cli_commands\n"
-        "command = cli_commands.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ())\n"
-        "cli_commands.COMMANDS = cli.COMMANDS = (command,)\n"
-        "sys.exit(cli.main(['wait', '--data.source', sys.argv[1]]))\n"
+        "from flows.cli import command, main, table\n"
+        "wait = command.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ())\n"
+        "table.COMMANDS = main.COMMANDS = (wait,)\n"
+        "sys.exit(main.main(['wait', '--data.source', sys.argv[1]]))\n"
     )
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, "-c", script, str(mark)], stderr=subprocess.PIPE, text=True, env=environ) as child:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.deployments import TRAINING_QUEUE, DeployOptions, deployments_of
-from flows.endings import said
+from flows.deployment.specs import TRAINING_QUEUE, DeployOptions, deployments_of
 from flows.language_model import language_model
-from flows.parameters import settings_of
-from tasks.show import decision_page
+from flows.lifecycle.conclude import said
+from flows.lifecycle.parameters import settings_of
+from tasks.prefect_ui.show import decision_page
 from ts4s_core.data.look import look_at
 from ts4s_core.errors import SettingsError, SourceError
-from ts4s_core.evaluation.gate import Decision
+from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings, load_settings
 

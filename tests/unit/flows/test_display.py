@@ -6,10 +6,10 @@ import io
 import pytest
 from waiting import wait_for
 
-from flows import display
-from flows.cli_commands import Outcome
-from flows.display import Display
-from flows.output import columns, write
+from flows.cli.command import Outcome
+from flows.cli.display import Display
+from flows.cli import display
+from flows.cli.output import columns, write
 
 
 class Terminal(io.StringIO):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
-from tasks.publication import decided, publish_decision
-from ts4s_core.artifacts.refs import ArtifactRef
+from flows.cli import main as cli
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.evaluation.gate import Decision
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.evaluation.gate.decision import Decision
+from ts4s_core.pipeline.publication import decided, publish_decision
 from ts4s_core.settings import StorageSettings
 
 

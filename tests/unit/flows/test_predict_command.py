@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from flows import cli
+from flows.cli import main as cli
 
 
 def ts4s(tiny_models: Any, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import prefect_server
-from flows.prefect_server import PrefectServerError, TemporaryServer, configured_api_url
+from flows.prefect_api import server as prefect_server
+from flows.prefect_api.server import PrefectServerError, TemporaryServer, configured_api_url
 
 URL = "http://127.0.0.1:4200/api"
 
@@ -88,7 +88,7 @@ def test_a_server_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tm
 def test_the_server_dies_with_its_parent_even_when_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
-        "from flows.prefect_server import TemporaryServer\n"
+        "from flows.prefect_api.server import TemporaryServer\n"
         "server = TemporaryServer()\n"
         "sys.stdout.write(f'{server._process.pid} {server._folder}\\n')\n"
         "sys.stdout.flush()\n"

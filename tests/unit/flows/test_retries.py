@@ -4,8 +4,8 @@ import pytest
 from prefect.states import Failed
 
 from flows.retrain import retrain
-from tasks.retries import may_help
-from tasks.show import artifact_key
+from tasks.prefect_ui.show import artifact_key
+from tasks.step import may_help
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.errors import ConflictError, DataError, IntegrityError, ParityError, SparkError, StoreError, TrainingError
 

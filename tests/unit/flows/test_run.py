@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli_retrain import flow_parameters, secrets_in_environment
-from flows.cli_steps import inputs, newest
-from tasks import checks
-from tasks.checks import check_classes, check_store
-from tasks.run import Run, current_run, joined_run, open_run
+from flows.cli.commands.retrain import flow_parameters, secrets_in_environment
+from flows.cli.commands.steps import inputs, newest
+from tasks.current_run import current_run, joined_run, open_run
 from ts4s_core.errors import DataError, InputError, NotFoundError, SettingsError, SourceError
+from ts4s_core.pipeline import checks
+from ts4s_core.pipeline.checks import check_classes, check_store
+from ts4s_core.pipeline.run import Run
 from ts4s_core.settings import Settings, StorageAddress, load_settings
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import stack
-from flows.stack_services import Keys, Plan, free_port
-from flows.stack_state import MARK, Service, StackError, StackState, is_alive, locked, marked, read_state
+from flows.stack import up_and_down as stack
+from flows.stack.services import Keys, Plan, free_port
+from flows.stack.state import MARK, Service, StackError, StackState, is_alive, locked, marked, read_state
 from ts4s_core.errors import SettingsError
-from ts4s_core.spark.standalone import has_registered, master_url, web_address
+from ts4s_core.spark.session.standalone import has_registered, master_url, web_address
 
 SLEEP = "import time; time.sleep(300)"
 #: Starts another process in a session of its own and ends: that one is nobody's child then.

@@ -14,8 +14,8 @@ import torch
 from ts4s_core.errors import ParityError, SettingsError, UnsupportedModelError
 from ts4s_core.handover import export
 from ts4s_core.handover.export import export_trained
-from ts4s_core.onnx.lora import merge_lora
-from ts4s_core.onnx.model import build_model
+from ts4s_core.models.build import build_model
+from ts4s_core.models.lora import merge_lora
 
 LABELS = ["ham", "spam", "tofu"]
 IDS = np.array([[0, 17, 23, 99, 2], [0, 45, 2, 1, 1]])

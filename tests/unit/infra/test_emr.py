@@ -14,7 +14,7 @@ import pytest
 
 from ts4s_core.errors import NotFoundError, SettingsError
 from ts4s_core.settings import Settings
-from ts4s_core.spark.steps import JOBS
+from ts4s_core.spark.driver.jobs import JOBS
 
 EMR = Path(__file__).parents[3] / "infra" / "emr"
 
@@ -84,5 +84,5 @@ def test_a_step_submits_the_program(tmp_path: Path) -> None:
     words = done.stdout.splitlines()
     assert words[:4] == ["--master", "yarn", "--deploy-mode", "client"]
     assert "spark.executor.instances=8" in words
-    assert words[-4].endswith("ts4s_core/spark/program.py")
+    assert words[-4].endswith("ts4s_core/spark/driver/program.py")
     assert "'--name', 'news', '--storage.uri', 's3://bucket/ts4s', '--train.workers', '4', '--spark.master', 'yarn'" in words[-1]

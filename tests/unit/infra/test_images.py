@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli_commands import find_command
-from flows.cli_options import parse
+from flows.cli.options import parse
+from flows.cli.table import find_command
 from ts4s_core.settings import load_settings
 
 ROOT = Path(__file__).parents[3]

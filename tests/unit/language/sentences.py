@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.training.batches.text_windows import WindowBlock, window_block
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.window_rows import WindowBlock, window_block
 
 
 class Sentences:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ts4s_core.language.copies import CopyGuard, longest_copy, share_of_known_words, words_of
+from ts4s_core.language.copy_guard import CopyGuard, longest_copy, share_of_known_words, words_of
 
 
 def longest_by_hand(text: list[int], corpus: list[int]) -> int:

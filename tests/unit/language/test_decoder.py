@@ -13,9 +13,9 @@ from small_language_models import MODELS, SMALL, WORDS
 from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.defaults import DEFAULTS, DEFAULTS_NEW, with_defaults
-from ts4s_core.language.networks import NetworkModel, initial_weights
-from ts4s_core.onnx.dropout import seed_dropout
-from ts4s_core.onnx.model import build_model
+from ts4s_core.models.build import build_model
+from ts4s_core.models.small_networks import NetworkModel, initial_weights
+from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import Settings
 
 

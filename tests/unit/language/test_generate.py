@@ -10,11 +10,11 @@ import torch
 from small_language_models import MODELS, WORDS
 
 from ts4s_core.errors import SettingsError
-from ts4s_core.language.copies import CopyGuard, longest_copy
+from ts4s_core.language.copy_guard import CopyGuard, longest_copy
 from ts4s_core.language.generate import Generator, prompts_of
 from ts4s_core.language.sampling import candidates, chance, next_token
 from ts4s_core.language.steppers import CachedStepper, GraphStepper, stepper_of
-from ts4s_core.onnx.model import build_model
+from ts4s_core.models.build import build_model
 from ts4s_core.settings import GenerateSettings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli.main import main
 from ts4s_core.artifacts.store import ArtifactStore
 
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ts4s_core.data.text_tokens import TextTokenizer
-from ts4s_core.data.tokeniser_training import train_tokenizer
+from ts4s_core.data.corpus.tokenizer_training import train_tokenizer
+from ts4s_core.data.corpus.tokens import TextTokenizer
 from ts4s_core.errors import NonFiniteError
-from ts4s_core.evaluation.gate import Evidence, decide
-from ts4s_core.evaluation.language_gate import paired_bits_gain
-from ts4s_core.evaluation.language_scores import LanguageScorer, LanguageScores
+from ts4s_core.evaluation.gate.decision import Evidence, decide
+from ts4s_core.evaluation.gate.language_evidence import paired_bits_gain
+from ts4s_core.evaluation.scoring.language_scores import LanguageScorer, LanguageScores
 
 VOCABULARY = 40
 TEXTS = ["red cat runs, the dog sleeps", "blue house", "x", "the red dog eats the blue cat " * 5]

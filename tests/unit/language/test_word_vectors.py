@@ -12,9 +12,9 @@ from small_language_models import WORDS
 from ts4s_core.errors import InputError, SourceError
 from ts4s_core.language.word_vector_file import WordVectors, read_word_vectors, vector_size, word_vector_text
 from ts4s_core.language.word_vectors import frequent_words, neighbours, token_vectors, write_word_vectors
-from ts4s_core.onnx.export_step import export_model
-from ts4s_core.onnx.import_step import import_model
-from ts4s_core.onnx.model import build_model
+from ts4s_core.models.build import build_model
+from ts4s_core.models.import_step import import_model
+from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
 
 VECTORS = WordVectors(["w1", "w2", "w3", "other"], np.array([[1, 0.5], [2, 1.1], [-1, 0], [0.25, -3]], np.float32))

@@ -15,10 +15,10 @@ from torch import nn
 from ts4s_core.errors import DataError, InputError, UnsupportedModelError
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.inputs import InputForm, encoder, padded
+from ts4s_core.modules.job_module import OnDevice, weights_of
 from ts4s_core.modules.predicting import Predictor
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import describe
-from ts4s_core.training.any_module import OnDevice, weights_of
 
 ROWS = pa.array([[0.0, 1.0, 2.0], None, [3.0, 4.0, 5.0], [6.0, 7.0, 9.0]], pa.list_(pa.float32()))
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import InputError, IntegrityError, UnsupportedModelError
+from ts4s_core.modules.job_module import make_module, weights_of
 from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
 from ts4s_core.modules.spec import build, describe, import_path, paths_of, spec_of_call
 from ts4s_core.modules.trust import check_trusted, find, trust
-from ts4s_core.training.any_module import make_module, weights_of
 
 
 def cnn() -> nn.Module:

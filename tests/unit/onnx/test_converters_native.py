@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ts4s_core.onnx.dropout import SeededDropout, seed_dropout
-from ts4s_core.onnx.graph import DOMAIN, Graph, Node
-from ts4s_core.onnx.importer import ImportedGraph, assemble, put_tensors
+from ts4s_core.onnx.graph.graph import DOMAIN, Graph, Node
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import assemble, put_tensors
+from ts4s_core.onnx.seeded_dropout import SeededDropout, seed_dropout
 
 IDS = torch.tensor([[3, 1, 4, 1], [5, 2, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.onnx.converters.newer_opsets import SAME_MEANING
-from ts4s_core.onnx.graph import Node, graph_of
-from ts4s_core.onnx.importer import assemble
-from ts4s_core.onnx.onnx2torch_loader import onnx2torch
+from ts4s_core.onnx.graph.graph import Node, graph_of
+from ts4s_core.onnx.importing.importer import assemble
+from ts4s_core.onnx.importing.registered_converters import onnx2torch
 
 RANDOM = np.random.default_rng(5)
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import TrainingError
-from ts4s_core.onnx.dropout import SeededDropout, dropout_sites, seed_dropout
-from ts4s_core.onnx.graph import DOMAIN, Graph, Node
-from ts4s_core.onnx.rewrite_dropout import add_dropout
+from ts4s_core.onnx.graph.graph import DOMAIN, Graph, Node
+from ts4s_core.onnx.rewriting.dropout_sites import add_dropout
+from ts4s_core.onnx.seeded_dropout import SeededDropout, dropout_sites, seed_dropout
 
 ONES = torch.ones(64, 1000)
 
@@ -57,7 +57,7 @@ def test_second_call_of_a_site_draws_other_bits() -> None:
 
 def test_bits_are_the_same_in_another_process() -> None:
     code = (
-        "import torch; from ts4s_core.onnx.dropout import SeededDropout, seed_dropout; "
+        "import torch; from ts4s_core.onnx.seeded_dropout import SeededDropout, seed_dropout; "
         "m = SeededDropout(0.3); seed_dropout(m, 5, 6, part=7); print((m(torch.ones(1000)) == 0).nonzero().sum().item())"
     )
     model = SeededDropout(0.3)

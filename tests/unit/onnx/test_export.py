@@ -16,8 +16,8 @@ import torch
 from onnx import numpy_helper
 
 from ts4s_core.errors import ParityError, UnsupportedModelError
-from ts4s_core.onnx.export import DATA_FILE, MODEL_FILE, OPSET, check_graph, export_graph, write_graph
-from ts4s_core.onnx.families import CAUSAL, family_task
+from ts4s_core.onnx.exporting.export_graph import DATA_FILE, MODEL_FILE, OPSET, check_graph, export_graph, write_graph
+from ts4s_core.onnx.sources.families import CAUSAL, family_task
 
 Make = Callable[..., torch.nn.Module]
 Shared = Callable[..., tuple[torch.nn.Module, Any, Path]]
@@ -126,7 +126,7 @@ def test_bytes_are_the_same_in_another_process_and_name_no_place(shared: Shared,
     program = f"""
 import sys
 from pathlib import Path
-from ts4s_core.onnx.export import export_graph, write_graph
+from ts4s_core.onnx.exporting.export_graph import export_graph, write_graph
 sys.path.append({str(Path(__file__).parents[2])!r})
 import tiny_networks
 write_graph(export_graph(tiny_networks.tiny_module("roberta"), task="encoder", max_positions=64), Path("."))

@@ -14,9 +14,9 @@ import pytest
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import ParityError, SourceError
-from ts4s_core.onnx import export
-from ts4s_core.onnx.export import check_target, write_plain
-from ts4s_core.onnx.export_step import export_model, export_to_file
+from ts4s_core.onnx.exporting import export_graph as export
+from ts4s_core.onnx.exporting.export_graph import check_target, write_plain
+from ts4s_core.onnx.exporting.step import export_model, export_to_file
 from ts4s_core.settings import ModelSettings, Settings, StorageSettings
 
 MakeFolder = Callable[..., Path]

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ts4s_core.onnx.heads import ClassificationHead, generator, head_shapes, initial_head, kaiming_uniform
-from ts4s_core.onnx.importer import put_tensors
+from ts4s_core.models.heads import ClassificationHead, head_shapes, initial_head
+from ts4s_core.models.initial_values import generator, kaiming_uniform
+from ts4s_core.onnx.importing.importer import put_tensors
 
 
 def test_initial_weights_hang_on_seed_and_name_alone() -> None:

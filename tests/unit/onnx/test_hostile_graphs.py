@@ -17,16 +17,16 @@ from model_specs import small_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, SourceError, Ts4sError, UnsupportedModelError
-from ts4s_core.language.network_spec import NetworkSpec
-from ts4s_core.onnx.graph import DOMAIN, Graph, Node
-from ts4s_core.onnx.graph_checks import refuse_absent_inputs
-from ts4s_core.onnx.heads import initial_head
-from ts4s_core.onnx.import_base import Exported, base_of_onnx
-from ts4s_core.onnx.importer import import_graph
-from ts4s_core.onnx.lower import Lowered, WeightUse
-from ts4s_core.onnx.model import build_model
-from ts4s_core.onnx.plain import with_mapped_weights
-from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
+from ts4s_core.models.build import build_model
+from ts4s_core.models.heads import initial_head
+from ts4s_core.models.import_base import Exported, base_of_onnx
+from ts4s_core.models.network_spec import NetworkSpec
+from ts4s_core.models.plain_onnx.builder import Lowered, WeightUse
+from ts4s_core.models.plain_onnx.files import with_mapped_weights
+from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
+from ts4s_core.onnx.graph.checks import refuse_absent_inputs
+from ts4s_core.onnx.graph.graph import DOMAIN, Graph, Node
+from ts4s_core.onnx.importing.importer import import_graph
 
 
 def graph() -> onnx.ModelProto:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from ts4s_core.onnx.converters.native import Linear, TokenEmbedding
-from ts4s_core.onnx.export import export_graph, write_graph
-from ts4s_core.onnx.families import CAUSAL
-from ts4s_core.onnx.importer import ImportedGraph, import_graph
-from ts4s_core.onnx.parity import Original, Ranges, parity_gate
+from ts4s_core.onnx.exporting.export_graph import export_graph, write_graph
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import import_graph
+from ts4s_core.onnx.importing.parity import Original, Ranges, parity_gate
+from ts4s_core.onnx.sources.families import CAUSAL
 
 ENCODERS = ("roberta", "bert", "distilbert", "xlm-roberta", "electra")
 #: Operators that only get in the way of speed: the rewrites must leave none of them in an encoder.

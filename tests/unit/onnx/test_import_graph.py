@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import SourceError, UnsupportedModelError
-from ts4s_core.onnx.importer import import_graph
+from ts4s_core.onnx.importing.importer import import_graph
 
 TABLE = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
 MATRIX = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)

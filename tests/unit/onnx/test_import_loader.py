@@ -11,7 +11,7 @@ class Finder:
             raise ModuleNotFoundError("No module named 'onnx2torch'")
 sys.meta_path.insert(0, Finder())
 """
-LOAD = "from ts4s_core.onnx.onnx2torch_loader import onnx2torch\n"
+LOAD = "from ts4s_core.onnx.importing.registered_converters import onnx2torch\n"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def test_modules_without_onnx2torch_can_be_imported() -> None:
     """What only reads weights or descriptions does not need it (nor torch)."""
     code = (
         HIDDEN
-        + "import ts4s_core.onnx.weights, ts4s_core.onnx.model_spec, ts4s_core.onnx.import_step, sys\n"
+        + "import ts4s_core.models.weights, ts4s_core.models.spec, ts4s_core.models.import_step, sys\n"
         + "print('torch' in sys.modules)"
     )
     assert run(code).stdout.split() == ["False"]

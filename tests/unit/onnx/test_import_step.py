@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError, NotFoundError, SettingsError, UnsupportedModelError
-from ts4s_core.onnx.dropout import SeededDropout, dropout_sites, seed_dropout
-from ts4s_core.onnx.export_step import export_model
-from ts4s_core.onnx.import_step import import_model
-from ts4s_core.onnx.model import TrainableModel, build_model, tensors_of
-from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
+from ts4s_core.models.build import build_model
+from ts4s_core.models.graph_model import tensors_of
+from ts4s_core.models.import_step import import_model
+from ts4s_core.models.trainable import TrainableModel
+from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
+from ts4s_core.onnx.exporting.step import export_model
+from ts4s_core.onnx.seeded_dropout import SeededDropout, dropout_sites, seed_dropout
 from ts4s_core.settings import Settings
 
 LABELS = ["ham", "spam", "tofu"]
@@ -311,9 +313,9 @@ def test_language_model(tmp_path: Path, write_folder: Callable[..., None]) -> No
 
 
 def test_head_that_is_in_the_way(world: World) -> None:
-    from ts4s_core.onnx.graph import DOMAIN, Graph, Node
-    from ts4s_core.onnx.model import compose
-    from ts4s_core.onnx.model_spec import ModelSpec
+    from ts4s_core.models.graph_model import compose
+    from ts4s_core.models.spec import ModelSpec
+    from ts4s_core.onnx.graph.graph import DOMAIN, Graph, Node
 
     node = Node("Embedding", ["input_ids"], ["x"], {"weight": "classifier.weight", "shape": [9, 4]}, DOMAIN)
     graph = Graph([node], ["input_ids"], "x", 23, shapes={"input_ids": ("b", "s")})

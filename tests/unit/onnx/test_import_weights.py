@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ts4s_core.errors import IntegrityError
-from ts4s_core.onnx.weights import read_weights, save_weights, weights_sha256
+from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
 
 TENSORS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([1.5], dtype=np.float64)}
 

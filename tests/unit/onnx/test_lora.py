@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from ts4s_core.errors import UnsupportedModelError
+from ts4s_core.models.lora import add_lora, initial_lora, merge_lora, projections
 from ts4s_core.onnx.converters.native import Linear
-from ts4s_core.onnx.graph import DOMAIN, Graph, Node
-from ts4s_core.onnx.importer import ImportedGraph, assemble, put_tensors
-from ts4s_core.onnx.lora import add_lora, initial_lora, merge_lora, projections
+from ts4s_core.onnx.graph.graph import DOMAIN, Graph, Node
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import assemble, put_tensors
 
 IDS = torch.tensor([[1, 2, 3]])
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from ts4s_core.errors import UnsupportedModelError
-from ts4s_core.onnx.importer import ImportedGraph, import_graph
-from ts4s_core.onnx.parity import Ranges, parity_gate
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import import_graph
+from ts4s_core.onnx.importing.parity import Ranges, parity_gate
 
 AXES = {"input_ids": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 1: "sequence"}}
 LENGTH = 24

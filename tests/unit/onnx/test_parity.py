@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ts4s_core.errors import ParityError
-from ts4s_core.onnx.export import export_graph, write_graph
-from ts4s_core.onnx.importer import ImportedGraph, import_graph
-from ts4s_core.onnx.parity import LIMIT, Original, Ranges, batches, parity_gate
+from ts4s_core.onnx.exporting.export_graph import export_graph, write_graph
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import import_graph
+from ts4s_core.onnx.importing.parity import LIMIT, Original, Ranges, batches, parity_gate
 
 RANGES = Ranges(vocab_size=200, pad_id=0, max_length=60)
 Trio = tuple[ImportedGraph, Original, Path]
@@ -85,8 +86,8 @@ def test_float64_decides_where_float32_is_too_coarse(trio: Trio, monkeypatch: py
     # Another order of the same sums: noise, and nothing else.
     layer = imported.get_submodule("encoder.layer.0.output.dense")
     layer.forward = lambda data: (data.flip(-1) @ layer.weight.flip(-1).t()) + layer.bias  # type: ignore[assignment, operator]
-    monkeypatch.setattr("ts4s_core.onnx.parity.LIMIT", 1e-8)
-    monkeypatch.setattr("ts4s_core.onnx.parity._against_runtime", lambda *_given: {})
+    monkeypatch.setattr("ts4s_core.onnx.importing.parity.LIMIT", 1e-8)
+    monkeypatch.setattr("ts4s_core.onnx.importing.parity._against_runtime", lambda *_given: {})
     figures = parity_gate(imported, onnx_path=path, original=original, ranges=RANGES)
     assert 1e-8 < figures["float32"]["forward"] < 1e-5
     assert "beyond" in figures["float32"]

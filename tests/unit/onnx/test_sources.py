@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, SettingsError, SourceError, UnsupportedModelError
-from ts4s_core.onnx.sources import ModelSource, max_positions, resolve_source
+from ts4s_core.onnx.sources.resolve import ModelSource, max_positions, resolve_source
 from ts4s_core.settings import ModelSettings, StorageSettings
 
 MakeFolder = Callable[..., Path]
@@ -283,7 +283,7 @@ def cut(*args, **kwargs):
     raise AssertionError("the network was used")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = cut
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.onnx.export_step import export_model
+from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import ModelSettings, Settings, StorageSettings
 storage = StorageSettings(uri={str(tmp_path / "store")!r})
 settings = Settings(model=ModelSettings(source={str(folder)!r}, max_length=32), storage=storage)

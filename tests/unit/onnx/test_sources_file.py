@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import SourceError, UnsupportedModelError
-from ts4s_core.onnx.sources_file import read_onnx_file
+from ts4s_core.onnx.sources.onnx_file import read_onnx_file
 
 
 def small_graph(opset: int = 17) -> onnx.ModelProto:

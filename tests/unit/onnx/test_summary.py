@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ts4s_core.onnx.summary import summarise, summary_table
+from ts4s_core.onnx.exporting.summary import summarise, summary_table
 
 
 def test_encoder(tiny: Any) -> None:

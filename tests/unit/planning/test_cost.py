@@ -6,7 +6,7 @@ import pytest
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.planning.cost import LATENCY_S, PAYLOAD, Cluster, Level, Measured, PartCost, fit_parts, forecast, worker_memory
-from ts4s_core.planning.plan import memory_size, network_speed
+from ts4s_core.planning.make_plan import memory_size, network_speed
 
 MILLION = 1_000_000
 FAST = 1e15  # memory and network that cost nothing

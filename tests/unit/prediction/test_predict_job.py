@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ts4s_core.artifacts.refs import ArtifactRef
-from ts4s_core.artifacts.verify import verify
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.artifacts.upkeep.verify import verify
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import DataError, SettingsError
-from ts4s_core.onnx.model import build_model
-from ts4s_core.prediction import predict as predict_module
-from ts4s_core.prediction import work
-from ts4s_core.prediction.predict import PredictOptions, predict
-from ts4s_core.prediction.runner import length_batches, padded
+from ts4s_core.models.build import build_model
+from ts4s_core.prediction import job as predict_module
+from ts4s_core.prediction import part as work
+from ts4s_core.prediction.job import PredictOptions, predict
+from ts4s_core.prediction.runners import length_batches, padded
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ts4s_core.data.engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import DataError, SourceError
-from ts4s_core.prediction import reading
-from ts4s_core.prediction.reading import TextRow, open_texts
+from ts4s_core.prediction import source_rows as reading
+from ts4s_core.prediction.source_rows import TextRow, open_texts
 from ts4s_core.settings import DataSettings, StorageSettings
 
 

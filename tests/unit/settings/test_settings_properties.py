@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.cli_commands import find_command
-from flows.cli_options import parse
+from flows.cli.options import parse
+from flows.cli.table import find_command
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, load_settings
 

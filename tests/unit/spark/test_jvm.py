@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from ts4s_core.spark.jvm import answer_of
+from ts4s_core.spark.session.jvm import answer_of
 
 
 def test_questions_are_answered_in_time_or_not_at_all() -> None:

@@ -12,8 +12,8 @@ import pytest
 import ts4s_core
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.session import SessionPlan, session_conf, whereabouts
-from ts4s_core.spark.shipping import package_folder, write_zip
+from ts4s_core.spark.session.sessions import SessionPlan, session_conf, whereabouts
+from ts4s_core.spark.session.shipping import package_folder, write_zip
 
 
 def plan(folder: Path, *, master: str = "local[2]", threads: int = 1, conf: tuple[str, ...] = ()) -> SessionPlan:
@@ -69,11 +69,12 @@ def test_the_zip_is_importable_complete_and_always_the_same(tmp_path: Path) -> N
     assert not [name for name in names if "__pycache__" in name or "java_home" in name or not name.startswith("ts4s_core/")]
     code = (
         f"import sys; sys.path = [{str(first)!r}, *[p for p in sys.path if not p.endswith({package.parent.name!r})]]; "
-        "import ts4s_core.spark.barrier as found; from ts4s_core.spark.shipping import package_folder; "
+        "import ts4s_core.spark.execution.barrier_launcher as found; "
+        "from ts4s_core.spark.session.shipping import package_folder; "
         "print(found.__file__, package_folder())"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [f"{first}/ts4s_core/spark/barrier.py", "None"]
+    assert done.stdout.split() == [f"{first}/ts4s_core/spark/execution/barrier_launcher.py", "None"]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.refs import ArtifactRef
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.settings import Settings, StorageSettings
-from ts4s_core.training.launcher import Launcher
-from ts4s_core.training.local import LocalLauncher
-from ts4s_core.training.train import Factories, train
+from ts4s_core.training.driver.launcher import Launcher
+from ts4s_core.training.driver.local_launcher import LocalLauncher
+from ts4s_core.training.driver.train_step import Factories, train
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)  # for toy.py, which workers import by name too

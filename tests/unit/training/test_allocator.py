@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from ts4s_core.training.allocator import keep_memory
+from ts4s_core.training.worker.allocator import keep_memory
 if sys.argv[1] == "keep" and not keep_memory():
     print("unsupported"); sys.exit()
 def round():

@@ -15,11 +15,11 @@ from ts4s_core.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
-from ts4s_core.training.attempts import Attempts
-from ts4s_core.training.control import ControlServer
+from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.driver.attempts import Attempts
+from ts4s_core.training.driver.metrics import Metrics
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.metrics import Metrics
-from ts4s_core.training.worker import _unforeseen
+from ts4s_core.training.worker.worker import _unforeseen
 
 
 @dataclasses.dataclass

@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ts4s_core.errors import TrainingError
-from ts4s_core.training.averaging import Averaging
-from ts4s_core.training.batches import Batch
-from ts4s_core.training.checkpoint import Checkpoint
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.factories import no_dropout_of_ours
-from ts4s_core.training.flat import BLOCK, attach, lay_out, trainable_parameters
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.optimiser import SlicedAdamW
-from ts4s_core.training.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
-from ts4s_core.training.strategy import LocalEngine
+from ts4s_core.training.batches.batch import Batch
+from ts4s_core.training.checkpoints.reader import Checkpoint
+from ts4s_core.training.exchange.buckets import BLOCK, attach, lay_out, trainable_parameters
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.strategies.averaging import Averaging
+from ts4s_core.training.worker.factories import no_dropout_of_ours
 
 RANKS = 2
 

@@ -8,15 +8,15 @@ from torch import nn
 from toy import Toy, ToyRows
 
 from ts4s_core.errors import InputError
-from ts4s_core.onnx.dropout import seed_dropout
+from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import TrainSettings
-from ts4s_core.training.compiling import compiled
-from ts4s_core.training.engine import Engine, Forward
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import attach, lay_out, trainable_parameters
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.optimiser import SlicedAdamW
-from ts4s_core.training.strategies import bearing_settings, check_strategy
+from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.settings_checks import bearing_settings, check_strategy
+from ts4s_core.training.step.compiled_forward import compiled
+from ts4s_core.training.step.engine import Engine, Forward
+from ts4s_core.training.step.objectives import objective_for
 
 
 def test_a_machine_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from ts4s_core.errors import NonFiniteError, WorkerLostError
-from ts4s_core.training.control import ControlServer
-from ts4s_core.training.control_client import ControlClient, LogToDriver
-from ts4s_core.training.job import ControlAddress, TrainJob
+from ts4s_core.training.control.address import ControlAddress
+from ts4s_core.training.control.client import ControlClient, LogToDriver
+from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.job import TrainJob
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def test_warnings_of_workers_are_the_drivers(heard, caplog):
     with serve(heard, world_size=1) as server:
         client = ControlClient(server.address, rank=0, own_address="127.0.0.1")
         handler = LogToDriver(client)
-        own = logging.getLogger("ts4s_core.training.checkpoint")
+        own = logging.getLogger("ts4s_core.training.checkpoints.writer")
         own.addHandler(handler)
         try:
             own.warning("checkpoint of step %d\nwas not written", 7)
-            logging.getLogger("ts4s_core.training.checkpoint").error("told by other ways")
+            logging.getLogger("ts4s_core.training.checkpoints.writer").error("told by other ways")
         finally:
             own.removeHandler(handler)
         client.done({}, timeout_s=10)
@@ -47,7 +48,7 @@ def test_warnings_of_workers_are_the_drivers(heard, caplog):
     forwarded = [
         record.getMessage()
         for record in caplog.records
-        if record.name == "ts4s_core.training.control" and record.levelno >= logging.WARNING
+        if record.name == "ts4s_core.training.control.server" and record.levelno >= logging.WARNING
     ]
     assert forwarded == [f"worker 0 on {socket.gethostname()}: checkpoint of step 7 was not written"]
     assert [message["type"] for _rank, message in heard] == ["result"]

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import TrainingError
-from ts4s_core.training.embeddings import RowGradients
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import attach, lay_out
-from ts4s_core.training.tree import GradientTree
+from ts4s_core.training.exchange.buckets import attach, lay_out
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.step.gradient_tree import GradientTree
+from ts4s_core.training.step.row_gradients import RowGradients
 
 ROWS, WIDTH = 2_000, 40
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ts4s_core.errors import WorkerLostError
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import BLOCK, lay_out
-from ts4s_core.training.hogwild import SliceOwner
-from ts4s_core.training.hogwild_wire import Request, SliceClient, SliceServer
-from ts4s_core.training.optimiser import SlicedAdamW
+from ts4s_core.training.exchange.buckets import BLOCK, lay_out
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.strategies.hogwild import SliceOwner
+from ts4s_core.training.strategies.hogwild_wire import Request, SliceClient, SliceServer
 
 SECRET = "ab" * 32
 PULL = Request(rank=0, seen=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ts4s_core.training.plan import Plan
+from ts4s_core.training.batches.batch_plan import Plan
 
 
 @pytest.mark.parametrize("rows", [64, 65, 66, 67, 69, 71, 5, 3, 2])

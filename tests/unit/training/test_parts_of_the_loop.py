@@ -9,16 +9,16 @@ from toy import ToyRows
 
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.settings import TrainSettings
-from ts4s_core.training.attempts import largest_divisor
-from ts4s_core.training.batches import RowBlock, collate
-from ts4s_core.training.factories import resolve
-from ts4s_core.training.metrics import Metrics, as_csv, padding_fraction, speed
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.plan import Plan
-from ts4s_core.training.schedule import learning_rate
-from ts4s_core.training.scratch import scratch_file, write_tensors
-from ts4s_core.training.strategies import bearing_settings
-from ts4s_core.training.windows import planned_steps
+from ts4s_core.training.batches.batch import RowBlock, collate
+from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.read_ahead import planned_steps
+from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
+from ts4s_core.training.driver.attempts import largest_divisor
+from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction, speed
+from ts4s_core.training.optimisers.schedule import learning_rate
+from ts4s_core.training.settings_checks import bearing_settings
+from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.worker.factories import resolve
 
 
 def block(lengths: list[int], labels: np.ndarray) -> RowBlock:

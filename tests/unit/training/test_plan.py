@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ts4s_core.errors import DataError
-from ts4s_core.training.plan import GROUPS_PER_WINDOW, Plan, balanced_order, cut_evenly
+from ts4s_core.training.batches.batch_plan import GROUPS_PER_WINDOW, Plan, balanced_order, cut_evenly
 
 
 def log_normal(rows: int, seed: int = 0) -> np.ndarray:

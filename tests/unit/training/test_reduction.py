@@ -14,12 +14,12 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from ts4s_core.errors import WorkerLostError
-from ts4s_core.training.exchange import Exchange, GlobalSquares, block_squares
-from ts4s_core.training.flat import BLOCK, CHUNK, Layout, attach, chunks, lay_out
-from ts4s_core.training.network import GlooExchange, make_group
-from ts4s_core.training.optimiser import SlicedAdamW
-from ts4s_core.training.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
-from ts4s_core.training.tree import GradientTree
+from ts4s_core.training.exchange.buckets import BLOCK, CHUNK, Layout, attach, chunks, lay_out
+from ts4s_core.training.exchange.exchange import Exchange, GlobalSquares, block_squares
+from ts4s_core.training.exchange.gloo import GlooExchange, make_group
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.step.gradient_tree import GradientTree
 
 SHAPES = [("a.weight", (300, 70)), ("a.bias", (70,)), ("b.weight", (401, 97)), ("b.bias", (97,)), ("c.weight", (90, 1_100))]
 PARTS = 8

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import UnsupportedModelError
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import lay_out
-from ts4s_core.training.running import RunningStatistics
-from ts4s_core.training.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.exchange.buckets import lay_out
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.step.running_statistics import RunningStatistics
 
 PARTS, STEPS = 4, 3
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ts4s_core.errors import InputError
-from ts4s_core.training.exchange import Exchange
-from ts4s_core.training.flat import lay_out
-from ts4s_core.training.sliced import SlicedTorch, optimiser_maker
+from ts4s_core.training.exchange.buckets import lay_out
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
 
 SHAPES = [("a", (90, 70)), ("b", (70,)), ("c", (130, 40)), ("d", (9,))]
 LAYOUT = lay_out(SHAPES)

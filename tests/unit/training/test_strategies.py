@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ts4s_core.errors import NonFiniteError, TrainingError
-from ts4s_core.training.local import LocalLauncher
+from ts4s_core.training.driver.local_launcher import LocalLauncher
 
 HERE = str(Path(__file__).parent)
 

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 from toy import ToyRows
 
 from ts4s_core.errors import NonFiniteError, WorkerFailedError, WorkerLostError
-from ts4s_core.training.checkpoint import KEPT, checkpoints
-from ts4s_core.training.local import LocalLauncher
+from ts4s_core.training.checkpoints.listing import checkpoints
+from ts4s_core.training.checkpoints.writer import KEPT
+from ts4s_core.training.driver.local_launcher import LocalLauncher
 
 
 def table(path: Path) -> list[dict[str, str]]:

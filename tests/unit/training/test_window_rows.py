@@ -8,11 +8,11 @@ import pytest
 import torch
 from waiting import wait_for
 
-from ts4s_core.data.window_starts import starts_of, windows_of
-from ts4s_core.training.objectives import objective_for
-from ts4s_core.training.prefetch import prefetched
-from ts4s_core.training.stats import as_text
-from ts4s_core.training.window_rows import window_block
+from ts4s_core.data.corpus.window_starts import starts_of, windows_of
+from ts4s_core.training.batches.prefetch import prefetched
+from ts4s_core.training.batches.text_windows import window_block
+from ts4s_core.training.driver.statistics import as_text
+from ts4s_core.training.step.objectives import objective_for
 
 
 @pytest.mark.parametrize(("window", "stride"), [(4, 4), (4, 1), (5, 3), (16, 16)])

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.onnx.dropout import SeededDropout, seed_dropout
-from ts4s_core.training.batches import RowBlock
-from ts4s_core.training.factories import BuiltModel
+from ts4s_core.onnx.seeded_dropout import SeededDropout, seed_dropout
+from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.worker.factories import BuiltModel
 
 VOCABULARY, WIDTH, CLASSES = 3_000, 24, 3  # a table large enough that its gradient comes as rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ts4s_core.data.formats.lines import text_lines
-from ts4s_core.data.rows import Columns, Row, Tally, row_of
+from ts4s_core.data.formats.rows import Columns, Row, Tally, row_of
 
 
 def read_tsv(lines: Iterator[bytes], columns: Columns, tally: Tally) -> Iterator[Row]:

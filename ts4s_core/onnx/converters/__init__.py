@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 
-from ts4s_core.onnx.onnx2torch_loader import import_library
+from ts4s_core.onnx.onnx2torch_library import import_library
 
 FAMILIES = ("newer_opsets", "shapes", "reductions", "normalisation", "attention", "native")
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ts4s_core.onnx.converters.registering import register
-from ts4s_core.onnx.dropout import SeededDropout
-from ts4s_core.onnx.rewrite_attention import refuse_attention_extras
+from ts4s_core.onnx.rewriting.attention import refuse_attention_extras
+from ts4s_core.onnx.seeded_dropout import SeededDropout
 
 
 class Attention(nn.Module):

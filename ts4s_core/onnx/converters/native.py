@@ -17,8 +17,8 @@ from torch import nn
 from ts4s_core.onnx.converters.attention import Attention
 from ts4s_core.onnx.converters.normalisation import Gelu
 from ts4s_core.onnx.converters.registering import register
-from ts4s_core.onnx.dropout import SeededDropout
-from ts4s_core.onnx.graph import DOMAIN
+from ts4s_core.onnx.graph.graph import DOMAIN
+from ts4s_core.onnx.seeded_dropout import SeededDropout
 
 
 class WeightedModule(nn.Module):

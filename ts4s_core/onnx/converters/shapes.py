@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ts4s_core.onnx.converters.registering import register
-from ts4s_core.onnx.graph import DOMAIN
+from ts4s_core.onnx.graph.graph import DOMAIN
 
 
 class Reshape(nn.Module):

@@ -1,0 +1,1 @@
+"""The command line: reading it, its table of commands, and what it prints."""

@@ -1,0 +1,139 @@
+"""``ts4s doctor``: what a run needs of this machine, checked without starting or writing anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from flows.cli.command import Invocation, Outcome
+from flows.cli.output import columns
+from flows.prefect_api.server import configured_api_url
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import Ts4sError
+from ts4s_core.settings import Settings, local_slots
+from ts4s_core.spark.session.java import find_java
+
+MIN_MEMORY_GB = 4.0
+MIN_DISK_GB = 5.0
+SERVER_TIMEOUT_S = 5.0
+LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnx2torch", "pyspark", "prefect", "fastapi", "pyarrow")
+_GB = 2**30
+Status = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    status: Status
+    found: str
+
+
+def doctor_command(invocation: Invocation) -> Outcome:
+    """Run every check; exit 1 if one failed."""
+    findings = [*examine(invocation.settings)]
+    failed = [finding.check for finding in findings if finding.status == "failed"]
+    rows: list[tuple[str, ...]] = [(finding.check, finding.status, finding.found) for finding in findings]
+    values = {"ok": not failed, "checks": [asdict(finding) for finding in findings]}
+    return Outcome(values, text=columns(("check", "status", "found"), rows), exit_code=1 if failed else 0)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check, in the order in which a run needs what it looks at."""
+    yield Finding("python", "ok" if sys.version_info[:2] == (3, 11) else "failed", sys.version.split()[0])
+    yield from (_library(name) for name in LIBRARIES)
+    if settings.spark.master != "none":
+        yield _asked("java", _java)
+    yield _memory()
+    yield _slots(settings)
+    yield _disk(settings)
+    yield _asked("store", lambda: _store(settings))
+    yield _prefect()
+
+
+def _library(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "failed", "not installed: run make setup")
+
+
+def _asked(check: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, "ok", ask())
+    except Ts4sError as exc:
+        return Finding(check, "failed", str(exc))
+
+
+def _java() -> str:
+    java = find_java()
+    return f"Java {java.version} at {java.home}"
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    status: Status = "ok" if memory.available >= MIN_MEMORY_GB * _GB else "warning"
+    return Finding("memory", status, f"{memory.available / _GB:.1f} GB of {memory.total / _GB:.1f} GB available")
+
+
+def _slots(settings: Settings) -> Finding:
+    slots, train = local_slots(settings.spark.master), settings.train
+    if slots is None:
+        return Finding("slots", "ok", f"known to the cluster {settings.spark.master} alone")
+    wanted = max(1, train.workers) * train.threads_per_worker
+    cores = os.cpu_count() or 1
+    status: Status = "ok" if wanted <= cores else "warning"
+    return Finding("slots", status, f"{slots} on {cores} cores; train.workers {train.workers or 'as many as fit'}")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = Path(settings.storage.uri) if "://" not in settings.storage.uri else Path.home()
+    free = shutil.disk_usage(_nearest(folder)).free
+    return Finding("disk", "ok" if free >= MIN_DISK_GB * _GB else "warning", f"{free / _GB:.1f} GB free at {_nearest(folder)}")
+
+
+def _store(settings: Settings) -> str:
+    """Whether the store answers, and whether it may be written to as far as that shows without writing."""
+    store = ArtifactStore.open(settings.storage)
+    count = sum(1 for _ in store.kinds_and_names())
+    if store.storage.folder is None:
+        return f"{store.storage.uri} answers, {count} artifact names"
+    folder = _nearest(store.storage.folder)
+    if not folder.is_dir():
+        raise Ts4sError(f"storage.uri {settings.storage.uri}: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Ts4sError(f"storage.uri {settings.storage.uri}: no right to write in {folder}")
+    return f"{store.storage.uri} can be written, {count} artifact names"
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    path = path.expanduser().absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _prefect() -> Finding:
+    try:
+        url = configured_api_url()
+    except Ts4sError as exc:
+        return Finding("prefect server", "failed", str(exc))
+    if url is None:
+        return Finding("prefect server", "ok", "none configured: retrain starts its own for the time of the run")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S) as answer:
+            healthy = json.loads(answer.read()) is True
+    except (urllib.error.URLError, OSError, ValueError) as exc:
+        return Finding("prefect server", "failed", f"{url} does not answer: {exc}")
+    return Finding("prefect server", "ok" if healthy else "failed", f"{url} {'answers' if healthy else 'is not healthy'}")

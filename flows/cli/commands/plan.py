@@ -1,0 +1,94 @@
+"""``ts4s plan``: what a training run will cost, from a short measurement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.cli.command import Invocation, Outcome
+from flows.cli.commands.steps import inputs
+from flows.cli.output import columns, shown
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.errors import SettingsError
+from ts4s_core.pipeline.checks import check_store
+from ts4s_core.planning.make_plan import (
+    ASSUMED_ROWS,
+    ASSUMED_TOKENS,
+    DEFAULT_NETWORK,
+    Wanted,
+    check_wanted,
+    make_plan,
+    planning_job,
+)
+
+_HEADS = ("workers", "hosts", "memory/worker", "s/step", "s/epoch", "MB sent/step", "speed-up")
+
+
+def plan_command(invocation: Invocation) -> Outcome:
+    """Measure this machine with the model, and forecast."""
+    settings, options = invocation.settings, invocation.options
+    given = inputs(options, ("dataset", "model"))
+    wanted = Wanted(
+        workers=_count(options.workers, "--workers"),
+        per_host=_count(options.workers_per_host, "--workers-per-host"),
+        network=options.network or DEFAULT_NETWORK,
+        memory=options.memory or "",
+        rows=_count(options.rows, "--rows") or ASSUMED_ROWS,
+        tokens=_count(options.tokens, "--tokens") or min(ASSUMED_TOKENS, settings.model.max_length),
+    )
+    check_wanted(wanted, settings)
+    check_store(settings)
+    store = ArtifactStore.open(settings.storage)
+    dataset, model = (
+        store.manifest(given[kind]).ref if kind in given else store.newest(kind, settings.name) for kind in ("dataset", "model")
+    )
+    config: dict[str, Any] | None = None
+    if model is None:
+        from ts4s_core.onnx.sources.resolve import resolve_source
+
+        config = resolve_source(settings.model, store, seed=settings.train.seed).config
+        if not config:
+            raise SettingsError(
+                f"model.source {settings.model.source} does not say what model it is: expected one with a configuration. "
+                "Run ts4s export and import first, then plan with what they made"
+            )
+    job = planning_job(settings, dataset=dataset, model=model, config=config, wanted=wanted)
+    with invocation.display.stage("plan"):
+        plan = make_plan(settings, job, wanted=wanted, assumed=dataset is None, progress=invocation.display.progress)
+    sources = {"model": str(model or settings.model.source), "dataset": str(dataset) if dataset else None}
+    values = {"from": sources, **plan.to_json()}
+    return Outcome(values, text=_text(values))
+
+
+def _count(text: str | None, flag: str) -> int:
+    if text is None:
+        return 0
+    if not text.isdecimal() or not int(text):
+        raise SettingsError(f"{flag} {text!r} is no count: expected a whole number from 1")
+    return int(text)
+
+
+def _text(values: dict[str, Any]) -> str:
+    machine, model, data = values["machine"], values["model"], values["data"]
+    source = "assumed lengths" if data["assumed"] else values["from"]["dataset"]
+    lines = [
+        f"machine: {machine['cores']} cores, {machine['memory_gb']:.1f} GB, a worker's {machine['threads_per_worker']} thread(s) "
+        f"do {machine['gemm_gflops']:.0f} GFLOP/s ({machine['gemm_gflops_crowded']:.0f} with all busy) "
+        f"and move {machine['memory_gb_per_s']:.1f} GB/s",
+        f"model: {values['from']['model']}, {model['weights']:,} weights, strategy {model['strategy']}",
+        f"rows: {data['rows']:,} of {data['mean_tokens']:.0f} tokens on average ({source}), "
+        f"{data['steps_per_epoch']} steps an epoch, {data['steps']} in all; network {values['network']}",
+        "",
+    ]
+    rows: list[tuple[str, ...]] = [
+        (
+            str(row["workers"]),
+            str(row["hosts"]),
+            f"{row['memory_gb']:.2f} GB",
+            shown(row["seconds_per_step"]),
+            shown(row["seconds_per_epoch"]),
+            f"{row['traffic_mb_per_step']:.1f}",
+            f"{row['speed_up']:.2f}",
+        )
+        for row in values["workers"]
+    ]
+    return "\n".join([*lines, columns(_HEADS, rows)])

@@ -1,0 +1,65 @@
+"""``ts4s retrain``: check the input, start Prefect beside it, run the flow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from flows.cli.command import Invocation, Outcome
+from flows.cli.display import Display
+from flows.prefect_api.server import prefect_api
+from tasks.current_run import open_run
+from ts4s_core.settings import Settings, StorageAddress
+from ts4s_core.settings.load import SECRET_FIELDS
+from ts4s_core.settings.root import ENV_PREFIX
+
+
+def retrain_command(invocation: Invocation) -> Outcome:
+    """Run the flow against the configured Prefect API, or a temporary server.
+
+    The input is checked before the flow run begins, while the server starts: what is refused leaves no run behind.
+    """
+    settings = invocation.settings
+    with checked_run(settings, invocation.display):
+        from flows.retrain import retrain
+
+        return Outcome(retrain(**flow_parameters(settings)))
+
+
+@contextlib.contextmanager
+def checked_run(settings: Settings, display: Display) -> Iterator[None]:
+    """A run whose input is fit, with a Prefect API that serves and with its secrets where the flow finds them."""
+    with prefect_api() as server, open_run(settings, progress=display.progress, stage=display.stage) as run:
+        run.program.warm_up()
+        with display.stage("check"):
+            run.check_input()
+        if server is not None:
+            with display.stage("prefect") as note:
+                server.wait()
+                note.text = f"serves {server.api_url.removesuffix('/api')} until the end of this run"
+        with secrets_in_environment(settings):
+            yield
+
+
+def flow_parameters(settings: Settings) -> dict[str, Any]:
+    """The settings as parameters of a flow: the groups themselves, with what was given alone, and without secrets."""
+    storage = settings.storage.model_dump(include=set(StorageAddress.model_fields), exclude_unset=True)
+    groups = {name: getattr(settings, name) for name in ("model", "data", "train", "evaluate", "spark")}
+    return {"name": settings.name, "reuse": settings.reuse, **groups, "storage": StorageAddress(**storage)}
+
+
+@contextlib.contextmanager
+def secrets_in_environment(settings: Settings) -> Iterator[None]:
+    """Hand secrets (a config file's, perhaps) to the flow by the environment, the one way that Prefect does not record."""
+    given = {f"{ENV_PREFIX}{group}__{name}".upper(): getattr(getattr(settings, group), name) for group, name in SECRET_FIELDS}
+    before = {variable: os.environ.get(variable) for variable in given}
+    os.environ.update({variable: secret.get_secret_value() for variable, secret in given.items() if secret is not None})
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value

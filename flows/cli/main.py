@@ -1,0 +1,177 @@
+"""The command line: ``ts4s COMMAND [--GROUP.SETTING VALUE ...]``.
+
+Only what help and refused settings need is imported here; a command's own module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from flows.cli.command import Command, Invocation
+from flows.cli.help import command_help, overview, prefix_help
+from flows.cli.options import Parsed, parse
+from flows.cli.output import write
+from flows.cli.table import COMMANDS, find_command
+from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
+from ts4s_core.settings import Settings, load_settings
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+_OWN_LOGGERS = ("ts4s_core", "flows", "tasks")
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: unwinds everything, so that every child is stopped, then exit 143."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed, 2 wrong settings or input, 130 Ctrl-C, 143 SIGTERM.
+    """
+    given = list(sys.argv[1:] if words is None else words)
+    asked = _help_text(given)
+    if asked is not None:
+        sys.stdout.write(asked + "\n")
+        return 0
+    secrets: list[str] = []
+    debug = "--debug" in given
+    try:
+        with _signals():
+            return _run(given, secrets)
+    except Ts4sError as exc:
+        return _failed(str(exc), exc, exit_code=exc.exit_code, secrets=secrets, debug=debug)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Terminated:
+        return EXIT_TERMINATED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said there, not even by the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as exc:
+        kept = "" if debug else f"; the traceback is in {_kept_traceback(exc, secrets)}"
+        message = f"unexpected {type(exc).__name__}: {exc}"
+        return _failed(one_line(message) + kept, exc, exit_code=EXIT_FAILED, secrets=secrets, debug=debug)
+
+
+def _help_text(words: list[str]) -> str | None:
+    """What ``--help``, ``--version`` and a bare ``ts4s`` print."""
+    wants_help = any(word in ("-h", "--help") for word in words)
+    if words[:1] == ["--version"]:
+        return f"ts4s {importlib.metadata.version('ts4s')}"
+    command, _ = find_command(words)
+    if command is not None:
+        return command_help(command) if wants_help else None
+    prefixes = {command.name.split(" ")[0] for command in COMMANDS if " " in command.name}
+    if words and words[0] in prefixes and (wants_help or len(words) == 1):
+        return prefix_help(words[0])
+    return overview() if wants_help or not words else None
+
+
+def _run(words: list[str], secrets: list[str]) -> int:
+    command, length = find_command(words)
+    if command is None:
+        raise SettingsError(_no_command(words))
+    parsed = parse(command, words[length:])
+    settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile)
+    secrets += _secrets_of(settings)
+    return _execute(command, parsed, settings)
+
+
+def _execute(command: Command, parsed: Parsed, settings: Settings) -> int:
+    from flows.cli.display import Display
+
+    result_stream = sys.stdout
+    # Libraries print (torch's exporter does); standard output is the result's alone.
+    with _quiet(parsed.debug), Display() as display, contextlib.redirect_stdout(sys.stderr if parsed.debug else io.StringIO()):
+        outcome = command.load()(Invocation(settings, parsed.options, display, None if parsed.json else result_stream))
+    write(outcome, as_json=parsed.json, stream=result_stream)
+    return outcome.exit_code
+
+
+def _no_command(words: list[str]) -> str:
+    names = [command.name for command in COMMANDS]
+    if words[0].startswith("-"):
+        return f"the command comes first, got {words[0].split('=', 1)[0]}: ts4s COMMAND {words[0].split('=', 1)[0]} ..."
+    asked = " ".join(words[:2]) if any(name.startswith(f"{words[0]} ") for name in names) else words[0]
+    return f"no command {asked!r}: there is {listed(names, most=len(names))}"
+
+
+def _secrets_of(settings: Settings) -> list[str]:
+    given = (settings.storage.key, settings.storage.secret)
+    return [secret.get_secret_value() for secret in given if secret is not None and secret.get_secret_value()]
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that every ``finally`` runs; a second one changes nothing."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Own warnings go to standard error, one line each; other libraries' logs and warnings only with ``--debug``."""
+    if debug:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    nothing = logging.NullHandler()  # else logging's last resort would print other libraries' warnings
+    handled: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), nothing)]
+    handled += [(logging.getLogger(name), handler) for name in _OWN_LOGGERS]
+    for logger, added in handled:
+        logger.addHandler(added)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, added in handled:
+            logger.removeHandler(added)
+
+
+def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequence[str], debug: bool) -> int:
+    if debug:
+        sys.stderr.write(_redacted("".join(traceback.format_exception(exc)), secrets))
+    sys.stderr.write(f"error: {_redacted(one_line(message), secrets)}\n")
+    return exit_code
+
+
+def _kept_traceback(exc: BaseException, secrets: Sequence[str]) -> str:
+    handle, path = tempfile.mkstemp(prefix="ts4s-error-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(_redacted("".join(traceback.format_exception(exc)), secrets))
+    return path
+
+
+def _redacted(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "********")
+    return text

@@ -1,0 +1,1 @@
+"""Deployments, schedules and automations on a Prefect server."""

@@ -1,0 +1,63 @@
+"""``ts4s serve``: the same deployments without a work pool, run by this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import EntrypointType
+from prefect.runner import Runner
+
+from flows.deployment.deploy import automate, flow_of, schedule_of
+from flows.deployment.specs import HEARTBEAT_S, TAG, WORKER_ENVIRONMENT, Deployment, DeployOptions, deployments_of
+from ts4s_core.settings import Settings
+
+
+def serve(settings: Settings, options: DeployOptions) -> dict[str, Any]:
+    """Serve until SIGTERM or Ctrl-C; runs that are under way then are cancelled, and schedules paused until the next serve.
+
+    Returns:
+        ``served``: names of the deployments.
+    """
+    wanted = deployments_of(settings, options)
+    served = [_runner_deployment(deployment) for deployment in wanted]
+    with get_client(sync_client=True) as client:
+        automate(client, options.notify_url)
+    os.environ.update(WORKER_ENVIRONMENT)
+    asyncio.run(_serve(served, limit=options.limit))
+    return {"served": [deployment.full_name for deployment in wanted]}
+
+
+class _Runner(Runner):
+    """Prefect's runner, ended by SIGTERM through its event loop: its own handler would wait for the loop that it holds up."""
+
+    def handle_sigterm(self, *_args: Any, **_named: Any) -> None:
+        assert self._loop is not None, "signals come while the loop runs"
+        self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.astop()))
+
+
+async def _serve(served: list[RunnerDeployment], *, limit: int) -> None:
+    runner = _Runner(name=TAG, heartbeat_seconds=HEARTBEAT_S, limit=limit + 2, pause_on_shutdown=True)
+    for deployment in served:
+        await runner.aadd_deployment(deployment)
+    await runner.start()
+
+
+def _runner_deployment(deployment: Deployment) -> RunnerDeployment:
+    schedule = schedule_of(deployment)
+    built: RunnerDeployment = flow_of(deployment).to_deployment(
+        deployment.name,
+        schedules=[] if schedule is None else [schedule],
+        parameters=deployment.parameters,
+        description=deployment.description,
+        tags=[TAG],
+        paused=False,
+        enforce_parameter_schema=True,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    # Said in so many words, or a deployment that ``ts4s deploy`` made keeps its pool, and its worker takes the runs.
+    built.work_pool_name = built.work_queue_name = None
+    return built

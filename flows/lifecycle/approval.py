@@ -1,0 +1,47 @@
+"""A person's word before a promotion: the run pauses in Prefect's UI, where Resume shows a form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.publication import decided
+from ts4s_core.pipeline.run import Run
+
+#: A run that nobody answers fails then; the next run asks again, with all its steps done.
+APPROVAL_TIMEOUT_S = 24 * 3600
+POLL_S = 2
+
+
+class Approval(RunInput):
+    """What the form asks."""
+
+    approve: bool = Field(True, description="promote this version; false leaves the champion as it is")
+    reason: str = Field("", description="for the registry's history")
+
+
+def approved(run: Run, trained: str, evaluated: dict[str, Any]) -> tuple[bool, str]:
+    """Ask, if the settings say so and the gate would promote.
+
+    Returns:
+        whether the version may be promoted, and what the person said.
+    """
+    decision = evaluated["facts"]["decision"]
+    wanted = run.settings.evaluate.require_approval and decision["promote"]
+    if not wanted or decided(run.store, ArtifactRef.parse(trained)) is not None:
+        return True, ""
+    get_run_logger().info("waiting for approval: resume this run to promote %s", decision["why"])
+    about = f"Promote `{trained}`? The gate says: {decision['why']}. The report is among this run's artifacts."
+    given = pause_flow_run(
+        wait_for_input=Approval.with_initial_data(description=about, approve=True),
+        timeout=APPROVAL_TIMEOUT_S,
+        poll_interval=POLL_S,
+        key="approval",
+    )
+    get_run_logger().info("%s: %s", "approved" if given.approve else "refused", given.reason or "no reason given")
+    return given.approve, given.reason

@@ -1,0 +1,99 @@
+"""How a run of a deployment begins and ends: late runs, a model that is held, and a last state that says what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import get_run_logger, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelled, Completed, Failed
+
+from ts4s_core.artifacts.leases.lease import claims
+from ts4s_core.errors import LeaseHeldError, Ts4sError, one_line
+from ts4s_core.pipeline.run import Run
+
+SKIPPED, UNCHANGED = "Skipped", "Unchanged"
+_NAMES = {"skipped": SKIPPED, "unchanged": UNCHANGED}
+
+
+def concluded(work: Callable[[], dict[str, Any]]) -> Any:
+    """Do the work of a flow.
+
+    Returns:
+        its result, on the command line; in a run of a deployment a state of Prefect's whose message says how it ended: the
+        cause first, where it failed.
+    """
+    if runtime.deployment.id is None:
+        return work()
+    log = get_run_logger()
+    try:
+        _drop_late_runs()
+        result = work()
+    except Ts4sError as exc:
+        log.error("%s", exc)
+        return Failed(message=str(exc))
+    except Exception as exc:
+        log.exception("unexpected %s", type(exc).__name__)
+        return Failed(message=one_line(f"unexpected {type(exc).__name__}: {exc}"))
+    return Completed(name=_NAMES.get(result.get("status", ""), "Completed"), message=said(result), data=result)
+
+
+def said(result: dict[str, Any]) -> str:
+    """One sentence on a result, for the state of its run."""
+    if "said" in result:
+        return str(result["said"])
+    status, model, version = result.get("status"), result.get("model"), result.get("version")
+    if status == "skipped":
+        return f"skipped: {result['why']}"
+    if status == "unchanged":
+        return f"unchanged: {model} {version} is what these data and settings give; nothing was done"
+    if status == "done":
+        return f"done: {model} {version} {'promoted' if result['promoted'] else 'not promoted'}: {result['why']}"
+    return ", ".join(f"{name} {value}" for name, value in result.items() if isinstance(value, int | float | str))
+
+
+def leave_if_held(run: Run) -> None:
+    """Let a run of a deployment end before it reads its data, where another holds the model; reads alone.
+
+    Raises:
+        LeaseHeldError: naming the holder.
+    """
+    if runtime.deployment.id is None:
+        return
+    holders = [claim for claim in claims(run.store.storage, run.settings.name) if claim.alive and claim.number]
+    if holders:
+        raise LeaseHeldError(f"Lease of {run.settings.name} is held by {holders[0]}: that run does the work")
+
+
+def _drop_late_runs() -> None:
+    """One run of a schedule is enough: those of the same deployment that wait since before now are put aside."""
+    own = runtime.flow_run.id
+    with get_client(sync_client=True) as client:
+        this = client.read_flow_run(own)
+        if not this.auto_scheduled or this.deployment_id is None:
+            return
+        waiting = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[this.deployment_id])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+            ),
+        )
+        late = [run for run in waiting if run.auto_scheduled and run.id != this.id]
+        for run in late:
+            client.set_flow_run_state(
+                run.id, Cancelled(name=SKIPPED, message=f"skipped: {this.name} ran in its place"), force=True
+            )
+    if late:
+        get_run_logger().info("%d late runs of this schedule were skipped", len(late))

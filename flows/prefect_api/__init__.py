@@ -1,0 +1,1 @@
+"""Reaching a Prefect server, or starting a temporary one."""

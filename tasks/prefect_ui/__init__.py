@@ -1,0 +1,1 @@
+"""What tasks show in Prefect's UI."""

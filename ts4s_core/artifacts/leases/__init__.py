@@ -1,0 +1,1 @@
+"""Who may write: leases that one process holds at a time."""

@@ -1,0 +1,1 @@
+"""Objects below one address: a folder or an object store."""

@@ -1,0 +1,172 @@
+"""Writing to a local folder: whole or not at all, durable, never over an existing object unless asked to.
+
+A file is written under a temporary name beside its place, flushed to the disk, then linked or renamed into place, and the
+folder is flushed too. A version is built in a temporary folder, which one rename turns into the version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ts4s_core.artifacts.storage.transfer import Told, unheard
+from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
+from ts4s_core.errors import ConflictError
+
+CHUNK_BYTES = 2**20
+
+
+class FolderFiles:
+    """The write side of a store in a folder; paths are relative to the store's root."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def conditional_writes(self) -> bool:
+        """A hard link never replaces: always true."""
+        return True
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object, over an older one if there is one."""
+        with self._temporary(path, lambda file: file.write(data)) as temporary:
+            os.replace(temporary, self._root / path)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist.
+
+        Raises:
+            ConflictError: if it does.
+        """
+        with self._temporary(path, lambda file: file.write(data)) as temporary:
+            try:
+                os.link(temporary, self._root / path)
+            except FileExistsError as exc:
+                raise ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first") from exc
+
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+        """Copy a file in; returns size and sha256 of the very bytes that were written."""
+        digest, size, total = hashlib.sha256(), 0, local.stat().st_size
+
+        def copy(target: BinaryIO) -> None:
+            nonlocal size
+            with local.open("rb") as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += target.write(chunk)
+                    told(size, total)
+
+        with self._temporary(path, copy) as temporary:
+            os.replace(temporary, self._root / path)
+        return size, digest.hexdigest()
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``[start, end)`` of an object."""
+        with (self._root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def delete(self, path: str) -> None:
+        """Remove an object; none there is no error."""
+        target = self._root / path
+        with contextlib.suppress(FileNotFoundError):
+            target.unlink()
+            _flush_folder(target.parent)
+
+    def delete_tree(self, folder: str) -> None:
+        """Remove a folder with all in it, and the folders above it that are left empty (the root stays)."""
+        target = self._root / folder
+        shutil.rmtree(target, ignore_errors=not target.exists())
+        for parent in target.parents:
+            if parent == self._root or self._root not in parent.parents:
+                return
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or gone
+                return
+
+    def stage(self, folder: str) -> str:
+        """Where the files of a version are put until it is published."""
+        parent, _, name = folder.rpartition("/")
+        return f"{parent}/{TEMPORARY}{name}"
+
+    def reserve(self, folder: str) -> bool:
+        """Take a version for one writer; false if it is taken."""
+        stage = self._root / self.stage(folder)
+        if (self._root / folder).exists():
+            return False
+        while True:
+            stage.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stage.mkdir()
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                continue  # another process pruned the empty parent in between
+            return True
+
+    def reserved(self, folder: str) -> bool:
+        """Whether a writer holds this version and has not published it."""
+        return (self._root / self.stage(folder)).is_dir()
+
+    def publish(self, folder: str, manifest: bytes) -> None:
+        """Put the manifest into the staged folder, without what killed writers left there, and turn it into the version.
+
+        Raises:
+            ConflictError: if that version exists.
+        """
+        stage, target = self._root / self.stage(folder), self._root / folder
+        self.write(f"{self.stage(folder)}/{MANIFEST}", manifest)
+        for directory, _, names in os.walk(stage):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    (Path(directory) / name).unlink(missing_ok=True)
+            _flush_folder(Path(directory))
+        try:
+            os.rename(stage, target)  # a folder never replaces one that is not empty
+        except OSError as exc:
+            if not target.exists():
+                raise
+            raise ConflictError(f"{folder} exists already: versions are never rewritten") from exc
+        _flush_folder(target.parent)
+
+    @contextlib.contextmanager
+    def _temporary(self, path: str, fill: Callable[[BinaryIO], object]) -> Iterator[Path]:
+        folder = (self._root / path).parent
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with _opened_new(temporary) as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+            _flush_folder(folder)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _opened_new(path: Path) -> BinaryIO:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("xb")
+        except FileNotFoundError:
+            continue  # another process pruned the empty folder in between
+
+
+def _flush_folder(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # removed meanwhile: nothing is left to make durable
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,289 @@
+"""Writing to an object store through fsspec; s3fs for S3.
+
+An object appears whole or not at all, and there is no rename: a version's files are put at their place, and the manifest,
+created last, makes them a version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+
+from ts4s_core.artifacts.storage.s3_parts import PieceClient
+from ts4s_core.artifacts.storage.transfer import Told, unheard, upload
+from ts4s_core.artifacts.versions.verified import hash_file
+from ts4s_core.errors import ConflictError, SettingsError, StoreError
+from ts4s_core.settings import StorageSettings
+
+log = logging.getLogger(__name__)
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+ATTEMPTS_PER_CALL = 4
+WRITER = "ts4s-writer"
+#: Between writing an object that is created under a lease and looking at it.
+CREATE_PAUSES_S = (0.0, 0.2, 1.0)
+CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+class Upload(NamedTuple):
+    """An upload in parts that was begun: the object's path in the store, the server's name for it, when it was begun."""
+
+    path: str
+    upload_id: str
+    begun: float
+
+
+def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
+    """A filesystem of this process's own (s3fs must not cross a fork), the root path in it, and its write side.
+
+    Raises:
+        SettingsError: if no installed library serves the scheme.
+    """
+    scheme, _, rest = settings.uri.partition("://")
+    options = s3_options(settings) if scheme == "s3" else {}
+    try:
+        # No instance and no listing cache: control objects must be seen as they are.
+        fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **options)
+    except (ValueError, ImportError) as exc:
+        raise SettingsError(f"storage.uri {settings.uri} cannot be served: {exc}. Use a folder or s3://bucket/prefix") from exc
+    root = f"/{rest.strip('/')}" if scheme == "memory" else rest.strip("/")
+    if scheme != "s3":
+        return fs, root, ObjectFiles(fs, root)
+    return fs, root, S3Files(fs, root, aws=settings.endpoint_url is None, pieces=PieceClient(options))
+
+
+def s3_options(settings: StorageSettings) -> dict[str, Any]:
+    """What s3fs is told: addressing, checksums, retries, keys (without them, the usual AWS chain)."""
+    config: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+        # Back-off with jitter on 5xx, SlowDown and lost connections; s3fs repeats that in turn.
+        "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS_PER_CALL},
+    }
+    client: dict[str, Any] = {}
+    if settings.endpoint_url:
+        # Servers other than AWS seldom answer to bucket host names, nor know the newer checksums.
+        config["s3"] = {"addressing_style": "path"}
+        config["request_checksum_calculation"] = "when_required"
+        config["response_checksum_validation"] = "when_required"
+    if settings.region:
+        client["region_name"] = settings.region
+    return {
+        "key": settings.key.get_secret_value() if settings.key else None,
+        "secret": settings.secret.get_secret_value() if settings.secret else None,
+        "endpoint_url": settings.endpoint_url,
+        "config_kwargs": config,
+        "client_kwargs": client,
+    }
+
+
+class ObjectFiles:
+    """The write side of any object store that fsspec knows; creation is guarded by a lease (see ``Storage.create``)."""
+
+    def __init__(self, fs: Any, root: str) -> None:
+        self._fs = fs
+        self._root = root
+
+    @property
+    def conditional_writes(self) -> bool:
+        """Nothing is promised of an unknown store."""
+        return False
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object, over an older one if there is one."""
+        self._fs.pipe_file(f"{self._root}/{path}", data)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist; only under the store's lease.
+
+        Raises:
+            ConflictError: if it exists.
+            StoreError: if the server does not hold what it said it took.
+        """
+        full = f"{self._root}/{path}"
+        if self._fs.exists(full):
+            raise already_there(path)
+        # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
+        for pause_s in CREATE_PAUSES_S:
+            self.write(path, data)
+            time.sleep(pause_s)
+            try:
+                there = bytes(self._fs.cat_file(full))
+            except FileNotFoundError:
+                there = b""
+            if there == data:
+                return
+            if not data.startswith(there):
+                raise already_there(path)
+            log.warning("%s is not there as it was written, writing it again", path)
+        raise StoreError(f"{path} was written {len(CREATE_PAUSES_S)} times, and is not there whole. Look at the server")
+
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+        """Upload a file; returns its size and sha256."""
+        size, sha256 = hash_file(local)
+        self._fs.put_file(str(local), f"{self._root}/{path}")
+        told(size, size)
+        return size, sha256
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object."""
+        return bytes(self._fs.cat_file(f"{self._root}/{path}", start=start, end=end))
+
+    def delete(self, path: str) -> None:
+        """Remove an object; none there is no error."""
+        if self._fs.exists(f"{self._root}/{path}"):
+            self._fs.rm_file(f"{self._root}/{path}")
+
+    def delete_tree(self, folder: str) -> None:
+        """Remove every object below a folder."""
+        for path in self._fs.find(f"{self._root}/{folder}"):
+            self._fs.rm_file(path)
+
+    def stage(self, folder: str) -> str:
+        """A version is built in place."""
+        return folder
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """None that this class would know of."""
+        return []
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Nothing to do."""
+
+
+class S3Files(ObjectFiles):
+    """The write side of S3 and of servers that speak its language."""
+
+    def __init__(self, fs: Any, root: str, *, aws: bool, pieces: PieceClient) -> None:
+        super().__init__(fs, root)
+        self._aws = aws
+        self._pieces = pieces
+
+    @functools.cached_property
+    def conditional_writes(self) -> bool:  # type: ignore[override]
+        """Whether the server honours conditions on a PUT: AWS does; of others it is asked, and nothing is left there."""
+        if self._aws:
+            return True
+        # At the bucket's top, where a server on a file system makes no folders for it; below the prefix if that is all we may.
+        honoured = self._refuses_by_condition(self._root.partition("/")[0])
+        if not honoured:
+            log.warning(
+                "this S3 server has no conditional writes: ts4s lets one writer at a time create manifests and registry entries, "
+                "by a lease object below leases/_store/"
+            )
+        return honoured
+
+    def _refuses_by_condition(self, key_root: str) -> bool:
+        """Send a PUT that no server can carry out: its MD5 is wrong, and its If-Match names a version of an object that is not.
+
+        A server that knows conditions refuses it for the condition (404 or 412), any other for the MD5. A server that looks
+        at the MD5 first counts as one without conditions, which is slower, never wrong.
+        """
+        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+        bucket, _, prefix = key_root.partition("/")
+        key = "/".join(part for part in (prefix, f".ts4s-no-such-object-{uuid.uuid4().hex}") if part)
+        try:
+            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=b"x", IfMatch='"0"', ContentMD5="A" * 22 + "==")
+        except (OSError, ClientError) as exc:
+            code = _code(exc)
+            if code in ("PreconditionFailed", "NoSuchKey", "412", "404"):
+                return True
+            if code in ("BadDigest", "InvalidDigest", "NotImplemented", "InvalidRequest", "InvalidArgument", "400", "501"):
+                return False
+            if code in ("AccessDenied", "403") and key_root != self._root:
+                return self._refuses_by_condition(self._root)
+            raise
+        raise StoreError(
+            f"S3 server of bucket {bucket} took {key}, whose MD5 was wrong: artifacts are not safe there. Use another one"
+        )
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist; atomic where the server has conditional writes."""
+        if not self.conditional_writes:
+            super().create(path, data)
+            return
+        full, writer, pauses = f"{self._root}/{path}", uuid.uuid4().hex, iter(CONFLICT_PAUSES_S)
+        while True:
+            try:
+                self._fs.pipe_file(full, data, mode="create", Metadata={WRITER: writer})
+            except OSError as exc:
+                if isinstance(exc, FileExistsError) or _code(exc) in ("PreconditionFailed", "412"):
+                    # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
+                    if self._writer_of(full) != writer:
+                        raise already_there(path) from exc
+                    return
+                pause = next(pauses, None)
+                if _code(exc) not in ("ConditionalRequestConflict", "409") or pause is None:
+                    raise
+                # AWS says so while another conditional write of this object is under way: who wins is not known yet.
+                time.sleep(pause)
+                continue
+            return
+
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+        """Upload a file in parallel parts, with bounded memory."""
+        return upload(self._fs, self._pieces, local, f"{self._root}/{path}", told=told)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object, while other threads get others."""
+        return self._pieces.read(f"{self._root}/{path}", start, end)
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """Uploads in parts that were begun and neither completed nor aborted; their parts lie on the server unseen."""
+        from botocore.exceptions import ClientError
+
+        bucket, _, root = self._root.partition("/")
+        prefix = f"{root}/" if root else ""
+        found: list[Upload] = []
+        marker: dict[str, str] = {}
+        while True:
+            try:
+                page = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+            except (ClientError, OSError) as exc:
+                log.info("this server does not tell of unfinished uploads: %s", exc)
+                return found
+            for entry in page.get("Uploads", []):
+                path = entry["Key"].removeprefix(prefix)
+                found.append(Upload(path, entry["UploadId"], entry["Initiated"].timestamp()))
+            if not page.get("IsTruncated"):
+                return found
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Give an unfinished upload up: the server deletes its parts."""
+        bucket, _, key = f"{self._root}/{upload.path}".partition("/")
+        with contextlib.suppress(FileNotFoundError):  # finished or aborted meanwhile
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
+
+    def delete(self, path: str) -> None:
+        """Remove an object; S3 takes none there for success."""
+        self._fs.rm_file(f"{self._root}/{path}")
+
+    def _writer_of(self, full: str) -> str:
+        bucket, _, key = full.partition("/")
+        try:
+            head = self._fs.call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return ""  # somebody else's, and deleted since
+        return str(head.get("Metadata", {}).get(WRITER, ""))
+
+
+def _code(exc: BaseException) -> str:
+    """What the server called an error, or nothing."""
+    from botocore.exceptions import ClientError
+
+    cause = exc.__cause__ if isinstance(exc.__cause__, ClientError) else exc
+    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
+
+
+def already_there(path: str) -> ConflictError:
+    """The error of a create that came too late."""
+    return ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first")

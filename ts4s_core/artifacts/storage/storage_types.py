@@ -1,0 +1,48 @@
+"""What every storage has in common: an object in it, and the side of it that writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ts4s_core.artifacts.storage.transfer import Told, unheard
+
+if TYPE_CHECKING:
+    pass
+
+
+class Stored(NamedTuple):
+    """An object: path relative to the store, size in bytes, time of the last change in seconds since 1970."""
+
+    path: str
+    size: int
+    mtime: float
+
+
+class Files(Protocol):
+    """The write side of a storage; :class:`ts4s_core.artifacts.storage.folder.FolderFiles` says what each method promises."""
+
+    @property
+    def conditional_writes(self) -> bool:
+        """Whether the store itself refuses to create an object twice."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object, over an older one."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write an object that must not exist."""
+
+    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+        """Copy a local file in."""
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object."""
+
+    def delete(self, path: str) -> None:
+        """Remove an object."""
+
+    def delete_tree(self, folder: str) -> None:
+        """Remove a folder."""
+
+    def stage(self, folder: str) -> str:
+        """Where a version is built."""

@@ -1,0 +1,1 @@
+"""Verifying a store and deleting what nothing needs."""

@@ -1,0 +1,1 @@
+"""What a version is: its name, its manifest, its hashes."""

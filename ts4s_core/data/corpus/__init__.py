@@ -1,0 +1,1 @@
+"""Plain text for language models: scan, tokens, windows."""

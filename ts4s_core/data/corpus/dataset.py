@@ -1,0 +1,44 @@
+"""Reading the dataset artifact of a language model: blocks of tokens, and the windows over them."""
+
+from __future__ import annotations
+
+import json
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.manifest import Manifest
+from ts4s_core.data.corpus.prepare import TASK, WINDOWS_FILE
+from ts4s_core.data.dataset import Dataset
+from ts4s_core.errors import DataError, IntegrityError
+
+
+class TextDataset(Dataset):
+    """A language model's dataset version. Memory does not grow with its size.
+
+    Attributes:
+        window: tokens that are predicted from each window start.
+        stride: tokens between window starts.
+        vocabulary: tokens of the tokenizer.
+        begin_id: token that every block begins with; None: there is none.
+        text_bytes: bytes of each side's text.
+    """
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
+        super().__init__(store, manifest)
+        if self.task != TASK:
+            raise DataError(f"{self.ref} is a dataset for {self.task}: expected one for {TASK}. Prepare the text first")
+        facts = manifest.facts
+        try:
+            self.window, self.stride = int(facts["window"]), int(facts["stride"])
+            self.vocabulary = int(facts["vocabulary"])
+            self.begin_id = None if facts["begin_id"] is None else int(facts["begin_id"])
+            self.text_bytes: dict[str, int] = {name: int(size) for name, size in facts["bytes"].items()}
+        except KeyError as exc:
+            raise IntegrityError(f"{self.ref} is no text dataset: its manifest has no fact {exc}. Prepare it again") from exc
+        self._windows: dict[str, tuple[int, ...]] | None = None
+
+    def windows_per_group(self, side: str) -> tuple[int, ...]:
+        """Windows of each row group of a side: what a plan of batches is made from."""
+        if self._windows is None:
+            with self._store.open_file(self.ref, WINDOWS_FILE) as file:
+                self._windows = {name: tuple(counts) for name, counts in json.load(file).items()}
+        return self._windows[side]

@@ -1,0 +1,1 @@
+"""Numbers about predictions and data: metrics, intervals, drift, overlap, lineage."""

@@ -1,0 +1,1 @@
+"""Whether a new version replaces the champion."""

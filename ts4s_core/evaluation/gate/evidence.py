@@ -1,0 +1,108 @@
+"""The gate's evidence: candidate and champion on the same rows, leaks, drift. The decision itself is ``gate.decide``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.errors import listed
+from ts4s_core.evaluation.figures.drift import drift, drift_reasons
+from ts4s_core.evaluation.figures.lineage import training_datasets
+from ts4s_core.evaluation.figures.overlap import novelty, sample, seen_in_training
+from ts4s_core.evaluation.figures.paired_gain import Gain, paired_gain
+from ts4s_core.evaluation.gate.decision import Decision, Evidence, decide
+from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
+from ts4s_core.evaluation.scoring.predictions import Predictions
+from ts4s_core.evaluation.scoring.score_rows import predict_rows
+from ts4s_core.evaluation.scoring.scorer import spec_of
+from ts4s_core.progress import Progress
+from ts4s_core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's decision, and how much of the candidate's training data the champion's dataset did not have."""
+
+    decision: Decision
+    novelty: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who is compared on what.
+
+    Attributes:
+        trained: the candidate.
+        dataset: the dataset it was trained and is tested on.
+        champion: whom it has to beat; None for a first version.
+        answers: the candidate's answers on the whole test side.
+        metrics: their figures.
+    """
+
+    trained: ArtifactRef
+    dataset: ArtifactRef
+    champion: ArtifactRef | None
+    answers: Predictions
+    metrics: Mapping[str, Any]
+
+
+def gate(settings: Settings, store: ArtifactStore, engine: DataEngine, *, contest: Contest, progress: Progress) -> Verdict:
+    """Gather the evidence and decide.
+
+    The champion scores the candidate's test side, tokenised by its own tokenizer where that is another one. A row whose text
+    stands in the training side of any dataset that either was trained on, directly or through an earlier version, is left out.
+
+    Raises:
+        IntegrityError: if a file of the champion or of a dataset is damaged.
+    """
+    metric, champion = settings.evaluate.metric, contest.champion
+    own = seen_in_training(store, engine, tested=contest.dataset, ids=contest.answers.ids, trained_on=[contest.dataset])
+    facts: dict[str, Any] = {
+        "metric": metric,
+        "candidate": float(contest.metrics[metric]),
+        "baseline": float(contest.metrics["baseline"][metric]),
+        "leaked": int(own.sum()),
+        "labels": dataset_labels(store, contest.dataset),
+    }
+    fresh = None
+    if champion is not None:
+        facts["champion_labels"] = spec_of(store, champion).labels
+        older, gone = training_datasets(store, champion)
+        facts["notes"] = [f"data of the champion are no longer in the store ({listed(gone)}): not left out"] if gone else []
+        if older:
+            figures = drift(sample(store, older[0]), sample(store, contest.dataset), bound=settings.evaluate.max_drift)
+            facts |= {"drift_figures": figures, "drift": drift_reasons(figures)}
+            fresh = novelty(store, new=contest.dataset, old=older[0])
+        if set(facts["champion_labels"]) == set(facts["labels"]):
+            gain, removed = _gain(settings, store, engine, contest=contest, progress=progress)
+            facts |= {"gain": gain, "removed": removed}
+    decision = decide(
+        Evidence(**facts),
+        champion=None if champion is None else str(champion),
+        min_improvement=settings.evaluate.min_improvement,
+    )
+    return Verdict(decision, fresh)
+
+
+def _gain(
+    settings: Settings, store: ArtifactStore, engine: DataEngine, *, contest: Contest, progress: Progress
+) -> tuple[Gain | None, int]:
+    assert contest.champion is not None, "a gain is over a champion"
+    seen_by = {ref for version in (contest.trained, contest.champion) for ref in training_datasets(store, version)[0]}
+    seen = seen_in_training(store, engine, tested=contest.dataset, ids=contest.answers.ids, trained_on=sorted(seen_by))
+    if seen.all():
+        return None, len(seen)
+    theirs = predict_rows(
+        store,
+        engine,
+        trained=contest.champion,
+        dataset=contest.dataset,
+        threads=settings.train.threads_per_worker,
+        progress=progress,
+    )
+    gain = paired_gain(contest.answers.only(~seen), theirs.only(~seen), metric=settings.evaluate.metric)
+    return gain, int(seen.sum())

@@ -1,0 +1,1 @@
+"""Predictions and losses on held-out rows."""

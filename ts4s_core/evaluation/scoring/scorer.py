@@ -1,0 +1,107 @@
+"""A trained model made ready to score the rows of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import DataError, listed
+from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
+from ts4s_core.models.spec import SPEC_FILE, ModelSpec
+
+if TYPE_CHECKING:
+    from ts4s_core.models.trainable import TrainableModel
+
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model in evaluation mode.
+
+    Attributes:
+        model: forward(input_ids, attention_mask) -> logits (B, classes of the model).
+        columns: for each class of the dataset its place among the model's logits.
+        pad_id: token of the padding.
+        tokenizer: the model's own, where the dataset's tokens are another one's; else None.
+    """
+
+    model: TrainableModel
+    columns: Sequence[int]
+    pad_id: int
+    tokenizer: Any | None
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether texts have to be tokenised anew."""
+        return self.tokenizer is not None
+
+    @classmethod
+    def load(cls, store: ArtifactStore, *, trained: ArtifactRef, dataset: ArtifactRef) -> Scorer:
+        """Build the model of a ``trained`` artifact for the rows of a dataset.
+
+        Raises:
+            DataError: if the two have different labels.
+            IntegrityError: if a file is damaged.
+        """
+        from ts4s_core.models.build import build_model
+
+        folder = store.local(trained)
+        spec = ModelSpec.read(folder)
+        model = build_model(folder)
+        model.eval()
+        return cls(
+            model=model,
+            columns=columns_of(spec.labels, dataset_labels(store, dataset)),
+            pad_id=spec.pad_id,
+            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(folder, spec.max_length),
+        )
+
+    def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of some texts by the model's own tokenizer, cut to its length."""
+        from ts4s_core.data.tokenizers import tokenise
+
+        assert self.tokenizer is not None, "asked for where the dataset's tokens are another tokenizer's"
+        return [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)]
+
+
+def spec_of(store: ArtifactStore, trained: ArtifactRef) -> ModelSpec:
+    """What ``model.json`` of a trained artifact says; reads that file alone.
+
+    Raises:
+        IntegrityError: if it is damaged.
+    """
+    return ModelSpec.read(store.local_file(trained, SPEC_FILE).parent)
+
+
+def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef) -> bool:
+    """Whether the dataset was tokenised as the model wants it: the same tokenizer file, the same length."""
+    ours, theirs = store.manifest(trained), store.manifest(dataset)
+    if int(theirs.facts["max_length"]) != spec_of(store, trained).max_length:
+        return False
+    return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
+
+
+def _tokenizer(folder: Path, max_length: int) -> Any:
+    from ts4s_core.data.tokenizers import limited, load_tokenizer
+
+    return limited(load_tokenizer(folder / "tokenizer"), max_length)
+
+
+def columns_of(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:
+    """Where the dataset's classes stand among the model's.
+
+    Raises:
+        DataError: if the two sets of names differ.
+    """
+    missing, extra = sorted(set(dataset_labels) - set(model_labels)), sorted(set(model_labels) - set(dataset_labels))
+    if missing or extra:
+        raise DataError(
+            f"evaluation failed: expected the model's labels, got other ones (only in the dataset: {listed(missing) or 'none'}; "
+            f"only in the model: {listed(extra) or 'none'}). Evaluate on a dataset with the same labels"
+        )
+    return [list(model_labels).index(name) for name in dataset_labels]

@@ -1,0 +1,1 @@
+"""The evaluation step, of classifiers and of language models."""

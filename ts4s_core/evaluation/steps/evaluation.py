@@ -1,0 +1,179 @@
+"""What every evaluation step shares, whatever the model's task: when a report is made again, and what each one says."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ts4s_core.artifacts.steps import StepResult, run_step
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.keys import step_key
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.artifacts.writer import ArtifactWriter
+from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.errors import IntegrityError
+from ts4s_core.evaluation.figures.lineage import ancestors
+from ts4s_core.evaluation.gate.decision import Decision
+from ts4s_core.evaluation.report.data import Mistake, ReportData
+from ts4s_core.evaluation.scoring.score_rows import STAGE
+from ts4s_core.progress import Progress
+from ts4s_core.settings import Settings
+
+KIND = "report"
+#: Stands for the champion's content where the evaluated version is the champion itself.
+ITSELF = "itself"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: what the step was given.
+
+    Attributes:
+        settings: groups ``evaluate`` and ``train`` (threads), and ``data.show_text``.
+        store: holds everything.
+        engine: scores in parallel.
+        trained: the version.
+        dataset: the dataset it was trained on.
+        champion: the version that the registry's alias names now, if any; it may be ``trained`` itself.
+        step_seconds: how long the earlier steps of the flow took; for the report alone.
+        progress: told of what is done.
+        started: when the step began.
+    """
+
+    settings: Settings
+    store: ArtifactStore
+    engine: DataEngine
+    trained: ArtifactRef
+    dataset: ArtifactRef
+    champion: ArtifactRef | None
+    step_seconds: Mapping[str, float]
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def itself(self) -> bool:
+        """Whether the version is the champion already."""
+        return self.champion == self.trained
+
+    @property
+    def against(self) -> ArtifactRef | None:
+        """Whom the gate compares the version with; a version is not compared with itself."""
+        return None if self.itself else self.champion
+
+    def run(self, wanted: Mapping[str, Any], build: Callable[[ArtifactWriter], None]) -> StepResult:
+        """The report that is there already, or the one that ``build`` writes.
+
+        Args:
+            wanted: the settings that bear on the report.
+            build: writes the files and sets ``writer.facts``.
+        """
+        store, settings = self.store, self.settings
+        if self.itself and settings.reuse:
+            found = self._report_before(wanted)
+            if found is not None:
+                return StepResult(found, True, time.monotonic() - self.started, store.manifest(found).facts)
+        inputs = {
+            "trained": _content_of(store, self.trained),
+            "dataset": _content_of(store, self.dataset),
+            "champion": ITSELF if self.itself else _content_of(store, self.champion),
+        }
+        against = {} if self.against is None else {"champion": self.against}
+        return run_step(
+            store,
+            kind=KIND,
+            name=settings.name,
+            key=step_key(KIND, inputs=inputs, settings=wanted),
+            settings=wanted,
+            upstream={"trained": self.trained, "dataset": self.dataset} | against,
+            reuse=settings.reuse,
+            build=build,
+        )
+
+    def decided(self, decision: Decision) -> Decision:
+        """What the report says of the gate's decision: the champion is not promoted once more."""
+        if not self.itself:
+            return decision
+        return Decision(False, "this version is the champion already", None, decision.figures)
+
+    def report_data(
+        self,
+        *,
+        metrics: Mapping[str, Any],
+        decision: Decision,
+        card: Mapping[str, Any],
+        labels: Sequence[str] = (),
+        novelty: Mapping[str, Any] | None = None,
+        mistakes: Sequence[Mistake] = (),
+    ) -> ReportData:
+        """Everything the page shows: what the step found, and what store and settings say of the version."""
+        store = self.store
+        return ReportData(
+            name=self.settings.name,
+            trained=str(self.trained),
+            metrics=metrics,
+            labels=labels,
+            decision=decision,
+            lineage=[
+                (ancestor.role, str(ancestor.ref), ancestor.manifest.created if ancestor.manifest else "no longer in the store")
+                for ancestor in ancestors(store, self.trained)
+            ],
+            card=card,
+            novelty=novelty,
+            curves=curves_of(store, self.trained),
+            training=store.manifest(self.trained).facts,
+            step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
+            mistakes=mistakes,
+            settings=self.settings.plain(),
+            created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
+        )
+
+    def _report_before(self, wanted: Mapping[str, Any]) -> ArtifactRef | None:
+        """The newest report on the version that was made with the same settings, whatever champion it was compared with."""
+        for ref in reversed(self.store.versions(KIND, self.settings.name)):
+            manifest = self.store.manifest(ref)
+            of = (manifest.upstream.get("trained"), manifest.upstream.get("dataset"))
+            if of == (str(self.trained), str(self.dataset)) and manifest.settings == wanted:
+                return ref
+        return None
+
+
+def add_page(writer: ArtifactWriter, page: str) -> None:
+    """Write the report's page. The times in it do not make it another evaluation."""
+    writer.add_bytes("report.html", page.encode("utf-8", errors="replace"), identity=False)
+
+
+def read_decision(store: ArtifactStore, report: ArtifactRef) -> Decision:
+    """What the gate said in a report: for the task that publishes it.
+
+    Raises:
+        IntegrityError: if the report has no decision.
+    """
+    record = store.manifest(report).facts.get("decision")
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{report} has no decision of the gate: expected it in the manifest's facts. Evaluate again")
+    return Decision.from_json(record)
+
+
+def curves_of(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:
+    """The metrics stream of a training, its numbers alone; empty cells are left out."""
+    with store.open_file(trained, "metrics.csv") as file:
+        rows = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+        return [{name: float(value) for name, value in row.items() if name and _is_number(value)} for row in rows]
+
+
+def _content_of(store: ArtifactStore, ref: ArtifactRef | None) -> str:
+    """The content hash of a version; empty for none."""
+    return "" if ref is None else store.manifest(ref).content_sha256
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True

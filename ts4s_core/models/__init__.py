@@ -1,0 +1,1 @@
+"""Models that can be trained: heads, adapters, small networks, and the folders that they are read from."""

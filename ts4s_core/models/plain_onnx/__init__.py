@@ -1,0 +1,1 @@
+"""A model's graph in ONNX's standard operators."""

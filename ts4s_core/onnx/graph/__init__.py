@@ -1,0 +1,1 @@
+"""An ONNX graph as data: nodes, checks, names of weights."""

@@ -1,0 +1,1 @@
+"""From a graph to a PyTorch module, with the parity gate."""

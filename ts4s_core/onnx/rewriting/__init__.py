@@ -1,0 +1,1 @@
+"""Patterns of exported graphs, replaced by native nodes."""

@@ -1,0 +1,74 @@
+"""An ONNX file made elsewhere: checked, and stored as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ts4s_core.errors import SourceError, UnsupportedModelError, listed
+from ts4s_core.onnx.graph.protos import graphs_in, opset_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+OLDEST_OPSET, NEWEST_OPSET = 11, 23
+
+
+def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Path]]:
+    """Read and check a graph (without its external weights).
+
+    Returns:
+        the graph, and the files beside it that hold its external weights.
+
+    Raises:
+        SourceError: if the file is missing, damaged, refused by ONNX's checker, or keeps weights outside its folder.
+        UnsupportedModelError: on an opset that is not taken.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        raise SourceError(f"model.source {source} does not exist: expected an ONNX file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as exc:
+        raise SourceError(f"model.source {source} is no ONNX file, or is damaged: {exc}") from exc
+    if not model.graph.node:
+        raise SourceError(f"model.source {source} is no ONNX file, or is damaged: expected a graph with nodes, got none")
+    external = _external_files(model, path.parent, source=source)
+    opset = opset_of(model)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UnsupportedModelError(
+            f"model.source {source} has opset {opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}. "
+            "Export it again with one of these"
+        )
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as exc:  # the checker's own errors, and whatever its shape inference throws
+        raise SourceError(f"model.source {source} is refused by ONNX's checker: {str(exc)[:500]}") from exc
+    return model, external
+
+
+def _external_files(model: onnx.ModelProto, folder: Path, *, source: str) -> list[Path]:
+    locations = sorted(set(_locations(model.graph)))
+    root = folder.resolve()
+    outside = [name for name in locations if Path(name).is_absolute() or root not in (folder / name).resolve().parents]
+    if outside:
+        raise SourceError(f"model.source {source} keeps weights outside its folder, which is refused: {listed(outside)}")
+    missing = [name for name in locations if not (folder / name).is_file()]
+    if missing:
+        raise SourceError(f"model.source {source} is incomplete: its weights {listed(missing)} are not beside it")
+    return [folder / name for name in locations]
+
+
+def _locations(graph: onnx.GraphProto) -> Iterator[str]:
+    import onnx
+
+    for part in graphs_in(graph):
+        attributes = [attribute for node in part.node for attribute in node.attribute]
+        held = [tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)]
+        for tensor in (*part.initializer, *held):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                yield from (entry.value for entry in tensor.external_data if entry.key == "location")

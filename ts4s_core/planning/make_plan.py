@@ -1,0 +1,290 @@
+"""``ts4s plan``: measure for a moment, then say what training will cost. Starts no Spark and no server, writes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import SettingsError
+from ts4s_core.planning.cost import Cluster, Forecast, Level, Measured, fit_parts, forecast
+from ts4s_core.planning.measuring import measure
+from ts4s_core.progress import Progress, silent
+from ts4s_core.settings import Settings
+from ts4s_core.training.job import TrainJob, storage_to_wire
+from ts4s_core.training.settings_checks import check_strategy
+
+DEFAULT_NETWORK = "1Gbit"
+#: Assumed where there is no dataset.
+ASSUMED_ROWS, ASSUMED_TOKENS = 3_000, 60
+_NETWORK = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGkmg])(bit|b|B)(?:/s|ps)?$")
+_MEMORY = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])i?B?$", re.IGNORECASE)
+_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+_GB = 2**30
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a plan is asked for.
+
+    Attributes:
+        workers: the largest number in the table; 0: that of the settings, or as many as there are parts.
+        per_host: workers of a host; 0: what this machine has cores for.
+        network: speed of a host's network, as in ``1Gbit`` or ``500MB``.
+        memory: of a host, as in ``16GB``; empty: this machine's.
+        rows: assumed where there is no dataset.
+        tokens: typical length of a row, assumed likewise.
+        python_path: folders that the measuring processes import from too.
+    """
+
+    workers: int = 0
+    per_host: int = 0
+    network: str = DEFAULT_NETWORK
+    memory: str = ""
+    rows: int = ASSUMED_ROWS
+    tokens: int = ASSUMED_TOKENS
+    python_path: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A measured model and what it will cost.
+
+    Attributes:
+        facts: of the machine, the model and the rows, as JSON values.
+        forecasts: by number of workers, ascending.
+        measured: what they come from.
+        cluster: where the workers would run.
+        memory_bytes: of a host.
+    """
+
+    facts: dict[str, Any]
+    forecasts: tuple[Forecast, ...]
+    measured: Measured
+    cluster: Cluster
+    memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        steps, total = self.facts["data"]["steps_per_epoch"], self.facts["data"]["steps"]
+        alone = self.forecasts[0].seconds
+        rows = [
+            {
+                "workers": each.workers,
+                "hosts": each.hosts,
+                "memory_gb": round(each.memory_bytes / _GB, 3),
+                "seconds_per_step": each.seconds,
+                "seconds_per_epoch": each.seconds * steps,
+                "seconds": each.seconds * total,
+                "traffic_mb_per_step": round(each.traffic_bytes / 1e6, 3),
+                "speed_up": round(alone / each.seconds, 3),
+                "fits": min(self.cluster.per_host, each.workers) * each.memory_bytes <= self.memory_bytes,
+                "of_step": {
+                    "compute": each.compute_s,
+                    "optimiser": each.optimiser_s,
+                    "exchange": each.exchange_s,
+                    "rest": each.rest_s,
+                },
+            }
+            for each in self.forecasts
+        ]
+        return {**self.facts, "workers": rows}
+
+
+def check_wanted(wanted: Wanted, settings: Settings) -> None:
+    """Refuse what cannot be asked for, before anything is measured or looked up.
+
+    Raises:
+        SettingsError: if an option is none.
+        InputError: if this machine lacks what the settings need.
+    """
+    network_speed(wanted.network)
+    if wanted.memory:
+        memory_size(wanted.memory)
+    _most(wanted, settings, 1)
+    check_strategy(settings.train)
+
+
+def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: bool = False, progress: Progress = silent) -> Plan:
+    """Measure, forecast, and refuse what cannot fit.
+
+    Args:
+        settings: of the run.
+        job: the training job that the run would make; see :func:`planning_job`.
+        wanted: what is asked for.
+        assumed: whether the rows are assumed.
+        progress: hears what is being measured.
+
+    Raises:
+        SettingsError: if an option is none, or the workers' memory does not fit on a host.
+        InputError: if the model or the data cannot be used.
+    """
+    check_wanted(wanted, settings)
+    train = settings.train
+    slots = max(1, len(os.sched_getaffinity(0)) // train.threads_per_worker)
+    per_host = wanted.per_host or slots
+    cluster = Cluster(per_host, network_speed(wanted.network))
+    memory = memory_size(wanted.memory) if wanted.memory else psutil.virtual_memory().total
+    most = _most(wanted, settings, slots)
+    progress("measure", {"processes": 1})
+    alone = measure(job, level=1, memory_bytes=memory, python_path=wanted.python_path)
+    crowd = min(_power_of_two(slots), train.logical_shards)
+    several = alone
+    if crowd > 1 and most > 1:
+        progress("measure", {"processes": crowd})
+        several = measure(job, level=crowd, memory_bytes=memory, python_path=wanted.python_path)
+    measured = _measured(alone, several, shards=train.logical_shards)
+    join_every = train.averaging_frequency or alone[0]["steps_in_epoch"]
+    counts = [1 << power for power in range(most.bit_length())]
+    forecasts = tuple(
+        forecast(measured, cluster, workers=count, strategy=train.strategy, averaging_every=join_every) for count in counts
+    )
+    chosen = next((each for each in forecasts if each.workers == train.workers), forecasts[-1])
+    _refuse_what_does_not_fit(chosen, per_host=per_host, memory_bytes=memory)
+    facts = _facts(settings, alone[0], several[0], wanted=wanted, memory_bytes=memory, assumed=assumed)
+    return Plan(facts, forecasts, measured, cluster, memory)
+
+
+def planning_job(
+    settings: Settings, *, dataset: ArtifactRef | None, model: ArtifactRef | None, config: dict[str, Any] | None, wanted: Wanted
+) -> TrainJob:
+    """The job whose steps are measured: the run's own, with assumed rows or a source's shape where artifacts are missing.
+
+    Args:
+        settings: of the run.
+        dataset: its rows, if there are any yet.
+        model: the imported model, if there is one yet.
+        config: the source's Hugging Face configuration, where there is no model.
+        wanted: rows and tokens to assume.
+    """
+    extra: dict[str, Any] = {}
+    if model is None:
+        extra |= {"config": config, "source": settings.model.source, "model": settings.model.model_dump(mode="json")}
+    if dataset is None:
+        extra["rows"] = {"rows": wanted.rows, "tokens": wanted.tokens, "longest": settings.model.max_length}
+    return TrainJob(
+        name=settings.name,
+        key="",
+        dataset=str(dataset or ""),
+        model=str(model or ""),
+        output="",
+        task=settings.model.task,
+        train=settings.train.model_dump(mode="json"),
+        storage=storage_to_wire(settings.storage),
+        extra=extra,
+        model_factory=TrainJob.model_factory if model else "ts4s_core.planning.assumed:model",
+        rows_factory=TrainJob.rows_factory if dataset else "ts4s_core.planning.assumed:rows",
+    )
+
+
+def network_speed(text: str) -> float:
+    """Bytes a second of ``1Gbit`` or ``120MB``.
+
+    Raises:
+        SettingsError: if it is neither.
+    """
+    found = _NETWORK.match(text.strip())
+    if found is None or float(found.group(1)) <= 0:
+        raise SettingsError(
+            f"--network {text!r} is no speed: expected a number with Kbit, Mbit, Gbit, KB, MB or GB, as in 10Gbit"
+        )
+    bits = found.group(3) != "B"
+    return float(float(found.group(1)) * 1e3 ** _POWERS[found.group(2).upper()] / (8 if bits else 1))
+
+
+def memory_size(text: str) -> int:
+    """Bytes of ``16GB``.
+
+    Raises:
+        SettingsError: if it is no size.
+    """
+    found = _MEMORY.match(text.strip())
+    if found is None or float(found.group(1)) <= 0:
+        raise SettingsError(f"--memory {text!r} is no size: expected a number with MB, GB or TB, as in 16GB")
+    return int(float(found.group(1)) * 1024 ** _POWERS[found.group(2).upper()])
+
+
+def _most(wanted: Wanted, settings: Settings, slots: int) -> int:
+    """The largest number of workers in the table."""
+    shards = settings.train.logical_shards
+    if wanted.workers > shards:
+        raise SettingsError(
+            f"--workers {wanted.workers} is more than train.logical_shards {shards}: a worker has at least one part of a batch. "
+            f"Give --train.logical_shards {1 << (wanted.workers - 1).bit_length()}, which makes other weights"
+        )
+    return _power_of_two(wanted.workers or max(settings.train.workers, shards, min(slots, shards)))
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (max(1, count).bit_length() - 1)
+
+
+def _refuse_what_does_not_fit(chosen: Forecast, *, per_host: int, memory_bytes: int) -> None:
+    here = min(per_host, chosen.workers)
+    needed = here * chosen.memory_bytes
+    if needed > memory_bytes:
+        raise SettingsError(
+            f"Training with {chosen.workers} workers cannot fit: {here} of them on a host need {needed / _GB:.2f} GB "
+            f"({chosen.memory_bytes / _GB:.2f} GB each), a host has {memory_bytes / _GB:.2f} GB. "
+            "Lower train.batch_size or model.max_length, or give fewer workers a host with --workers-per-host"
+        )
+
+
+def _measured(alone: list[dict[str, Any]], several: list[dict[str, Any]], *, shards: int) -> Measured:
+    first = alone[0]
+    return Measured(
+        alone=_level(alone),
+        crowded=_level(several),
+        bucket_elements=tuple(first["bucket_elements"]),
+        table_buckets=frozenset(first["table_buckets"]),
+        memory_bytes=int(first["peak_bytes"]),
+        memory_bytes_per_s=1e9 * min(found["machine"]["memory_gb_per_s"] for found in several),
+        steps=tuple(tuple((int(rows), int(length)) for rows, length in step) for step in first["shapes"]),
+        shards=shards,
+    )
+
+
+def _level(found: list[dict[str, Any]]) -> Level:
+    samples = [tuple(sample) for each in found for sample in each["samples"]]
+    mean = 1 / len(found)
+    return Level(
+        fit_parts(samples),
+        optimiser_s=mean * sum(each["optimiser_s"] for each in found),
+        rest_s=mean * sum(each["rest_s"] for each in found),
+    )
+
+
+def _facts(
+    settings: Settings,
+    alone: dict[str, Any],
+    crowded: dict[str, Any],
+    *,
+    wanted: Wanted,
+    memory_bytes: int,
+    assumed: bool,
+) -> dict[str, Any]:
+    trained = sum(alone["bucket_elements"])
+    return {
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gb": round(memory_bytes / _GB, 2),
+            "threads_per_worker": settings.train.threads_per_worker,
+            "gemm_gflops": round(alone["machine"]["gemm_gflops"], 1),
+            "gemm_gflops_crowded": round(crowded["machine"]["gemm_gflops"], 1),
+            "memory_gb_per_s": round(alone["machine"]["memory_gb_per_s"], 2),
+        },
+        "model": {"weights": alone["parameters"], "trained": trained, "strategy": settings.train.strategy},
+        "data": {
+            "rows": alone["rows"],
+            "assumed": assumed,
+            "mean_tokens": round(alone["mean_tokens"], 1),
+            "steps_per_epoch": alone["steps_in_epoch"],
+            "steps": alone["total_steps"],
+        },
+        "network": wanted.network,
+    }

@@ -1,0 +1,221 @@
+"""``ts4s predict``: a registered model over rows of any number."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.keys import step_key
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.errors import DataError, ParityError, SettingsError, Ts4sError, UnsupportedModelError
+from ts4s_core.models.spec import ModelSpec
+from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
+from ts4s_core.prediction.part import Errors, ModelUse, PredictPart, Runtime
+from ts4s_core.prediction.result_table import Layout
+from ts4s_core.prediction.runners import onnx_runner, torch_runner
+from ts4s_core.prediction.source_rows import TextSource, open_texts
+from ts4s_core.progress import Progress, silent
+from ts4s_core.settings import Settings
+
+Embeddings = Literal["none", "mean", "first"]
+Form = Literal["parquet", "vectors"]
+STAGE = "predict"
+#: ONNX Runtime against PyTorch before a job: a mistake shows as 1e-2 and more, FP32 rounding stays far below.
+TOLERANCE = 1e-4
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is asked for beside model and data.
+
+    Attributes:
+        output: a new folder or an ``s3://`` prefix; empty: a sealed ``predictions`` artifact.
+        errors: rows that cannot be predicted are marked, or refuse the job.
+        embeddings: vectors in place of labels: the mean of the tokens' states, or the first token's.
+        form: Parquet, or the text form of word vectors (embeddings alone).
+    """
+
+    output: str = ""
+    errors: Errors = "mark"
+    embeddings: Embeddings = "none"
+    form: Form = "parquet"
+
+    @classmethod
+    def of(cls, asked: Mapping[str, str | None]) -> PredictOptions:
+        """The options of some words; None is the default.
+
+        Raises:
+            SettingsError: naming the option that is none, or does not go with another.
+        """
+        return cls(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        given = {"errors": self.errors, "embeddings": self.embeddings, "form": self.form}
+        for name, allowed in (("errors", Errors), ("embeddings", Embeddings), ("form", Form)):
+            choices = getattr(allowed, "__args__")  # noqa: B009  Literal's own attribute, which mypy does not know
+            if given[name] not in choices:
+                raise SettingsError(f"--{name} {given[name]} is none: expected {' or '.join(choices)}")
+        if self.form == "vectors" and self.embeddings == "none":
+            raise SettingsError("--form vectors needs --embeddings mean or first: labels have no vectors")
+
+
+def predict(
+    settings: Settings,
+    store: ArtifactStore,
+    engine: DataEngine,
+    *,
+    model: ArtifactRef,
+    options: PredictOptions,
+    slots: int = 1,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Predict every row of ``settings.data`` with a trained model, in a stream: memory does not grow with the rows.
+
+    Args:
+        settings: groups ``data``, ``storage``, and ``train.threads_per_worker`` (threads of a task).
+        store: holds the model.
+        engine: runs the parts of the source.
+        model: a ``trained`` version.
+        options: what is asked for.
+        slots: tasks that the engine runs at once.
+        progress: told of parts done.
+
+    Returns:
+        ``rows``, ``errors`` (rows that are marked), ``rows_per_s``, ``output``, and ``artifact``, ``seconds``, ``runtime``,
+        ``model``.
+
+    Raises:
+        SettingsError: an option is none, or the output is there already.
+        SourceError: the data cannot be found or read.
+        DataError: a column is missing, the model is a language model, or a row is refused.
+        IntegrityError: a file of the model is damaged.
+    """
+    target = _target(settings, store, model=model, options=options)
+    source = open_texts(settings.data, settings.storage, engine, slots=slots)
+    folder = store.local(model)
+    spec = ModelSpec.read(folder)
+    if spec.task == "language-model":
+        raise DataError(f"Prediction with {model}: expected a classifier, got a language model. Use ts4s generate")
+    progress(STAGE, {"doing": "check the model"})
+    runtime = checked_runtime(folder, embeddings=options.embeddings)
+    output: Any = "logits" if options.embeddings == "none" else options.embeddings
+    use = ModelUse(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
+    layout = layout_of(spec, model, embeddings=options.embeddings, has_id=bool(source.id_column))
+    try:
+        sink = target.begin()
+        job = PredictPart(use, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
+        found = _run(engine, job, source, progress=progress)
+        if not found["files"]:
+            found["files"].append(_empty(layout, sink, vectors=job.vectors))
+        summary = _summary(found, model=model, runtime=use.runtime)
+        target.finish(found["files"], {**summary, "labels": list(layout.labels)})
+    except BaseException:
+        target.abandon()
+        raise
+    artifact = target.ref if isinstance(target, ArtifactTarget) else None
+    return {**summary, "output": target.uri, "artifact": artifact}
+
+
+def layout_of(spec: ModelSpec, model: ArtifactRef, *, embeddings: str, has_id: bool) -> Layout:
+    """The columns of a model's predictions."""
+    return Layout(
+        labels=spec.labels if embeddings == "none" else (),
+        multi_label=spec.task == "multi-label",
+        size=spec.hidden_size,
+        has_id=has_id,
+        version=model.version,
+    )
+
+
+def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, options: PredictOptions) -> Target:
+    if options.output:
+        return open_target(options.output, settings.storage)
+    bearing = {
+        "data": settings.data.model_dump(mode="json", include={"source", "format", "text_column", "id_column"}),
+        "errors": options.errors,
+        "embeddings": options.embeddings,
+        "form": options.form,
+    }
+    key = step_key("predictions", inputs={"trained": store.manifest(model).content_sha256}, settings=bearing)
+    return ArtifactTarget(store, trained=model, key=key, settings=bearing)
+
+
+def _run(engine: DataEngine, job: PredictPart, source: TextSource, *, progress: Progress) -> dict[str, Any]:
+    parts = len(source.splits)
+    progress(STAGE, {"part": 0, "parts": parts})
+    began = time.perf_counter()
+
+    def tell(done: int) -> None:
+        progress(STAGE, {"part": done, "parts": parts, "seconds_left": _left(began, done, parts)})
+
+    results = engine.map(job, list(source.splits), stage=STAGE, tell=tell)
+    rows, errors = (sum(result[name] for result in results) for name in ("rows", "errors"))
+    seconds = time.perf_counter() - began
+    progress(STAGE, {"part": parts, "parts": parts, "rows_per_s": round(rows / seconds, 1)})
+    files = [entry for result in results for entry in result["files"]]
+    return {"rows": rows, "errors": errors, "files": files, "seconds": seconds}
+
+
+def _left(began: float, done: int, parts: int) -> float | None:
+    return round((time.perf_counter() - began) / done * (parts - done), 1) if done else None
+
+
+def _summary(found: dict[str, Any], *, model: ArtifactRef, runtime: Runtime) -> dict[str, Any]:
+    return {
+        "rows": found["rows"],
+        "errors": found["errors"],
+        "rows_per_s": round(found["rows"] / max(found["seconds"], 1e-9), 2),
+        "seconds": round(found["seconds"], 3),
+        "model": str(model),
+        "runtime": runtime,
+    }
+
+
+def _empty(layout: Layout, sink: Sink, *, vectors: bool) -> dict[str, Any]:
+    """A file without rows: a reader finds the columns."""
+    with tempfile.TemporaryDirectory(prefix="ts4s-predict-") as folder:
+        path = Path(folder) / ("part-00000.txt" if vectors else "part-00000.parquet")
+        if vectors:
+            path.touch()
+        else:
+            pq.write_table(layout.schema.empty_table(), path)
+        return sink.put(path, path.name)
+
+
+def checked_runtime(folder: Path, *, embeddings: Embeddings = "none") -> Runtime:
+    """ONNX Runtime, if it computes what PyTorch does with this model; else PyTorch, which is slower."""
+    from ts4s_core.onnx.importing.parity import Ranges, batches
+
+    spec = ModelSpec.read(folder)
+    output: Any = "logits" if embeddings == "none" else embeddings
+    ranges = Ranges(vocab_size=spec.vocab_size, pad_id=spec.pad_id, max_length=spec.max_length, fixed=spec.fixed_shape)
+    try:
+        fast = onnx_runner(folder, threads=1, output=output)
+        slow = torch_runner(folder, threads=os.cpu_count() or 1, output=output)
+        for batch in batches(ranges):
+            given = batch.input_ids.numpy(), batch.attention_mask.numpy()
+            found, expected = fast(*given), slow(*given)
+            worst = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+            if not worst <= TOLERANCE:
+                raise ParityError(f"expected values within {TOLERANCE:g}, got a difference of {worst:.3g}")
+    except (UnsupportedModelError, ParityError) as exc:
+        _LOG.warning("PyTorch runs the model, because ONNX Runtime does not compute the same: %s", exc)
+        return "torch"
+    except Ts4sError:
+        raise
+    except Exception as exc:  # ONNX Runtime's exceptions have no common base below Exception
+        _LOG.warning("PyTorch runs the model, because ONNX Runtime does not take it: %s", exc)
+        return "torch"
+    return "onnxruntime"

@@ -1,0 +1,188 @@
+"""What one task of a prediction does: a part of the source in, one or more files out. Runs anywhere, with bounded memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import DataError
+from ts4s_core.prediction.output import Sink
+from ts4s_core.prediction.result_table import Layout, error_lines, vector_lines
+from ts4s_core.prediction.runners import Floats, Run, onnx_runner, run_sorted, torch_runner
+from ts4s_core.prediction.source_rows import TextRow, TextSource, TextSplit
+from ts4s_core.settings import StorageSettings
+
+Errors = Literal["mark", "refuse"]
+Runtime = Literal["onnxruntime", "torch"]
+#: Rows that are sorted by length together, and the most characters of them.
+ROWS_PER_CHUNK = 4_096
+CHARS_PER_CHUNK = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """Which model, and how it is run. Small: every task carries it.
+
+    Attributes:
+        storage: where it is kept.
+        trained: its reference.
+        output: logits, or a vector a text (``mean`` of the tokens, or the ``first`` token's).
+        runtime: what runs it.
+        threads: threads of a task.
+    """
+
+    storage: StorageSettings
+    trained: str
+    output: Literal["logits", "mean", "first"]
+    runtime: Runtime
+    threads: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in this process."""
+
+    run: Run
+    tokenizer: Any
+    pad_id: int
+
+    def values(self, rows: Iterable[TextRow]) -> Floats | None:
+        """Values of the rows that have a text, in their order; None if none has."""
+        from ts4s_core.data.tokenizers import tokenise
+
+        texts = [row.text for row in rows if row.text is not None]
+        if not texts:
+            return None
+        return run_sorted(
+            self.run, [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)], pad_id=self.pad_id
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(use: ModelUse) -> LoadedModel:
+    """The model of a process, loaded once for all its tasks; its weights are mapped from the verified file of this host.
+
+    Raises:
+        IntegrityError: a file is damaged.
+    """
+    # A tokenizer would start a thread for every core of the host, in every task.
+    os.environ["RAYON_NUM_THREADS"] = str(use.threads)
+    from ts4s_core.data.tokenizers import limited, load_tokenizer
+    from ts4s_core.models.spec import ModelSpec
+
+    folder = ArtifactStore.open(use.storage).local(ArtifactRef.parse(use.trained))
+    spec = ModelSpec.read(folder)
+    make: Any = onnx_runner if use.runtime == "onnxruntime" else torch_runner
+    run: Run = make(folder, threads=use.threads, output=use.output)
+    return LoadedModel(run, limited(load_tokenizer(folder / "tokenizer"), spec.max_length), spec.pad_id)
+
+
+@dataclass(frozen=True)
+class PredictPart:
+    """Predict the rows of one part of the source.
+
+    Attributes:
+        model: the model.
+        source: the source, without its splits.
+        layout: the columns of the result.
+        sink: takes the files.
+        errors: what a row that cannot be predicted does.
+        vectors: write the text form of word vectors.
+    """
+
+    model: ModelUse
+    source: TextSource
+    layout: Layout
+    sink: Sink
+    errors: Errors
+    vectors: bool
+
+    def __call__(self, part: TextSplit) -> dict[str, Any]:
+        """Rows, marked rows, and what the sink said of each file.
+
+        Raises:
+            DataError: if a row cannot be predicted and ``errors`` is ``refuse``.
+        """
+        model = load_model(self.model)
+        done: dict[str, Any] = {"rows": 0, "errors": 0, "files": []}
+        with tempfile.TemporaryDirectory(prefix="ts4s-predict-") as folder:
+            whole = _File(Path(folder), f"part-{part.number:05}", self)
+            for number, rows in enumerate(chunks(self.source.read(part))):
+                if number % part.of != part.share:
+                    continue
+                table, marked = self.layout.table(rows, model.values(rows))
+                if marked and self.errors == "refuse":
+                    raise refused(table)
+                # The chunks of a shared part come from several tasks: a file each keeps the order of the names.
+                file = whole if part.of == 1 else _File(Path(folder), f"part-{part.number:05}-{number:06}", self)
+                file.add(table)
+                if file is not whole:
+                    done["files"] += file.close()
+                done["rows"] += len(rows)
+                done["errors"] += marked
+            done["files"] += whole.close()
+        return done
+
+
+def refused(table: pa.Table) -> DataError:
+    """What is raised for the first marked row of a table."""
+    reason = next(value for value in table.column("error").to_pylist() if value is not None)
+    return DataError(f"Prediction refused a row: {reason}. Mend it, or use --errors mark")
+
+
+def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:
+    """Rows in lists, bounded in rows and in characters."""
+    chunk: list[TextRow] = []
+    chars = 0
+    for row in rows:
+        chunk.append(row)
+        chars += len(row.text or "")
+        if len(chunk) == ROWS_PER_CHUNK or chars > CHARS_PER_CHUNK:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
+
+
+class _File:
+    """A file of predictions that is being written, chunk by chunk; none if there is no row."""
+
+    def __init__(self, folder: Path, stem: str, job: PredictPart) -> None:
+        self._folder, self._stem, self._job = folder, stem, job
+        self._path = folder / f"{stem}.{'txt' if job.vectors else 'parquet'}"
+        self._marked = folder / f"{stem}.errors.jsonl"
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        if self._job.vectors:
+            _append(self._path, vector_lines(table))
+            if table.column("error").null_count < len(table):
+                _append(self._marked, error_lines(table))
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, self._job.layout.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def close(self) -> list[dict[str, Any]]:
+        if self._writer is not None:
+            self._writer.close()
+        found = [path for path in (self._path, self._marked) if path.exists()]
+        entries = [self._job.sink.put(path, path.name) for path in found]
+        for path in found:
+            path.unlink()
+        return entries
+
+
+def _append(path: Path, lines: Iterable[str]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -1,0 +1,1 @@
+"""The Spark program: its process, the client's side of it, its jobs."""

@@ -1,0 +1,231 @@
+"""The driver of a Spark step as a process of its own, which a timeout or a cancel can end.
+
+``python -m ts4s_core.spark.driver.program --temporary FOLDER --parent PID`` reads one JSON job a line from standard input and
+writes JSON lines to standard output: ``beat`` every second, ``progress``, ``log``, and for each job one ``result`` or
+``error``. It ends when standard input closes, on SIGTERM, and when its parent dies; whatever it started ends with it.
+
+``spark-submit --py-files ts4s_core.zip program.py --job FILE.json`` runs one job on a cluster and prints its last line.
+
+Secrets are in neither jobs nor arguments: the child reads them from its environment (``TS4S_STORAGE__KEY``, ...).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ts4s_core.errors import SettingsError, Ts4sError, to_wire
+from ts4s_core.processes import die_with_parent, kill_tree
+from ts4s_core.progress import Value
+from ts4s_core.settings import load_settings
+from ts4s_core.spark.driver.jobs import run_job
+from ts4s_core.spark.driver.place import Place
+from ts4s_core.spark.session.failures import as_error
+
+logger = logging.getLogger(__name__)
+
+STOP_LIMIT_S = 4.0
+BEAT_EVERY_S = 1.0
+#: Held by a living program: a folder whose lock is free is a dead one's.
+LOCK_FILE = "program.lock"
+
+
+class Wire(logging.Handler):
+    """JSON lines to the parent, from any thread."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(level=logging.INFO)
+        self._stream = stream
+        self._write_lock = threading.Lock()
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event."""
+        line = json.dumps({"event": event, **fields}, default=str)
+        with self._write_lock, contextlib.suppress(BrokenPipeError):  # a dead parent ends us by other ways
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A log record as an event."""
+        self.send("log", logger=record.name, level=record.levelno, message=self.format(record))
+
+    def beat(self) -> None:
+        """Signs of life from now on, so that the parent can tell a stopped program from a busy one."""
+
+        def signs() -> None:
+            while True:
+                self.send("beat")
+                time.sleep(BEAT_EVERY_S)
+
+        threading.Thread(target=signs, name="beat", daemon=True).start()
+
+
+class Ending:
+    """The one way out, callable from any thread, also while the main thread is inside native code."""
+
+    def __init__(self, temporary: Path) -> None:
+        self._temporary = temporary
+        self._once = threading.Lock()
+        self.place: Place | None = None
+
+    def end(self, code: int) -> None:
+        """Stop Spark, end every process that was started here, remove the temporary folder, exit."""
+        if not self._once.acquire(blocking=False):
+            return
+        place = self.place
+        # A local master dies with its JVM; a cluster should hear that the application is over.
+        if place is not None and place.has_spark and not place.settings.spark.master.startswith("local"):
+            stopping = threading.Thread(target=place.sessions.stop, daemon=True)
+            stopping.start()
+            stopping.join(STOP_LIMIT_S)
+        kill_tree(os.getpid())
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        os._exit(code)
+
+    def on_signals(self) -> None:
+        """End on SIGTERM and SIGINT. A thread acts on them: a handler of Python's would wait for native code to return."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: None)
+
+        def watch() -> None:
+            while True:
+                for number in os.read(reading, 64):
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        self.end(128 + number)
+
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def private_streams() -> tuple[IO[bytes], IO[str]]:
+    """Standard input and output for the protocol alone: anything else that prints, the JVM included, goes to standard error."""
+    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return jobs, answers
+
+
+def place_for(job: Mapping[str, Any], *, temporary: Path, before: Place | None) -> Place:
+    """Where a job runs; the session of the job before is kept where it fits.
+
+    Raises:
+        SettingsError: if the job's settings are refused.
+    """
+    given = job.get("settings", {})
+    if not isinstance(given, dict):
+        raise SettingsError(f"job {job.get('job')!r}: settings are a JSON object, got {type(given).__name__}")
+    settings = load_settings(given)
+    return Place(settings, temporary) if before is None else dataclasses.replace(before, settings=settings)
+
+
+def serve(jobs: IO[bytes], wire: Wire, *, ending: Ending, temporary: Path) -> None:
+    """Run jobs one after the other until the stream of jobs ends; never returns."""
+    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in jobs:
+            waiting.put(json.loads(line))
+        ending.end(0)
+
+    threading.Thread(target=read, name="jobs", daemon=True).start()
+    while True:
+        job = waiting.get()
+        wire.send("outcome", id=job["id"], **_outcome(job, wire, ending=ending, temporary=temporary))
+
+
+def _outcome(job: dict[str, Any], wire: Wire, *, ending: Ending, temporary: Path) -> dict[str, Any]:
+    """``{"result": ...}`` or ``{"error": {"type", "message"}}``."""
+
+    def progress(stage: str, fields: Mapping[str, Value]) -> None:
+        wire.send("progress", id=job.get("id"), stage=stage, fields=dict(fields))
+
+    try:
+        ending.place = place_for(job, temporary=temporary, before=ending.place)
+        return {"result": run_job(job, place=ending.place, progress=progress)}
+    except Ts4sError as exc:
+        return {"error": to_wire(exc)}
+    except Exception as exc:
+        error = as_error(exc, what=f"job {job.get('job')}")
+        if type(error) is Ts4sError:  # nobody foresaw it: whoever mends it wants to see where
+            logger.exception("%s", error)
+        else:
+            logger.debug("%s", error, exc_info=exc)
+        return {"error": to_wire(error)}
+
+
+def _hold(temporary: Path) -> IO[bytes]:
+    """Mark the folder as a living program's; the lock lasts as long as the returned file is open."""
+    lock = (temporary / LOCK_FILE).open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+def _run_submitted(path: Path) -> int:
+    """One job under spark-submit, which owns the JVM and its end."""
+    jobs, answers = private_streams()
+    jobs.close()
+    wire = Wire(answers)
+    logging.getLogger("ts4s_core").addHandler(wire)
+    with tempfile.TemporaryDirectory(prefix="ts4s-submitted-") as folder:
+        ending = Ending(Path(folder))
+        try:
+            job = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            wire.send("outcome", error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}")))
+            return 2
+        outcome = _outcome(job, wire, ending=ending, temporary=Path(folder))
+        if ending.place is not None:
+            ending.place.sessions.stop()
+        wire.send("outcome", **outcome)
+    return 1 if "error" in outcome else 0
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="ts4s_core.spark.driver.program", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--job", type=Path, help="run the one job in this JSON file (under spark-submit)")
+    parser.add_argument("--temporary", type=Path, help="private folder for what Spark writes; removed at the end")
+    parser.add_argument("--parent", type=int, help="process that this one ends with")
+    arguments = parser.parse_args()
+    if arguments.job is not None:
+        return _run_submitted(arguments.job)
+    if arguments.temporary is None or arguments.parent is None:
+        parser.error("--temporary and --parent go together; or give --job")
+    jobs, answers = private_streams()
+    ending = Ending(arguments.temporary)
+    ending.on_signals()
+    die_with_parent(arguments.parent, on_death=lambda: ending.end(1))
+    wire = Wire(answers)
+    wire.beat()
+    own = logging.getLogger("ts4s_core")
+    own.setLevel(logging.INFO)
+    own.propagate = False
+    own.addHandler(wire)
+    with _hold(arguments.temporary):
+        serve(jobs, wire, ending=ending, temporary=arguments.temporary)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

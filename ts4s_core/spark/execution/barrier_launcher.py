@@ -1,0 +1,288 @@
+"""Training workers as the tasks of one Spark barrier stage: all start together, and one that fails ends the others.
+
+Spark never retries a barrier result stage, so an attempt that fails is the caller's to repeat. Workers find each other and
+report through the driver's control server; what Spark says of a task is only the second source of a failure's cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
+from ts4s_core.spark.session.executor_figures import executor_figures
+from ts4s_core.spark.session.failures import as_error
+from ts4s_core.spark.session.jvm import answer_of
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    from ts4s_core.training.control.server import ControlServer
+    from ts4s_core.training.job import TrainJob
+
+logger = logging.getLogger(__name__)
+
+#: A cluster's executors register one after the other, and come back one by one after a loss.
+REGISTRATION_LIMIT_S = 60.0
+SETTLED_S = 5.0
+END_LIMIT_S = 10.0
+CAUSE_LIMIT_S = 1.0
+_POLL_S = 0.1
+_SLOTS_EVERY_S = 2.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LOST = ("Python worker exited unexpectedly", "ExecutorLostFailure", "Python worker failed to connect back", "EOFError")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one task of the stage is told; strings, because nothing else crosses.
+
+    Attributes:
+        job: ``TrainJob.to_wire()``.
+        control: ``ControlAddress.to_wire()``.
+        rank: partition id.
+        world_size: number of tasks.
+        address: the interface by which the other tasks reach this one.
+    """
+
+    job: str
+    control: str
+    rank: int
+    world_size: int
+    address: str
+
+
+def train_worker(task: Task) -> dict[str, Any]:
+    """Run the training worker of a task."""
+    from ts4s_core.training.control.server import ControlAddress
+    from ts4s_core.training.job import TrainJob
+    from ts4s_core.training.worker.worker import run_worker
+
+    result: dict[str, Any] = run_worker(
+        TrainJob.from_wire(task.job),
+        rank=task.rank,
+        world_size=task.world_size,
+        control=ControlAddress.from_wire(task.control),
+        address=task.address,
+    )
+    return result
+
+
+class BarrierLauncher:
+    """The Launcher of training on Spark.
+
+    Args:
+        session: gives the session; called before every attempt, because its JVM may have died in the last one.
+        threads_per_worker: threads of a worker, which is also ``spark.task.cpus``.
+        workers: as many slots as are worth waiting for while a cluster's executors register.
+        work: what a task runs.
+    """
+
+    def __init__(
+        self,
+        session: Callable[[], SparkSession],
+        *,
+        threads_per_worker: int,
+        workers: int,
+        work: Callable[[Task], dict[str, Any]] = train_worker,
+    ) -> None:
+        self._session = session
+        self._threads = threads_per_worker
+        self._workers = workers
+        self._work = work
+
+    def control_host(self) -> str:
+        """The driver's own address, as executors reach it."""
+        return str(self._session().sparkContext.getConf().get("spark.driver.host", "127.0.0.1"))
+
+    def slots(self) -> int:
+        """Workers that can run at once; waits for executors that are still registering, at most a minute."""
+        return slots(self._session(), wanted=self._workers)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""
+        return answer_of(lambda: executor_figures(self._session()), [])
+
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+        """Run one attempt to its end.
+
+        Raises:
+            SlotsError: if there are fewer slots than workers.
+            SparkError: if Spark fails.
+            WorkerLostError: if a worker died.
+            Ts4sError: the first failure that the control server heard of.
+        """
+        session = self._session()
+        # So many were asked for, or there a moment ago: an executor that is still starting is worth the wait.
+        free = slots(session, wanted=world_size, settled_s=REGISTRATION_LIMIT_S)
+        if free < world_size:
+            raise SlotsError(
+                f"training attempt on {session.sparkContext.master}: expected {world_size} task slots of {self._threads} cores, "
+                f"got {free}. Lower train.workers, or give Spark more cores"
+            )
+        stage = _Stage(session, work=self._work, threads=self._threads)
+        try:
+            failure = stage.run(job.to_wire(), control=control, world_size=world_size)
+        finally:
+            stage.end(control)
+        if failure is not None:
+            control.failed.wait(CAUSE_LIMIT_S)  # a dead worker's connection may end after its task
+        if control.failure is not None:
+            raise control.failure
+        if failure is not None:
+            raise _told(failure) from failure
+
+
+class _Stage:
+    """One attempt: a Spark job in a thread of its own, so that it can be cancelled."""
+
+    def __init__(self, session: SparkSession, *, work: Callable[[Task], dict[str, Any]], threads: int) -> None:
+        self._context = session.sparkContext
+        self._work = work
+        self._threads = threads
+        self._group = f"training-{uuid.uuid4().hex[:8]}"
+        self._failure: BaseException | None = None
+        self._running = False
+
+    def run(self, job: str, *, control: ControlServer, world_size: int) -> BaseException | None:
+        """Wait for the stage, or for the control server's word that the attempt failed; returns what Spark raised."""
+        from pyspark import InheritableThread
+
+        body = task_body(job, control.address.to_wire(), world_size=world_size, work=self._work, threads=self._threads)
+
+        def collect() -> None:
+            try:
+                self._context.setJobGroup(self._group, f"training on {world_size} workers", interruptOnCancel=True)
+                self._context.parallelize(range(world_size), world_size).barrier().mapPartitions(body).collect()
+            except BaseException as exc:  # handed to the waiting thread
+                self._failure = exc
+
+        thread = InheritableThread(target=collect, name=self._group, daemon=True)
+        self._running = True
+        thread.start()
+        finished_s = 0.0
+        looked = time.monotonic()
+        # Results come over the control channel: a stage that hangs although every worker is done need not be waited for.
+        while thread.is_alive() and not control.failed.is_set() and finished_s < END_LIMIT_S:
+            thread.join(_POLL_S)
+            finished_s += _POLL_S * control.finished
+            if time.monotonic() - looked > _SLOTS_EVERY_S:
+                self._require_slots(control, world_size)
+                looked = time.monotonic()
+        if thread.is_alive():
+            self._cancel()
+            thread.join(END_LIMIT_S)
+        self._running = thread.is_alive()
+        return self._failure
+
+    def _require_slots(self, control: ControlServer, world_size: int) -> None:
+        """Fail an attempt whose tasks can no longer start: Spark looks at its slots when a stage begins, and then waits."""
+        if len(control.workers()) == world_size:
+            return
+        left = answer_of(lambda: slot_count(self._context), world_size)
+        if left < world_size:
+            lost = f"an executor was lost before every worker had begun: expected {world_size} task slots, got {left}"
+            control.fail(WorkerLostError(f"training attempt on {self._context.master}: {lost}"))
+
+    def end(self, control: ControlServer) -> None:
+        """See to it that nothing of the attempt goes on: tasks are cancelled, stopped or orphaned workers killed."""
+        if self._running:
+            self._cancel()
+        if self._running or self._failure is not None or control.failure is not None:
+            here = [worker.pid for worker in control.workers().values() if worker.host == socket.gethostname()]
+            kill_python_workers(here)
+        deadline = time.monotonic() + END_LIMIT_S
+        while self._running_tasks() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    def _cancel(self) -> None:
+        answer_of(lambda: self._context.cancelJobGroup(self._group), None)  # a dead JVM has nothing left to cancel
+
+    def _running_tasks(self) -> int:
+        """Tasks of any job; 0 if the JVM does not answer: they have gone with it, or will."""
+        return answer_of(
+            lambda: sum(info.numRunningTasks() for info in self._context._jsc.sc().statusTracker().getExecutorInfos()), 0
+        )
+
+
+def task_body(
+    job: str, control: str, *, world_size: int, work: Callable[[Task], dict[str, Any]], threads: int
+) -> Callable[[Iterable[int]], Iterable[str]]:
+    """The function of the stage: yields one JSON result a task."""
+
+    def body(_items: Iterable[int]) -> Iterable[str]:
+        from pyspark import BarrierTaskContext
+
+        from ts4s_core.processes import set_death_signal
+
+        # PySpark's daemon tells its workers to end when its JVM is gone, which one that is stopped does not hear.
+        set_death_signal(signal.SIGKILL)
+        # Before anything imports torch; PySpark presets the first by spark.task.cpus, which a cluster may override.
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        context = BarrierTaskContext.get()
+        rank = context.partitionId()
+        address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
+        yield json.dumps(work(Task(job=job, control=control, rank=rank, world_size=world_size, address=address)))
+
+    return body
+
+
+def slot_count(context: SparkContext) -> int:
+    """Tasks of the executors that Spark has at this moment."""
+    scala = context._jsc.sc()
+    return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
+
+
+def slots(session: SparkSession, *, wanted: int, settled_s: float = SETTLED_S) -> int:
+    """Tasks that Spark can run at once, by the count that it checks barrier stages with.
+
+    Args:
+        session: a session.
+        wanted: enough; with fewer, a cluster is given time to register its executors.
+        settled_s: with some, but fewer, how long to wait for one more.
+    """
+    local = str(session.sparkContext.master).startswith("local")
+    started = changed = time.monotonic()
+    before = -1
+    while True:
+        now, count = time.monotonic(), slot_count(session.sparkContext)
+        if count != before:
+            before, changed = count, now
+        settled = count > 0 and now - changed >= settled_s
+        if local or count >= wanted or settled or now - started >= REGISTRATION_LIMIT_S:
+            return count
+        time.sleep(_POLL_S)
+
+
+def _told(failure: BaseException) -> Ts4sError:
+    """What Spark raised, as the training loop wants to hear it: a lost worker can be replaced, other errors may not be."""
+    text = str(failure)
+    error = as_error(failure, what="training attempt")
+    if isinstance(error, SparkError) and any(sign in text for sign in _LOST):
+        return WorkerLostError(f"training attempt lost a worker: {next(sign for sign in _LOST if sign in text)}")
+    return error
+
+
+def kill_python_workers(pids: Iterable[int]) -> None:
+    """Kill workers of this host that cannot end by themselves (stopped, or their JVM is gone), and wait until they have ended."""
+    workers = []
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            command = process.cmdline()  # empty: it is ending now
+            if not command or any(part.startswith("pyspark") for part in command):  # else its number was given away
+                process.kill()
+                workers.append(process)
+    psutil.wait_procs(workers, timeout=END_LIMIT_S)

@@ -1,0 +1,1 @@
+"""What the Spark ML stages are made of."""

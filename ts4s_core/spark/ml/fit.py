@@ -1,0 +1,313 @@
+"""One fit: rows to scratch storage, training in a barrier stage, the module back; nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import DataError, SettingsError, SourceError, Ts4sError
+from ts4s_core.models.weights import read_weights
+from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.job_module import WEIGHTS
+from ts4s_core.modules.losses import ACTIVATIONS, OF_CLASSES, AnyLoss
+from ts4s_core.modules.saved import SavedModule
+from ts4s_core.modules.spec import Spec
+from ts4s_core.modules.trust import find
+from ts4s_core.progress import silent
+from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.settings.load import problems_of
+from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
+from ts4s_core.spark.ml.columns import input_column, label_column, label_kind
+from ts4s_core.spark.ml.params import FitParams
+from ts4s_core.spark.ml.rows import Looked, layout_of, look, write_rows
+from ts4s_core.spark.ml.scratch import begin_model, scratch
+from ts4s_core.spark.session.failures import as_error
+from ts4s_core.spark.session.shipping import ship_code
+from ts4s_core.training.driver.train_step import Factories, train
+from ts4s_core.training.optimisers.any_torch import optimiser_maker
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+#: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
+_one_fit = threading.Lock()
+_NO_END = 100_000
+#: What a fitted model says of its training.
+_FACTS = (
+    "steps",
+    "workers",
+    "restarts",
+    "seconds",
+    "weights_sha256",
+    "validation_loss",
+    "best_step",
+    "reproducible",
+    "staleness",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a fit trains.
+
+    Attributes:
+        start: the module and its first weights, if it has any.
+        loss: description of the loss.
+        optimizer: description of the optimizer.
+    """
+
+    start: SavedModule
+    loss: Spec
+    optimizer: Spec
+
+    @property
+    def paths(self) -> list[str]:
+        """Every import path that workers need."""
+        return [*self.start.paths, str(self.loss["factory"]), str(self.optimizer["factory"])]
+
+
+class Fit:
+    """One call of ``TorchEstimator.fit``.
+
+    Args:
+        params: the estimator.
+        task: what it trains.
+    """
+
+    def __init__(self, params: FitParams, task: Task) -> None:
+        self._params = params
+        self._task = task
+        self._value = params.value
+        # All are tried on the driver, before any row is read.
+        self._settings(StorageSettings())
+        AnyLoss(task.loss)
+        optimiser_maker(
+            find(str(task.optimizer["factory"])), task.optimizer["arguments"], learning_rate=self._value("learningRate")
+        )
+
+    def run(self, frame: DataFrame) -> SavedModule:
+        """The trained module.
+
+        Raises:
+            InputError: if the Params, the rows or the module cannot be used.
+            TrainingError, SparkError: as training does.
+        """
+        tokenizer = _tokenizer(self._value("tokenizer"))
+        try:
+            with _one_fit, scratch(str(self._value("scratchUri")), frame) as store:
+                return self._run(frame, store, tokenizer)
+        except Ts4sError:
+            raise
+        except Exception as exc:
+            raise as_error(exc, what="TorchEstimator.fit") from exc
+
+    def _run(self, frame: DataFrame, store: ArtifactStore, tokenizer: str) -> SavedModule:
+        kind = self._label(frame)
+        form = InputForm(
+            text=bool(tokenizer),
+            separate=self._value("separateInputs"),
+            shape=tuple(self._value("inputShape")),
+            whole=self._value("wholeNumbers"),
+            max_length=self._value("maxLength"),
+            pad_id=self._value("padId"),
+        )
+        ship_code(frame.sparkSession, self._task.paths)
+        with self._rows(frame, kind, text=form.text) as rows:
+            looked = look(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
+            form = replace(form, widths=looked.widths)
+            form.check()
+            fraction = 0.0 if self._value("validationIndicatorCol") else float(self._value("validationFraction"))
+            layout = layout_of(
+                looked,
+                form=form,
+                label=kind,
+                validation_fraction=fraction,
+                seed=self._value("seed"),
+                tokenizer=tokenizer,
+            )
+            dataset, counts = write_rows(rows, store, layout=layout)
+        if self._value("earlyStoppingPatience") and not counts["validation"]:
+            raise DataError("There are no validation rows for early stopping: raise validationFraction")
+        return self._train(frame, store, dataset, form=form, looked=looked, kind=kind, tokenizer=tokenizer)
+
+    def _label(self, frame: DataFrame) -> str:
+        """``none``, ``class``, ``text`` or ``vector``."""
+        name = self._value("labelCol")
+        if not name:
+            return "none"
+        kind = label_kind(frame, name)
+        if kind == "number":
+            return "class" if self._task.loss["factory"] in OF_CLASSES else "vector"
+        return kind
+
+    @contextlib.contextmanager
+    def _rows(self, frame: DataFrame, kind: str, *, text: bool) -> Iterator[DataFrame]:
+        """Columns x, y, v and widths of the rows that can be trained on, computed once.
+
+        Raises:
+            DataError: if some have null, and none may.
+        """
+        from pyspark import StorageLevel
+        from pyspark.sql import functions as F
+
+        x, sizes = input_column(frame, self._params.input_columns(), text=text, whole=self._value("wholeNumbers"))
+        columns = {"x": x}
+        if kind != "none":
+            columns["y"] = label_column(frame, self._value("labelCol"), kind=kind)
+        indicator = self._value("validationIndicatorCol")
+        if indicator:
+            columns["v"] = frame[f"`{indicator}`"].cast("boolean")
+        chosen = frame.select(
+            *(column.alias(name) for name, column in columns.items()), *(size.alias(f"w{at}") for at, size in enumerate(sizes))
+        )
+        chosen = chosen.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            bad = F.greatest(*(F.col(name).isNull().cast("int") for name in columns), F.lit(0))
+            if self._value("handleInvalid") == "skip":
+                yield chosen.where(bad == 0)
+                return
+            count = chosen.where(bad == 1).count()
+            if count:
+                raise DataError(
+                    f"{count} rows have null in their input or label: expected none. Set handleInvalid to skip to leave them out"
+                )
+            yield chosen
+        finally:
+            chosen.unpersist()
+
+    def _train(
+        self,
+        frame: DataFrame,
+        store: ArtifactStore,
+        dataset: ArtifactRef,
+        *,
+        form: InputForm,
+        looked: Looked,
+        kind: str,
+        tokenizer: str,
+    ) -> SavedModule:
+        task, value = self._task, self._value
+        settings = self._settings(store.storage.settings)
+        workers = settings.train.workers or settings.train.logical_shards
+        launcher = BarrierLauncher(
+            lambda: frame.sparkSession, threads_per_worker=settings.train.threads_per_worker, workers=workers
+        )
+        extra = {
+            "module": task.start.spec,
+            "loss": task.loss,
+            "optimizer": task.optimizer,
+            "device": value("device"),
+            "form": form.to_json(),
+            "labelled": kind != "none",
+        }
+        factories = Factories(
+            model="ts4s_core.modules.job_module:module_of_job", rows="ts4s_core.modules.table_rows:rows_of_table", extra=extra
+        )
+        step = train(
+            settings,
+            store,
+            launcher,
+            dataset=dataset,
+            model=begin_model(store, task.start),
+            progress=_on_stderr if value("verbose") else silent,
+            factories=factories,
+        )
+        facts = {name: step.facts[name] for name in _FACTS if name in step.facts}
+        return replace(
+            task.start,
+            weights=read_weights(store.local_file(step.ref, WEIGHTS)),
+            form=form,
+            output=self._output(kind, looked),
+            activation=self._activation(),
+            labels=looked.labels,
+            tokenizer=tokenizer,
+            facts=facts,
+        )
+
+    def _settings(self, storage: StorageSettings) -> Settings:
+        value = self._value
+        # Without a number of epochs of its own, iterations decide.
+        endless = value("maxIter") and not self._params.isSet(self._params.getParam("epochs"))
+        train_settings = {
+            "workers": value("workers"),
+            "threads_per_worker": value("threadsPerWorker"),
+            "logical_shards": value("logicalShards"),
+            "batch_size": value("batchSize"),
+            "epochs": _NO_END if endless else value("epochs"),
+            "max_steps": value("maxIter"),
+            "learning_rate": value("learningRate"),
+            "weight_decay": _averaged_decay(self._task.optimizer) if value("strategy") == "averaging" else 0.0,
+            "warmup_fraction": 0.0,
+            "max_grad_norm": value("maxGradNorm"),
+            "seed": value("seed"),
+            "strategy": value("strategy"),
+            "averaging_frequency": value("averagingFrequency"),
+            "early_stopping_patience": value("earlyStoppingPatience"),
+            "checkpoint_every_steps": value("checkpointEverySteps"),
+            "max_restarts": value("maxRestarts"),
+            "timeout_s": value("timeoutSeconds"),
+        }
+        try:
+            # The launcher knows the session's slots; spark.master is for sessions that ts4s starts.
+            return Settings(name="fit", train=train_settings, storage=storage, spark={"master": "none"})  # type: ignore[arg-type]
+        except ValidationError as exc:
+            raise SettingsError("; ".join(problems_of(exc))) from None
+
+    def _output(self, kind: str, looked: Looked) -> str:
+        if self._value("output") != "auto":
+            return str(self._value("output"))
+        if kind in ("class", "text"):
+            return "class"
+        loss = str(self._task.loss["factory"])
+        if kind == "vector" and looked.label_width == 1:
+            return "class" if ACTIVATIONS.get(loss) in ("sigmoid", "identity") else "value"
+        return "class" if loss in OF_CLASSES else "vector"
+
+    def _activation(self) -> str:
+        if self._value("activation") != "auto":
+            return str(self._value("activation"))
+        return ACTIVATIONS.get(str(self._task.loss["factory"]), "none")
+
+
+def _averaged_decay(optimizer: Spec) -> float:
+    """The weight decay of strategy averaging.
+
+    Raises:
+        SettingsError: on an optimizer that is neither Adam nor AdamW: averaging averages their two moments.
+    """
+    path, arguments = str(optimizer["factory"]), optimizer["arguments"]
+    decay = float(arguments.get("weight_decay", 0.01)) if path == "torch.optim:AdamW" else 0.0
+    allowed = {"torch.optim:Adam": set(), "torch.optim:AdamW": {"weight_decay"}}.get(path)
+    if allowed is None or arguments.keys() - allowed:
+        raise SettingsError(
+            f"strategy averaging with optimizer {path} and {dict(arguments)}: expected Adam, or AdamW with weight_decay alone, "
+            "whose moments are averaged too. Use strategy synchronous or hogwild with other optimizers"
+        )
+    return decay
+
+
+def _tokenizer(path: str) -> str:
+    """The content of a tokenizer's file."""
+    if not path:
+        return ""
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SourceError(f"tokenizer {path} cannot be read: expected tokenizer.json or a folder with it, got {exc}") from exc
+
+
+def _on_stderr(stage: str, fields: Any) -> None:
+    shown = " ".join(f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in fields.items())
+    sys.stderr.write(f"{stage} {shown}\n")
+    sys.stderr.flush()

@@ -1,0 +1,303 @@
+"""The rows of a fit as a dataset artifact in scratch storage, written by the executors.
+
+Rows are put into an order that follows from their content: each has an id, the first 16 bytes of the SHA-256 of its input
+and its label; Spark deals rows out by the id's first bits and sorts each share by id. So neither the order of a DataFrame nor
+its partitioning changes what is trained. Rows that are equal are interchangeable. The side of a row hangs on its input and
+the seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ts4s_core.artifacts.pieces import row_groups_of
+from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import DataError
+from ts4s_core.modules.inputs import InputForm, encoder
+from ts4s_core.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+ROWS_PER_FILE = 65_536
+ROWS_PER_GROUP = 256
+#: Numbers of a row group at most, so that a worker's two windows stay small for wide rows too.
+NUMBERS_PER_GROUP = 262_144
+SIDES = ("train", "validation")
+MAX_LABELS = 100_000
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one look at the rows found.
+
+    Attributes:
+        rows: those that can be trained on.
+        widths: numbers that each input column brings.
+        labels: label strings in order, if labels are strings.
+        label_width: numbers of a label; 0: a class number, or none.
+    """
+
+    rows: int
+    widths: tuple[int, ...]
+    labels: tuple[str, ...]
+    label_width: int
+
+
+def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
+    """Count and check rows of the columns x, y, and w0, w1, ... (widths).
+
+    Args:
+        rows: without nulls in x and y.
+        label: ``none``, ``class``, ``text`` or ``vector``.
+        widths: number of input columns; 0 for texts.
+
+    Raises:
+        DataError: if there are none, or they are not alike.
+    """
+    from pyspark.sql import functions as F
+
+    asked = [F.count(F.lit(1)).alias("rows")]
+    for number in range(widths):
+        asked += [F.min(f"w{number}").alias(f"low{number}"), F.max(f"w{number}").alias(f"high{number}")]
+    if label == "class":
+        asked += [F.min("y").alias("lowest"), F.max("y").alias("highest")]
+    elif label == "vector":
+        asked += [F.min(F.size("y")).alias("lowest"), F.max(F.size("y")).alias("highest")]
+    found = rows.agg(*asked).first()
+    assert found is not None
+    if not found["rows"]:
+        raise DataError("There are no rows to train on: expected at least one without null. Look at inputCol and labelCol")
+    for number in range(widths):
+        if found[f"low{number}"] != found[f"high{number}"]:
+            raise DataError(
+                f"Rows of input column {number + 1} have {found[f'low{number}']} to {found[f'high{number}']} numbers: "
+                "expected as many in every row"
+            )
+    if label == "class" and found["lowest"] < 0:
+        raise DataError("Labels of classes: expected whole numbers from 0, got others. Use StringIndexer, or another loss")
+    if label == "vector" and found["lowest"] != found["highest"]:
+        raise DataError(f"Labels have {found['lowest']} to {found['highest']} numbers: expected as many in every row")
+    names: list[str] = []
+    if label == "text":
+        names = [row["y"] for row in rows.select("y").distinct().limit(MAX_LABELS + 1).collect()]
+        if len(names) > MAX_LABELS:
+            raise DataError(f"There are more than {MAX_LABELS} different labels: expected classes. Look at labelCol")
+    return Looked(
+        rows=int(found["rows"]),
+        widths=tuple(int(found[f"low{number}"]) for number in range(widths)),
+        labels=tuple(sorted(names)),
+        label_width=int(found["lowest"]) if label == "vector" else 0,
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become files; it follows from their number and form alone.
+
+    Attributes:
+        files: of each side, a power of two.
+        labels: class number of each label string; empty: labels are numbers.
+        label: ``none``, ``class``, ``text`` or ``vector``.
+        tokenizer: content of tokenizer.json, for texts.
+    """
+
+    form: InputForm
+    label: str
+    labels: dict[str, int]
+    files: int
+    validation_fraction: float
+    seed: int
+    tokenizer: str
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of a file: id, x, and y if rows are labelled."""
+        element = pa.int32() if self.form.text or self.form.whole else pa.float32()
+        fields = [("id", pa.binary(16)), ("x", pa.list_(element))]
+        if self.label != "none":
+            fields.append(("y", pa.list_(pa.float32()) if self.label == "vector" else pa.int64()))
+        return pa.schema(fields)
+
+    @property
+    def rows_per_group(self) -> int:
+        """Rows of a row group."""
+        width = self.form.max_length if self.form.text else max(1, sum(self.form.widths))
+        return max(16, min(ROWS_PER_GROUP, NUMBERS_PER_GROUP // width))
+
+
+def layout_of(looked: Looked, *, form: InputForm, label: str, validation_fraction: float, seed: int, tokenizer: str) -> Layout:
+    """The layout of some rows."""
+    files = 1
+    while looked.rows > files * ROWS_PER_FILE:
+        files *= 2
+    return Layout(
+        form=form,
+        label=label,
+        labels={name: number for number, name in enumerate(looked.labels)},
+        files=files,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        tokenizer=tokenizer,
+    )
+
+
+def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tuple[ArtifactRef, dict[str, int]]:
+    """Write the dataset artifact; the driver sees the names of its files alone.
+
+    Args:
+        rows: columns x, y (if labelled), and v (whether it is for validation) or none.
+        store: scratch storage that every executor reaches.
+        layout: see there.
+
+    Returns:
+        the dataset, and the rows of each side.
+
+    Raises:
+        DataError: if there are no rows for training.
+    """
+    fields = {"x": "array<int>" if layout.form.text or layout.form.whole else "array<float>", "y": ""}
+    if layout.label != "none":
+        fields["y"] = ", y array<float>" if layout.label == "vector" else ", y bigint"
+    key = hashlib.sha256(repr(layout).encode()).hexdigest()
+    with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
+        from ts4s_core.training.job import storage_to_wire
+
+        numbered = rows.mapInArrow(_Encode(layout), f"part int, id binary, x {fields['x']}{fields['y']}")
+        dealt = numbered.repartitionById(2 * layout.files, "part").sortWithinPartitions("id")
+        write = _Write(layout, storage_to_wire(store.storage.settings), str(writer.ref))
+        entries = [json.loads(row["entry"]) for row in dealt.mapInArrow(write, "entry string").collect()]
+        counts = _register(writer, entries)
+        if not counts["train"]:
+            raise DataError("There are no training rows left beside those for validation: lower validationFraction")
+        writer.facts.update(
+            labels=list(layout.labels), fingerprint=_fingerprint(entries), max_length=layout.form.max_length,
+            pad_id=layout.form.pad_id, task="classification", rows=counts,
+        )  # fmt: skip
+        writer.seal()
+        return writer.ref, counts
+
+
+def _register(writer: ArtifactWriter, entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    counts = dict.fromkeys(SIDES, 0)
+    for entry in sorted(entries, key=lambda entry: str(entry["path"])):
+        groups = tuple(RowGroup(**group) for group in entry["row_groups"])
+        writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"], True, groups))
+        counts[entry["path"].split("/")[0]] += sum(group.rows for group in groups)
+    return counts
+
+
+def _fingerprint(entries: Sequence[dict[str, Any]]) -> str:
+    return hashlib.sha256("".join(sorted(f"{entry['path']} {entry['sha256']}\n" for entry in entries)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Rows to (part, id, x, y): hashed, tokenised, labels numbered."""
+
+    layout: Layout
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
+        for batch in batches:
+            if batch.num_rows:
+                yield self._encoded(batch, encode)
+
+    def _encoded(self, batch: pa.RecordBatch, encode: Any) -> pa.RecordBatch:
+        layout = self.layout
+        x, columns = batch.column("x"), {}
+        inputs = _bytes(x)
+        ids, labels = inputs, [b""] * len(inputs)
+        if layout.label != "none":
+            y = batch.column("y")
+            if layout.label == "text":
+                y = pa.array([layout.labels[name] for name in y.to_pylist()], pa.int64())
+            labels = _bytes(y)
+            columns["y"] = y
+        ids = [hashlib.sha256(b"%d:%b%b" % (len(one), one, two)).digest()[:16] for one, two in zip(inputs, labels, strict=True)]
+        if "v" in batch.schema.names:
+            held_out = batch.column("v").to_numpy(zero_copy_only=False).astype(bool)
+        else:
+            held_out = _held_out(inputs, fraction=layout.validation_fraction, seed=layout.seed)
+        first = np.frombuffer(b"".join(one[:4] for one in ids), ">u4").astype(np.int64)
+        parts = first * layout.files // 2**32 + layout.files * held_out
+        if encode is not None:
+            x = pa.array(encode(x.to_pylist()), pa.list_(pa.int32()))
+        arrays = [pa.array(parts, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
+        return pa.RecordBatch.from_arrays(arrays, names=["part", "id", "x", *columns])
+
+
+def _held_out(inputs: Sequence[bytes], *, fraction: float, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether rows are for validation: a hash of the input and the seed."""
+    if not fraction:
+        return np.zeros(len(inputs), bool)
+    digests = (
+        hashlib.blake2b(one, digest_size=8, person=b"ts4s-side", salt=seed.to_bytes(8, "little")).digest() for one in inputs
+    )
+    return np.array([int.from_bytes(digest, "little") / 2**64 < fraction for digest in digests])
+
+
+def _bytes(column: pa.Array) -> list[bytes]:
+    """Each row's content: of a text its UTF-8, of numbers their little-endian bytes."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return [text.encode() for text in column.to_pylist()]
+    if pa.types.is_integer(column.type):
+        return [int(value).to_bytes(8, "little", signed=True) for value in column.to_pylist()]
+    offsets = column.offsets.to_numpy()
+    values = column.values.to_numpy(zero_copy_only=False)
+    data, size = np.ascontiguousarray(values).tobytes(), values.dtype.itemsize
+    return [data[size * int(start) : size * int(stop)] for start, stop in itertools.pairwise(offsets)]
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A sorted partition, which is one part, to one file of the artifact; gives the file's entry."""
+
+    layout: Layout
+    storage: dict[str, Any]
+    ref: str
+
+    def __repr__(self) -> str:
+        return f"_Write({self.ref})"  # the storage settings may hold secrets
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        first = next((batch for batch in batches if batch.num_rows), None)
+        if first is None:
+            return
+        part = first.column("part")[0].as_py()
+        path = f"{SIDES[part // self.layout.files]}/{part % self.layout.files:05d}.parquet"
+        store = ArtifactStore.open(StorageSettings(**self.storage))
+        with tempfile.TemporaryDirectory(prefix="ts4s-rows-") as folder:
+            local = Path(folder) / "rows.parquet"
+            self._fill(local, first, batches)
+            entry = put_part(store.storage, ArtifactRef.parse(self.ref), path, local, row_groups_of(local))
+        yield pa.RecordBatch.from_pydict({"entry": [json.dumps(asdict(entry))]})
+
+    def _fill(self, local: Path, first: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:
+        schema, size = self.layout.schema, self.layout.rows_per_group
+        with pq.ParquetWriter(local, schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer:
+            held = self._table(first)
+            for batch in batches:
+                held = pa.concat_tables([held, self._table(batch)])
+                whole = held.num_rows // size * size
+                writer.write_table(held.slice(0, whole), row_group_size=size)
+                held = held.slice(whole)
+            if held.num_rows:
+                writer.write_table(held, row_group_size=size)
+
+    def _table(self, batch: pa.RecordBatch) -> pa.Table:
+        schema = self.layout.schema
+        return pa.table({name: batch.column(name) for name in schema.names}).cast(schema)

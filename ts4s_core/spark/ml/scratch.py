@@ -1,0 +1,78 @@
+"""Where a fit keeps what driver and executors share while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import SettingsError, Ts4sError
+from ts4s_core.modules.job_module import GRAPH, WEIGHTS
+from ts4s_core.modules.saved import SavedModule
+from ts4s_core.settings import load_settings
+from ts4s_core.training.checkpoints.scratch_files import write_tensors
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+log = logging.getLogger(__name__)
+
+
+def begin_model(store: ArtifactStore, start: SavedModule) -> ArtifactRef:
+    """The module that training starts from, as an artifact that workers read."""
+    key = hashlib.sha256(json.dumps(start.spec, sort_keys=True).encode()).hexdigest()
+    with store.begin("model", "start", key, settings={}, upstream={}) as writer, tempfile.TemporaryDirectory() as folder:
+        writer.add_json("model.json", start.spec)
+        if start.weights is not None:
+            local = Path(folder) / WEIGHTS
+            write_tensors(local, start.weights)
+            writer.add_file(local, WEIGHTS)
+        if start.graph is not None:
+            writer.add_bytes(GRAPH, start.graph)
+        writer.seal()
+        return writer.ref
+
+
+@contextlib.contextmanager
+def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
+    """A store for one fit, gone afterwards.
+
+    Args:
+        uri: folder or fsspec URL that all executors reach; empty: a temporary folder of this host.
+        frame: of the session.
+
+    Raises:
+        SettingsError: if executors could not reach it.
+    """
+    name = f"ts4s-fit-{uuid.uuid4().hex[:12]}"
+    cache = Path(tempfile.gettempdir()) / f"{name}-cache"
+    if not uri:
+        if not str(frame.sparkSession.sparkContext.master).startswith("local"):
+            raise SettingsError(
+                f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "
+                "expected a folder or URL that every executor reaches. Set scratchUri"
+            )
+        uri = tempfile.gettempdir()
+    given = load_settings({"storage": {"uri": f"{uri.rstrip('/')}/{name}", "cache_dir": str(cache)}}).storage
+    store = ArtifactStore.open(given)
+    try:
+        yield store
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+        try:
+            if store.storage.folder is not None:
+                shutil.rmtree(store.storage.folder, ignore_errors=True)
+            else:
+                for entry in store.storage.list(temporary=True):
+                    store.storage.delete(entry.path)
+        except Ts4sError as exc:
+            log.warning("scratch files of a fit stay at %s: %s", store.storage.uri, exc)

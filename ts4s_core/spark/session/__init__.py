@@ -1,0 +1,1 @@
+"""Sessions: Java, configuration, shipping of code, failures."""

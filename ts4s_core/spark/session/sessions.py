@@ -1,0 +1,229 @@
+"""One SparkSession from the settings: quiet, without a UI, everything it writes in one private folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ts4s_core.errors import SettingsError, SparkError
+from ts4s_core.settings import SparkSettings
+from ts4s_core.spark.session.failures import first_cause
+from ts4s_core.spark.session.java import find_java
+from ts4s_core.spark.session.jvm import answer_of, watch
+from ts4s_core.spark.session.shipping import package_folder, write_zip
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+logger = logging.getLogger(__name__)
+
+_LOG4J = """\
+rootLogger.level = error
+rootLogger.appenderRef.console.ref = console
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.alwaysWriteExceptions = false
+appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+"""
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What a session is built from; two equal plans are one session.
+
+    Attributes:
+        spark: master and the user's own configuration.
+        threads_per_worker: cores of a task, so that Spark never runs more threads than it has slots.
+        temporary: private folder for all that the session writes on this host.
+    """
+
+    spark: SparkSettings
+    threads_per_worker: int
+    temporary: Path
+
+
+def session_conf(plan: SessionPlan) -> dict[str, str]:
+    """The Spark configuration of a plan: ours, under the user's where that is allowed.
+
+    Raises:
+        SettingsError: if the user's configuration contradicts what training relies on.
+    """
+    given = {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in plan.spark.conf)}
+    fixed = {
+        "spark.master": (plan.spark.master, "spark.master"),
+        "spark.task.cpus": (str(plan.threads_per_worker), "train.threads_per_worker"),
+        # A barrier stage needs all its executors at once, and Spark refuses it with this on.
+        "spark.dynamicAllocation.enabled": ("false", "training's barrier stage"),
+    }
+    problems = [
+        f"spark.conf {name}={given[name]} contradicts {why}, which makes it {value}: leave it out"
+        for name, (value, why) in fixed.items()
+        if given.get(name, value).lower() != value.lower()
+    ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+    conf = _defaults(plan) | given | {name: value for name, (value, _why) in fixed.items()}
+    # Java takes the last of two equal options, so the user's own go behind ours.
+    conf[_JAVA_OPTIONS] = f"{_java_options(plan.temporary)} {given.get(_JAVA_OPTIONS, '')}".strip()
+    return conf
+
+
+def _defaults(plan: SessionPlan) -> dict[str, str]:
+    conf = {
+        "spark.app.name": "ts4s",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.local.dir": str(plan.temporary / "local"),
+        "spark.sql.warehouse.dir": str(plan.temporary / "warehouse"),
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.session.timeZone": "UTC",
+        # Waiting for a "better" host holds a barrier stage up, and none of our tasks has one.
+        "spark.locality.wait": "0s",
+    }
+    if plan.spark.master.startswith("local"):
+        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return conf
+
+
+def _java_options(temporary: Path) -> str:
+    return (
+        f"-Dlog4j2.configurationFile={(temporary / 'log4j2.properties').as_uri()} -Djava.io.tmpdir={temporary} -XX:-UsePerfData"
+    )
+
+
+def start_session(plan: SessionPlan) -> SparkSession:
+    """Start Spark, or join the application that spark-submit started.
+
+    Raises:
+        SettingsError: if ``spark.conf`` contradicts what training relies on.
+        SparkError: if there is no Java, or Spark does not start.
+    """
+    conf = session_conf(plan)
+    for folder in (plan.temporary / "local", plan.temporary / "warehouse"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (plan.temporary / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    abandon_dead_jvm()
+    if not submitted:
+        os.environ.update(find_java().environment(os.environ))
+    python = conf.pop("spark.pyspark.python", None) or os.environ.get("PYSPARK_PYTHON") or sys.executable
+    os.environ.update({"PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": sys.executable})
+    from pyspark import SparkConf
+    from pyspark.sql import SparkSession
+
+    settled = {name for name, _value in SparkConf().getAll()} if submitted else set()
+    builder = SparkSession.builder
+    for name, value in conf.items():
+        if name not in settled:
+            builder = builder.config(name, value)
+    try:
+        session = builder.getOrCreate()
+        if not _is_local(session):
+            _ship(session, plan.temporary)
+    except Exception as exc:
+        raise SparkError(
+            f"Spark did not start for spark.master {plan.spark.master}: {first_cause(exc)}. "
+            "Check the master's address and spark.conf, or use --spark.master local[N]"
+        ) from exc
+    process = getattr(session.sparkContext._gateway, "proc", None)
+    if process is not None:  # under spark-submit the JVM is our parent
+        watch(session, process)
+    logger.info("%s", whereabouts(session))
+    return session
+
+
+def whereabouts(session: SparkSession) -> str:
+    """Application and UI, as a line for the run's log (in Prefect too, where the address is a link)."""
+    context = session.sparkContext
+    shown = context.uiWebUrl or "off, --spark.conf spark.ui.enabled=true turns it on"
+    return f"Spark application {context.applicationId} on {context.master}; its UI: {shown}"
+
+
+def _is_local(session: SparkSession) -> bool:
+    return str(session.sparkContext.master).startswith("local")
+
+
+def _ship(session: SparkSession, temporary: Path) -> None:
+    package = package_folder()
+    if package is not None:
+        session.sparkContext.addPyFile(str(write_zip(package, temporary / "ts4s_core.zip")))
+
+
+def session_lives(session: SparkSession) -> bool:
+    """Whether a session's JVM still answers and its context was not stopped."""
+    context = session.sparkContext
+    gateway = context._gateway
+    process = getattr(gateway, "proc", None)
+    if context._jsc is None or (process is not None and process.poll() is not None):
+        return False
+    return not answer_of(lambda: bool(context._jsc.sc().isStopped()), True)
+
+
+def abandon_dead_jvm(*, surely: bool = False) -> None:
+    """Let pyspark start anew after its JVM died; it would talk to the dead one for ever.
+
+    Args:
+        surely: take the JVM for dead although its process is still there: a killed one closes its sockets first.
+    """
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    context, gateway = SparkContext._active_spark_context, SparkContext._gateway
+    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    if gateway is None or process is None or not (surely or process.poll() is not None):
+        return
+    process.kill()
+    process.wait()
+    if context is not None and getattr(context, "_accumulatorServer", None):
+        context._accumulatorServer.shutdown()
+    with contextlib.suppress(Exception):  # its sockets are dead already
+        gateway.shutdown()
+    with contextlib.suppress(OSError):  # so is the pipe
+        if process.stdin is not None:
+            process.stdin.close()
+    for name in ("_active_spark_context", "_gateway", "_jvm"):
+        setattr(SparkContext, name, None)
+    for name in ("_instantiatedSession", "_activeSession"):
+        setattr(SparkSession, name, None)
+
+
+class Sessions:
+    """Hands out the session of a program: started at the first use, kept, started again if its JVM died."""
+
+    def __init__(self) -> None:
+        self._plan: SessionPlan | None = None
+        self._session: SparkSession | None = None
+
+    def get(self, plan: SessionPlan) -> SparkSession:
+        """The session of a plan.
+
+        Raises:
+            SettingsError: as :func:`start_session`.
+            SparkError: as :func:`start_session`.
+        """
+        if self._session is not None and not session_lives(self._session):
+            self._session = None
+            abandon_dead_jvm(surely=True)
+        elif plan != self._plan:
+            self.stop()
+        if self._session is None:
+            self._session = start_session(plan)
+            self._plan = plan
+        return self._session
+
+    def stop(self) -> None:
+        """Stop the session if there is one."""
+        session, self._session = self._session, None
+        if session is not None and session_lives(session):
+            session.stop()

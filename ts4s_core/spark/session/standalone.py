@@ -1,0 +1,122 @@
+"""Spark's standalone master and workers from pyspark's package: what to start, and what they say when they are ready.
+
+Nothing is started here: whoever starts them decides how long they live.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ts4s_core.errors import SparkError
+from ts4s_core.spark.session.java import find_java
+
+HOST = "127.0.0.1"
+_PACKAGE = "org.apache.spark.deploy"
+_LOG4J = """\
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+"""
+_MASTER = re.compile(r"Starting Spark master at (spark://\S+)")
+_REGISTERED = re.compile(r"Successfully registered with master (\S+)")
+_WEB_PORT = re.compile(r"Successfully started service '(?:Master|Worker)UI' on port (\d+)")
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process to be started.
+
+    Attributes:
+        command: its command line.
+        environment: its whole environment.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def master_daemon(folder: Path, *, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+    """A master at ports that the system chooses; :func:`master_url` reads them from its log.
+
+    Args:
+        folder: for its files; made if there is none.
+        environ: the environment to begin with.
+        host: the address that it listens on.
+
+    Raises:
+        SparkError: if there is no Java or no pyspark.
+    """
+    return _daemon("master.Master", folder, (), environ=environ, host=host)
+
+
+def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+    """A worker; its executors write below ``folder / "work"``.
+
+    Args:
+        folder: for its files; made if there is none.
+        master: the master's address.
+        cores: cores that it offers.
+        memory: memory that it offers, as Spark writes it (``1g``).
+        environ: the environment to begin with, which executors inherit.
+        host: the address that it and its executors listen on.
+
+    Raises:
+        SparkError: if there is no Java or no pyspark.
+    """
+    options = ("--cores", str(cores), "--memory", memory, "--work-dir", str(folder / "work"), master)
+    return _daemon("worker.Worker", folder, options, environ=environ, host=host)
+
+
+def master_url(log: str) -> str | None:
+    """``spark://HOST:PORT``, once a master's log says it."""
+    found = _MASTER.search(log)
+    return found.group(1) if found else None
+
+
+def has_registered(log: str) -> bool:
+    """Whether a worker's log says that its master took it."""
+    return _REGISTERED.search(log) is not None
+
+
+def web_address(log: str) -> str | None:
+    """Address of the web pages of a master or worker on loopback, once its log says it."""
+    found = _WEB_PORT.search(log)
+    return f"http://{HOST}:{found.group(1)}" if found else None
+
+
+def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mapping[str, str], host: str) -> Daemon:
+    home = _spark_home()
+    folder.mkdir(parents=True, exist_ok=True)
+    log4j = folder / "log4j2.properties"
+    log4j.write_text(_LOG4J, encoding="utf-8")
+    java_options = f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={folder} -XX:-UsePerfData"
+    environment = find_java(environ).environment(environ) | {
+        "SPARK_HOME": str(home),
+        "SPARK_LOCAL_DIRS": str(folder / "local"),
+        "SPARK_LOCAL_IP": host,  # without it the web pages would listen on every address
+        "SPARK_DAEMON_JAVA_OPTS": java_options,
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    program = str(home / "bin" / "spark-class")
+    fixed = ("--host", host, "--port", "0", "--webui-port", "0")
+    return Daemon((program, f"{_PACKAGE}.{kind}", *fixed, *options), environment)
+
+
+def _spark_home() -> Path:
+    spec = find_spec("pyspark")
+    home = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if home is None or not os.access(home / "bin" / "spark-class", os.X_OK):
+        raise SparkError(
+            f"no Spark to start a cluster from: expected bin/spark-class in the package pyspark, got {home}. Install pyspark"
+        )
+    return home

@@ -1,0 +1,1 @@
+"""State from which any number of workers goes on."""

@@ -1,0 +1,1 @@
+"""The training step as its driver sees it: attempts, launchers, metrics."""

@@ -1,0 +1,148 @@
+"""Attempts of one training step: what fails is tried again from the last checkpoint, unless that cannot help."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import replace
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
+from ts4s_core.errors import (
+    IntegrityError,
+    NotFoundError,
+    SlotsError,
+    SparkError,
+    StoreError,
+    TrainingError,
+    Ts4sError,
+    WorkerFailedError,
+    WorkerLostError,
+)
+from ts4s_core.training.checkpoints.listing import checkpoints
+from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.driver.launcher import Launcher
+from ts4s_core.training.driver.metrics import Metrics
+from ts4s_core.training.job import TrainJob
+
+log = logging.getLogger(__name__)
+
+_RETRIED = (WorkerLostError, WorkerFailedError, SparkError, StoreError)
+#: Failures that come from outside: the next attempt may well be spared, however often they came.
+_FROM_OUTSIDE = (WorkerLostError, StoreError)
+_LONGEST_PAUSE_S = 30.0
+#: What differs from attempt to attempt in the text of one and the same failure.
+_PARTICULARS = re.compile(r"[Ww]orkers? \d+|[Rr]ank \d+|pid \d+|stage \d+\.\d+|TID \d+|task \d+\.\d+|attempt \d+|0x[0-9a-f]+")
+
+
+class Attempts:
+    """Runs attempts until one comes to its end.
+
+    Attributes:
+        restarts: attempts that failed.
+        workers: workers of the current attempt.
+    """
+
+    def __init__(
+        self,
+        job: TrainJob,
+        store: ArtifactStore,
+        launcher: Launcher,
+        *,
+        metrics: Metrics,
+        workers: int,
+        max_restarts: int,
+        oldest_checkpoint: str = "",
+    ) -> None:
+        self.restarts = 0
+        self.workers = workers
+        self._job = job
+        self._store = store
+        self._launcher = launcher
+        self._metrics = metrics
+        self._max_restarts = max_restarts
+        self._oldest_checkpoint = oldest_checkpoint
+        self._slots = launcher.slots()
+        self._refused = False
+        self._last_failure: tuple[str, str, int] | None = None
+
+    def run(self) -> None:
+        """Run them.
+
+        Raises:
+            Ts4sError: the last attempt's failure, or one that another attempt would not mend.
+        """
+        while True:
+            try:
+                if self.restarts:
+                    self._shrink()
+                self._attempt()
+                return
+            except _RETRIED as exc:
+                if self.restarts >= self._max_restarts or self._is_final(exc):
+                    raise
+                self.restarts += 1
+                self._refused = isinstance(exc, SlotsError)
+                log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
+                if isinstance(exc, StoreError):
+                    time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
+
+    def _is_final(self, failure: Ts4sError) -> bool:
+        """Whether another attempt would fail in the same way: damaged files, too few slots, the same error at the same step."""
+        if isinstance(failure, IntegrityError) or (isinstance(failure, SlotsError) and self._metrics.started is None):
+            return True
+        if isinstance(failure, _FROM_OUTSIDE):
+            return False
+        this = (type(failure).__name__, _PARTICULARS.sub("", str(failure)), self._metrics.last_step)
+        again, self._last_failure = this == self._last_failure, this
+        if again:
+            log.error("training failed twice in the same way at the same step, so it is not tried again")
+        return again
+
+    def _attempt(self) -> None:
+        job = replace(self._job, attempt=self.restarts, resume=self._newest_checkpoint())
+        with ControlServer(
+            self._launcher.control_host(), world_size=self.workers, timeout_s=job.timeout_s, listener=self._metrics.listen
+        ) as control:
+            self._launcher.run(job, world_size=self.workers, control=control)
+            if control.failure is not None:
+                raise control.failure
+            if not control.finished:
+                raise WorkerLostError("Training ended before every worker was done: its launcher returned early")
+
+    def _shrink(self) -> None:
+        """Go on with fewer workers where slots were lost."""
+        slots = self._launcher.slots()
+        # A launcher that refuses had all slots when training began, even if some were not there yet when they were counted.
+        if slots < (self.workers if self._refused else min(self._slots, self.workers)):
+            if self._job.settings.strategy == "averaging":
+                raise TrainingError(
+                    f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
+                    f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
+                )
+            self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
+            log.warning("%d slots are left: going on with %d workers", slots, self.workers)
+
+    def _newest_checkpoint(self) -> str | None:
+        # What the attempt before did not get sealed; its workers are gone.
+        discard_unsealed(self._store, "checkpoint", self._job.name)
+        for ref in checkpoints(self._store, self._job.name, self._job.key):
+            if ref.version < self._oldest_checkpoint:
+                break
+            try:
+                self._store.local(ref)
+            except (IntegrityError, NotFoundError) as exc:
+                log.warning("checkpoint %s is damaged or gone, an older one is used: %s", ref, exc)
+                continue
+            log.info("training goes on from checkpoint %s", ref)
+            return str(ref)
+        return None
+
+
+def largest_divisor(parts: int, *, at_most: int) -> int:
+    """The largest power of two that divides ``parts`` and is not above ``at_most`` (1 at least)."""
+    workers = parts
+    while workers > max(1, at_most):
+        workers //= 2
+    return workers

@@ -1,0 +1,32 @@
+"""What training asks of whoever starts its workers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.job import TrainJob
+
+
+class Launcher(Protocol):
+    """Starts worker processes: plain local ones, or the tasks of a Spark barrier stage."""
+
+    def control_host(self) -> str:
+        """Interface of this host that the control server binds to and workers connect to."""
+        ...
+
+    def slots(self) -> int:
+        """Worker slots that are there now; asked again before every attempt."""
+        ...
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What the cluster measured of each executor, for the statistics of a training that has ended."""
+        ...
+
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+        """Start the workers and wait until all have ended; nothing that was started survives the return.
+
+        Raises:
+            Ts4sError: ``control.failure`` if that is set, else what the launcher knows of the failure.
+        """
+        ...

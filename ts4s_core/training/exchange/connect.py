@@ -1,0 +1,90 @@
+"""From peers that know each other to an exchange between them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from typing import Any
+
+from ts4s_core.errors import TrainingError
+from ts4s_core.training.exchange.buckets import Layout
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.gloo import GlooExchange, join_store, make_group, make_store
+from ts4s_core.training.exchange.peers import Peers
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+
+log = logging.getLogger(__name__)
+
+
+def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]:
+    """The exchange for these ranks: shared memory on one host, else the network.
+
+    Args:
+        layout: the parameters' layout.
+        peers: the ranks.
+        kind: ``auto``, ``shared-memory`` or ``network``.
+
+    Returns:
+        the exchange, and whether its parameters are one copy for all ranks.
+    """
+    limits = {"rank": peers.rank, "world_size": peers.world_size}
+    if peers.world_size == 1:
+        return Exchange(layout, **limits, timeout_s=peers.timeout_s), False
+    if kind != "network" and (peers.one_host or kind == "shared-memory"):
+        segment = share(layout, peers)
+        if segment is not None:
+            return SharedMemoryExchange(layout, segment, **limits, timeout_s=peers.timeout_s), True
+        if kind == "shared-memory":
+            raise TrainingError(
+                "Workers cannot share memory: expected one host with memfd_create and /proc. Use the network exchange"
+            )
+    return GlooExchange(layout, _groups(peers), **limits, timeout_s=peers.timeout_s), False
+
+
+def share(layout: Layout, peers: Peers) -> Segment | None:
+    """The segment that rank 0 makes and all map; None on every rank if one of them cannot."""
+    size = Regions(layout, peers.world_size).size
+    segment, descriptor, offer = None, -1, None
+    if peers.rank == 0:
+        try:
+            segment, descriptor = Segment.create(size)
+            offer = address_of(descriptor)
+        except OSError as exc:
+            log.warning("no shared memory of %d MiB, ranks use the network: %s", size >> 20, exc)
+    try:
+        offered = peers.gather("segment", offer)[0]
+        if offered is None:
+            return None
+        if segment is None:
+            try:
+                segment = Segment.attach(offered, size)
+            except OSError as exc:
+                log.warning("rank %d cannot map the shared memory, ranks use the network: %s", peers.rank, exc)
+        return segment if all(peers.gather("mapped", segment is not None)) else None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _groups(peers: Peers) -> tuple[Any, Any]:
+    # Rank 0's store has to live as long as the groups, which hold it.
+    if peers.rank == 0:
+        store, port = make_store(peers.address, timeout_s=peers.timeout_s)
+        peers.gather("store", [peers.address, port])
+    else:
+        host, port = peers.gather("store", None)[0]
+        store = join_store(host, port, timeout_s=peers.timeout_s)
+    prefix = hashlib.sha256(f"gloo/{peers.secret}".encode()).hexdigest()
+    first, second = (
+        make_group(
+            store,
+            secret=f"{prefix}/{name}",
+            rank=peers.rank,
+            world_size=peers.world_size,
+            address=peers.address,
+            timeout_s=peers.timeout_s,
+        )
+        for name in ("buckets", "numbers")
+    )
+    return first, second

@@ -1,0 +1,163 @@
+"""What ranks exchange in a step, whichever way the bytes travel.
+
+Every rank brings the sum of its own parts' gradients, which is one subtree of the fixed binary tree over all K parts; an
+exchange sums those W subtrees in the same tree, each rank for its own slice. Addition of two FP32 numbers is the same in
+either order, so only the tree matters, and that does not hang on W.
+
+A thread does the reduction, so that a bucket's exchange runs while backward still works on the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ts4s_core.errors import Ts4sError, WorkerLostError
+from ts4s_core.training.exchange.buckets import BLOCK, Layout, chunks
+
+log = logging.getLogger(__name__)
+
+#: Elements of every rank's ``gather`` vector beyond one a block: losses, counts and flags of the parts.
+GATHER_MARGIN = 4_096 * 6 + 64
+
+
+class Exchange:
+    """One rank's end of the exchange, and all of it for a single rank. Subclasses say how bytes reach the peers.
+
+    Attributes:
+        parameters: flat buckets that the model's parameters are views of.
+        gradients: flat buckets for this rank's sum over its own parts; after :meth:`collect` the rank's slices of them
+            hold the sum over all parts.
+        squares: after :meth:`collect` the sum of squares of every own block, in bucket order (float32).
+    """
+
+    def __init__(self, layout: Layout, *, rank: int, world_size: int, timeout_s: float) -> None:
+        self.layout = layout
+        self.rank = rank
+        self.world_size = world_size
+        self.timeout_s = timeout_s
+        self.slices = layout.slices(rank, world_size)
+        self.parameters, self.gradients = self._allocate()
+        self.squares: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._squares: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
+        self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._reduced: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._reduce_all, name="gradient-exchange", daemon=True)
+        self._thread.start()
+
+    def bucket_done(self, bucket: int) -> None:
+        """This rank's sum of a bucket is complete: its exchange may start. Every rank names buckets in the same order."""
+        self._announce(bucket)
+        self._ready.put(bucket)
+
+    def collect(self) -> None:
+        """Wait until every bucket was summed over all ranks.
+
+        Raises:
+            WorkerLostError: if a peer does not bring its share in time.
+        """
+        failure: BaseException | None = None
+        for _bucket in self.layout.bucket_sizes:
+            try:
+                failure = failure or self._reduced.get(timeout=2 * self.timeout_s)
+            except queue.Empty:
+                failure = WorkerLostError(f"Rank {self.rank} waited {2 * self.timeout_s:g} s for the gradients of its peers")
+            if failure is not None:
+                raise failure
+        self.squares = np.concatenate(self._squares)
+
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Everybody's vector of numbers, all of one length, as (rank, value). It is a barrier too."""
+        return values[None, :].copy()
+
+    def publish(self) -> None:
+        """Own parameter slices were updated: return when every rank has everybody's."""
+
+    def close(self) -> None:
+        """Stop the thread and let go of peers and memory."""
+        self._ready.put(None)
+        self._thread.join(timeout=5)
+
+    def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return zero_buckets(self.layout), zero_buckets(self.layout)
+
+    def _announce(self, bucket: int) -> None:
+        """Tell the peers, if they read this rank's memory."""
+
+    def _pieces(self, bucket: int) -> list[torch.Tensor]:
+        """Every rank's gradient of this rank's slice of a bucket, in rank order; waits for them."""
+        start, stop = self.slices[bucket]
+        return [self.gradients[bucket][start:stop]]
+
+    def _reduce_all(self) -> None:
+        while (bucket := self._ready.get()) is not None:
+            try:
+                self._reduce(bucket)
+                self._reduced.put(None)
+            except BaseException as exc:
+                if not isinstance(exc, Ts4sError):
+                    log.exception("gradient exchange failed on rank %d", self.rank)
+                self._reduced.put(exc)
+
+    def _reduce(self, bucket: int) -> None:
+        pieces = self._pieces(bucket)
+        start, stop = self.slices[bucket]
+        out = self.gradients[bucket]
+        squares = np.empty((stop - start) // BLOCK, np.float32)
+        for begin, end in chunks(start, stop):  # a chunk stays in the core's cache through all three passes
+            target = out[begin:end]
+            tree_sum([piece[begin - start : end - start] for piece in pieces], target)
+            # Shortcuts below (a gradient that is not there is not added) may leave -0.0 where an addition gives 0.0.
+            target.add_(0.0)
+            squares[(begin - start) // BLOCK : (end - start) // BLOCK] = block_squares(target)
+        self._squares[bucket] = squares
+
+
+def zero_buckets(layout: Layout) -> list[torch.Tensor]:
+    """Private flat buckets full of zeros."""
+    return [torch.zeros(size, dtype=torch.float32) for size in layout.bucket_sizes]
+
+
+def tree_sum(pieces: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+    """Sum a power of two of tensors in the complete binary tree over them; ``out`` may be one of them."""
+    level = list(pieces)
+    while len(level) > 2:
+        level = [torch.add(left, right) for left, right in zip(level[::2], level[1::2], strict=True)]
+    if len(level) == 2:
+        torch.add(level[0], level[1], out=out)
+    elif level[0].data_ptr() != out.data_ptr():
+        out.copy_(level[0])
+
+
+def block_squares(values: torch.Tensor) -> NDArray[np.float32]:
+    """Sum of squares of each block; einsum's bits for a block do not hang on how many blocks are in the call."""
+    rows = values.numpy().reshape(-1, BLOCK)
+    squares: NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+    return squares
+
+
+class GlobalSquares:
+    """Puts the blocks' sums of squares, which ranks hold by slices, into the one global order."""
+
+    def __init__(self, layout: Layout, world_size: int) -> None:
+        owned = [layout.slices(rank, world_size) for rank in range(world_size)]
+        self.width = max(sum((stop - start) // BLOCK for start, stop in slices) for slices in owned)
+        places: list[NDArray[np.int64]] = []
+        used = [0] * world_size
+        for bucket in range(len(layout.bucket_sizes)):
+            for rank in range(world_size):
+                start, stop = owned[rank][bucket]
+                count = (stop - start) // BLOCK
+                places.append(rank * self.width + used[rank] + np.arange(count))
+                used[rank] += count
+        self._order = np.concatenate(places)
+
+    def norm(self, gathered: NDArray[np.float64]) -> float:
+        """Square root of the sum of (rank, width) squares, summed in global block order in float64."""
+        return float(np.sqrt(np.sum(gathered.reshape(-1)[self._order])))

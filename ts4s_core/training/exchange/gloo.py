@@ -1,0 +1,103 @@
+"""The exchange between ranks of several hosts: messages over gloo, on the executors' own network.
+
+Traffic is that of one all-reduce: each rank sends every peer that peer's slice of a bucket, sums the W pieces it gets in
+the fixed tree, and after its optimiser step sends its new weights to all. Messages go straight out of the buckets, and new
+weights straight into them: gloo's own all-to-all would need them copied together before, and apart after.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
+
+from ts4s_core.errors import TrainingError, WorkerLostError
+from ts4s_core.training.exchange.buckets import Layout
+from ts4s_core.training.exchange.exchange import Exchange
+
+
+def make_store(address: str, *, timeout_s: float) -> tuple[TCPStore, int]:
+    """Rank 0's rendezvous on a free port of ``address``; the port is for the peers."""
+    store = TCPStore(
+        address, 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s), use_libuv=True
+    )
+    return store, store.port
+
+
+def join_store(address: str, port: int, *, timeout_s: float) -> TCPStore:
+    """A peer's view of rank 0's rendezvous."""
+    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s))
+
+
+def make_group(store: Store, *, secret: str, rank: int, world_size: int, address: str, timeout_s: float) -> Any:
+    """A gloo group bound to one interface, under keys that only this attempt's ranks know.
+
+    Raises:
+        TrainingError: if the ranks cannot reach each other.
+    """
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._timeout = datetime.timedelta(seconds=timeout_s)
+    try:
+        options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+        return ProcessGroupGloo(PrefixStore(secret, store), rank, world_size, options)
+    except RuntimeError as exc:
+        raise TrainingError(f"Rank {rank} cannot reach its peers from {address}: {exc}") from exc
+
+
+class GlooExchange(Exchange):
+    """Exchange over a gloo process group. Two of them: the reducing thread must not mix its order with the main thread's."""
+
+    def __init__(self, layout: Layout, groups: tuple[Any, Any], *, rank: int, world_size: int, timeout_s: float) -> None:
+        self._bucket_group, self._group = groups
+        self._every_slice = [layout.slices(peer, world_size) for peer in range(world_size)]
+        # In an order of each rank's own, so that not all send to one peer at a time.
+        self._peers = [(rank + step) % world_size for step in range(1, world_size)]
+        longest = max(stop - start for start, stop in self._every_slice[rank])
+        self._received = {peer: torch.empty(longest, dtype=torch.float32) for peer in self._peers}
+        super().__init__(layout, rank=rank, world_size=world_size, timeout_s=timeout_s)
+
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """See :meth:`Exchange.gather`."""
+        everybody = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.world_size)]
+        self._finish([self._group.allgather([everybody], [torch.from_numpy(np.ascontiguousarray(values))])])
+        return torch.stack(everybody).numpy()
+
+    def publish(self) -> None:
+        """See :meth:`Exchange.publish`."""
+        pending = []
+        for bucket, flat in enumerate(self.parameters):
+            own = flat[slice(*self.slices[bucket])]
+            theirs = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
+            pending += self._swap(self._group, bucket, sent=dict.fromkeys(self._peers, own), received=theirs)
+        self._finish(pending)
+
+    def _pieces(self, bucket: int) -> list[torch.Tensor]:
+        flat = self.gradients[bucket]
+        own = flat[slice(*self.slices[bucket])]
+        sent = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
+        received = {peer: self._received[peer][: len(own)] for peer in self._peers}
+        self._finish(self._swap(self._bucket_group, bucket, sent=sent, received=received))
+        return [received.get(peer, own) for peer in range(self.world_size)]
+
+    def _swap(self, group: Any, bucket: int, *, sent: dict[int, torch.Tensor], received: dict[int, torch.Tensor]) -> list[Any]:
+        """Begin to send each peer its tensor and to receive one from it; an empty one is no message. What is to be waited for."""
+        pending = []
+        try:
+            for peer in self._peers:
+                for post, tensor in ((group.recv, received[peer]), (group.send, sent[peer])):
+                    if len(tensor):
+                        pending.append(post([tensor], peer, bucket))
+            return pending
+        except RuntimeError as exc:
+            raise WorkerLostError(f"Rank {self.rank} lost its peers: {exc}") from exc
+
+    def _finish(self, pending: list[Any]) -> None:
+        try:
+            for work in pending:
+                work.wait()
+        except RuntimeError as exc:
+            raise WorkerLostError(f"Rank {self.rank} lost its peers: {exc}") from exc

@@ -1,0 +1,1 @@
+"""Optimisers that step a slice of the parameters."""

@@ -1,0 +1,1 @@
+"""One training step: forward, backward, the fixed tree, the update."""

@@ -1,0 +1,1 @@
+"""A rank: assembling model, rows and strategy, and its loop."""

@@ -1,0 +1,203 @@
+"""One rank of a training attempt, from its start to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ts4s_core.artifacts.storage.retries import retried
+from ts4s_core.artifacts.store import ArtifactStore, put_part
+from ts4s_core.artifacts.versions.manifest import FileEntry
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
+from ts4s_core.models.weights import weights_sha256
+from ts4s_core.training.checkpoints.reader import Checkpoint
+from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
+from ts4s_core.training.checkpoints.state import Progressed
+from ts4s_core.training.checkpoints.writer import WRITE_LIMIT_S, CheckpointWriter
+from ts4s_core.training.control.address import ControlAddress
+from ts4s_core.training.control.client import ControlClient, LogToDriver
+from ts4s_core.training.exchange.buckets import lay_out, trainable_parameters
+from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.peers import Peers, meet, same_weights
+from ts4s_core.training.job import TrainJob
+from ts4s_core.training.optimisers.adamw import Optimiser
+from ts4s_core.training.step.compiled_forward import compiled
+from ts4s_core.training.step.engine import Engine
+from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.strategies.averaging import averaging
+from ts4s_core.training.strategies.hogwild import hogwild
+from ts4s_core.training.strategies.inputs import Parts
+from ts4s_core.training.strategies.strategy import Strategy
+from ts4s_core.training.strategies.synchronous import synchronous
+from ts4s_core.training.worker.allocator import keep_memory
+from ts4s_core.training.worker.factories import BuiltModel, resolve
+from ts4s_core.training.worker.ledger import Ledger
+from ts4s_core.training.worker.loop import Loop
+
+log = logging.getLogger(__name__)
+
+#: What torch and the system say when there is no more memory; torch raises a plain RuntimeError.
+_OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "Unable to allocate")
+_STRATEGIES: dict[str, Callable[[Parts], Strategy]] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
+
+
+def run_worker(
+    job: TrainJob, *, rank: int, world_size: int, control: ControlAddress, address: str = "127.0.0.1"
+) -> dict[str, Any]:
+    """Run one rank to the end of training.
+
+    The process ends at once (``os._exit``) when the driver says so or is gone.
+
+    Args:
+        job: what to train.
+        rank: this worker's number.
+        world_size: number of workers.
+        control: the driver's control server.
+        address: the interface by which peers reach this worker.
+
+    Returns:
+        ``rank``, ``steps``; on rank 0 the entry and the hash of the trained weights too.
+
+    Raises:
+        Ts4sError: what went wrong; the driver has been told.
+    """
+    client = ControlClient(control, rank=rank, own_address=address)
+    told = LogToDriver(client)
+    own = logging.getLogger("ts4s_core")
+    level = own.level
+    own.addHandler(told)
+    own.setLevel(logging.INFO)
+    try:
+        torch.set_num_threads(job.threads_per_worker)
+        keep_memory()
+        peers = meet(job, client, where=control, rank=rank, world_size=world_size, address=address)
+        result = _train(job, peers)
+    except Ts4sError as exc:
+        client.fail(exc)
+        raise
+    except Exception as exc:
+        log.exception("worker %d failed", rank)
+        error = _unforeseen(exc, job, rank=rank, step=client.step + 1)
+        client.fail(error)
+        raise error from exc
+    finally:
+        own.setLevel(level)
+        own.removeHandler(told)
+    client.done(result, timeout_s=job.timeout_s)
+    return result
+
+
+def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> TrainingError:
+    """An error that is not one of ours, with where it was raised; the same at every attempt if it has the same cause."""
+    where = f"Worker {rank} on {socket.gethostname()}"
+    if isinstance(exc, MemoryError) or any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+        settings = job.settings
+        return TrainingError(
+            f"{where} ran out of memory in step {step}: train.batch_size {settings.batch_size} in {settings.logical_shards} "
+            f"parts does not fit ({exc}). Lower train.batch_size or model.max_length, or raise train.logical_shards"
+        )
+    return WorkerFailedError(f"{where} failed in step {step}: {type(exc).__name__}: {exc}")
+
+
+def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
+    store = ArtifactStore.open(job.storage_settings())
+    built: BuiltModel = resolve(job.model_factory)(job, store)
+    rows = resolve(job.rows_factory)(job, store)
+    checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
+    writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
+    with contextlib.closing(_strategy(job, built, peers, checkpoint)) as strategy, _ledger(job, peers.rank) as ledger:
+        loop = Loop(
+            strategy,
+            built,
+            rows,
+            job.settings,
+            peers=peers,
+            checkpoints=writer,
+            ledger=ledger,
+            progressed=checkpoint.progressed() if checkpoint else Progressed(),
+            best=checkpoint.best() if checkpoint else None,
+        )
+        loop.run()
+        result: dict[str, Any] = {"rank": peers.rank, "steps": loop.progressed.step}
+        if peers.rank == 0:
+            result |= _store_weights(job, store, built, loop)
+        # A rank that leaves takes its connections with it; the others may still be on their last numbers.
+        peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
+    return result
+
+
+def _strategy(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Strategy:
+    settings = job.settings
+    parameters = trainable_parameters(built.module)
+    if checkpoint is not None:
+        saved = checkpoint.weights()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.from_numpy(saved[built.stored_name(name)]))
+        for name in built.buffers.keys() & saved.keys():
+            built.buffers[name].copy_(torch.from_numpy(saved[name]))
+    same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()}))
+
+    forward = compiled(built.module) if settings.compile and built.forward is None else built.forward
+
+    def make_engine(kind: type[Engine], exchange: Exchange, optimiser: Optimiser, **more: Any) -> Engine:
+        return kind(
+            built.module,
+            parameters,
+            exchange,
+            optimiser,
+            objective=built.objective or objective_for(job.task, job.class_weights),
+            seed=settings.seed,
+            max_grad_norm=settings.max_grad_norm,
+            seed_dropout=built.seed_dropout,
+            forward=forward,
+            **more,
+        )
+
+    parts = Parts(
+        parameters,
+        lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()]),
+        settings,
+        peers,
+        checkpoint,
+        exchange_kind=job.exchange,
+        make_optimiser=built.optimiser,
+        make_engine=make_engine,
+    )
+    return _STRATEGIES[settings.strategy](parts)
+
+
+@contextlib.contextmanager
+def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
+    if job.ledger is None:
+        yield None
+        return
+    version = ArtifactRef.parse(job.output).version
+    with Ledger(Path(job.ledger), version=version, attempt=job.attempt, rank=rank) as ledger:
+        yield ledger
+
+
+def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> dict[str, Any]:
+    """Write the trained weights (the best ones, with early stopping) beside the frozen ones into the output version."""
+    trained = loop.best if loop.best is not None else loop.weights()
+
+    def write() -> FileEntry:
+        with scratch_file() as local:
+            write_tensors(local, {**built.weights(), **trained})
+            return put_part(store.storage, ArtifactRef.parse(job.output), "model.safetensors", local)
+
+    return {
+        "weights": asdict(retried(write)),
+        "weights_sha256": weights_sha256(trained),
+        "best_step": loop.progressed.best_step,
+        "validation_loss": loop.progressed.best_loss,
+        "strategy": loop.progressed.strategy,
+    }
