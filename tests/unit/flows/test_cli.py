@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main as cli
 from flows.cli import table as cli_commands
 from flows.cli.command import Command, Invocation, Option, Outcome
 from flows.cli.help import command_help, overview
-from flows.cli import main as cli
 from flows.cli.options import parse, setting_flags
 from flows.cli.table import COMMANDS
 from ts4s_core.errors import InputError, SettingsError, TrainingError

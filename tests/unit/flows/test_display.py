@@ -6,9 +6,9 @@ import io
 import pytest
 from waiting import wait_for
 
+from flows.cli import display
 from flows.cli.command import Outcome
 from flows.cli.display import Display
-from flows.cli import display
 from flows.cli.output import columns, write
 
 
