@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,9 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_graph import (
+    PACKAGES,
+    ROOT,
+    circles,
+    defined_names,
+    folder_of,
+    grouped,
+    import_graph,
+    modules,
+    named_imports,
+    package_of,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("flows", "tasks", "ts4s_core")
+MAX_MODULES = 14
 LAYERS = {"flows": 2, "tasks": 1, "ts4s_core": 0}
 MAX_LINES = 400
 # Heavy libraries, and the packages that may name them at import time.
@@ -44,12 +57,9 @@ def sources(*packages: str) -> list[Path]:
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that a file names in an import, wherever in the file, with the line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield (node.module or "", node.lineno)
+    for module, _name, line in named_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        assert module, f"{path}:{line}: relative import"
+        yield module, line
 
 
 def top(module: str) -> str:
@@ -65,6 +75,107 @@ def test_imports_run_one_way() -> None:
         if LAYERS.get(top(module), -1) > LAYERS[package]
     ]
     assert wrong == []
+
+
+def test_no_circle_among_files_sub_packages_or_packages() -> None:
+    graph = import_graph()
+    assert circles(graph) == []
+    assert circles(grouped(graph, folder_of)) == []
+    assert circles(grouped(graph, package_of)) == []
+
+
+def test_a_circle_is_found_wherever_its_imports_stand(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+    (tmp_path / "tasks/a.py").write_text("def late():\n    from tasks import b\n")
+    (tmp_path / "tasks/b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tasks import a\n")
+    assert circles(import_graph(tmp_path)) == [[f"tasks.{name}" for name in "ab"]]
+
+
+def test_no_folder_is_too_large_to_look_through() -> None:
+    counts: dict[str, int] = {}
+    for path in sources(*PACKAGES):
+        if path.name != "__init__.py":
+            folder = str(path.parent.relative_to(ROOT))
+            counts[folder] = counts.get(folder, 0) + 1
+    assert {folder: count for folder, count in counts.items() if count > MAX_MODULES} == {}
+
+
+_NAMED = re.compile(r"(?<![\w./-])((?:flows|tasks|ts4s_core)(?:\.\w+)+)(?::(\w+))?")
+_FILES_NOT_MODULES = ("ts4s_core.zip",)
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    """Every text that may name code: strings of Python files, and whole files of infra, docs and the root."""
+    for path in sources(*PACKAGES, "tests", "infra"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+    others = [path for ending in ("md", "sh", "toml", "yaml", "json") for path in (ROOT / "infra").rglob(f"*.{ending}")]
+    for path in (*others, ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "prefect.yaml"):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def test_code_that_is_named_by_a_string_exists() -> None:
+    found, names = modules(), {}
+    wrong = []
+    for where, text in _texts():
+        for module, attribute in _NAMED.findall(text):
+            known = next((head for head in _heads(module) if head in found), "")
+            rest = module[len(known) + 1 :].split(".")[0] or attribute
+            if known and rest and known not in names:
+                names[known] = defined_names(found[known])
+            if module not in _FILES_NOT_MODULES and (not known or (rest and rest not in names[known])):
+                wrong.append(f"{where}: {module}{':' if attribute else ''}{attribute}")
+    assert wrong == []
+
+
+def _heads(module: str) -> Iterator[str]:
+    """``a.b.c``, ``a.b``, ``a``."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+
+
+# Prefect warns of a server that is not there, and PySpark's stages ask for a session: neither is asked for at import.
+_ALONE = """
+import importlib, os, sys
+sys.path.insert(0, {root!r})
+for library in ("prefect", "pyspark.sql", "pyspark.ml", "torch", "transformers", "onnx", "onnxruntime", "pandas", "pyarrow"):
+    importlib.import_module(library)
+failed = 0
+for module in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            importlib.import_module(module)
+        except BaseException as exc:
+            sys.stderr.write(f"{{module}}: {{type(exc).__name__}}: {{exc}}\\n")
+            os._exit(1)
+        os._exit(0)
+    failed += os.waitpid(child, 0)[1] != 0
+sys.exit(failed != 0)
+"""
+
+
+def _importable() -> list[str]:
+    return [module for module in modules() if not module.endswith("__main__")]
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """Each in a process of its own, which has the libraries in memory and nothing of the project."""
+    command = [sys.executable, "-W", "ignore", "-c", _ALONE.format(root=str(ROOT)), *_importable()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", _importable())
+def test_every_module_can_be_imported_in_a_fresh_interpreter(module: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
