@@ -11,7 +11,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 setup: $(STAMP)
 
 # The lock is a whole resolution, so --no-deps loses nothing; it saves resolving and lets onnx2torch
-# in without the torchvision that it asks for (see README, Install).
+# in without the torchvision that it asks for (see infra/docs/installing.md).
 $(STAMP): infra/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "error: make setup needs Python 3.11 as $(PYTHON): install it, or give PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -57,7 +57,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# About four hours; each writes its figures, the command and the machine into a JSON file beside it, and the README's table is made anew.
+# About four hours; each writes its figures, the command and the machine into a JSON file beside it, and the table of results is made anew.
 BENCH := $(BIN)/python infra/benchmarks
 BENCH_STORE := $(CURDIR)/$(VENV)/bench
 bench: setup

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "infra/docs/artifacts.md", "infra/docs/coming_from.md", "infra/docs/operations.md")
-DOCUMENTS += ("infra/docs/sizing.md", "infra/docs/training.md")
+DOCUMENTS = ("README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "infra/docs").glob("*.md"))))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:ts4s|make) [^`\n]+)`")
 _PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:ts4s|\.venv/bin/ts4s|make|prefect|export) ")

@@ -60,7 +60,7 @@ def test_settings_file_is_taken(shown_texts: Any, tmp_path: Path) -> None:
 
 def test_what_the_programs_import_is_there(shown_texts: Any) -> None:
     blocks = [body for _, language, body in shown_texts.blocks if language == "python"]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
