@@ -11,9 +11,15 @@ import torch
 from digit_networks import accuracy, network
 from torch import nn
 
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import InputError
 from ts4s_core.modules import trust as trusting
+from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.table_rows import TableRows
+from ts4s_core.settings import StorageSettings
 from ts4s_core.spark import TorchEstimator, TorchModel, trust
+from ts4s_core.spark.ml.rows import Layout, write_rows
 
 
 @pytest.mark.long
@@ -46,6 +52,48 @@ def test_columns_as_arguments_of_their_own(spark: Any, digits: Any, tmp_path: Pa
     spark.conf.set("spark.ts4s.trustedModules", "two_inputs_of_a_test")
     assert TorchModel.load(f"file://{tmp_path}/two").weights_sha256 == model.weights_sha256
     spark.conf.unset("spark.ts4s.trustedModules")
+
+
+@pytest.mark.parametrize(
+    ("rows", "rows_per_batch", "partitions"),
+    [(1, 1, 1), (255, 7, 3), (257, 256, 2), (600, 100, 1), (1_025, 1, 2), (20_100, 10_000, 2), (20_223, 10_000, 1)],
+)
+def test_any_number_of_rows_in_batches_of_any_size(
+    spark: Any, tmp_path: Path, rows: int, rows_per_batch: int, partitions: int
+) -> None:
+    """Some of these left an empty row group, which nobody could read back."""
+    form = InputForm(widths=(2,))
+    layout = Layout(form, "class", {}, files=1, validation_fraction=0.3 if rows > 1 else 0.0, seed=5, tokenizer="")
+    store = ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
+    table = spark.range(0, rows, 1, partitions).selectExpr("array(float(id), float(1)) as x", "id % 3 as y")
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_per_batch)
+    try:
+        ref, counts = write_rows(table, store, layout=layout)
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    assert sum(counts.values()) == rows
+    with Dataset.open(store, ref) as dataset:
+        source, found = TableRows(dataset, form, labelled=True), {}
+        for side in ("train", "validation"):
+            groups = source.rows_per_group(side)
+            full, left = divmod(counts[side], 256)
+            assert list(groups) == [256] * full + [left] * bool(left)
+            for number in range(len(groups)):
+                block: Any = source.read(side, [number])
+                found |= dict(zip(block.numbers[:, 0].tolist(), block.labels.tolist(), strict=True))
+    assert found == {float(number): number % 3 for number in range(rows)}
+
+
+@pytest.mark.long
+def test_a_fit_whose_last_batch_leaves_few_rows(spark: Any) -> None:
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 100)
+    try:
+        table = spark.range(0, 700, 1, 2).selectExpr("array(float(id % 7), float(id % 5)) as features", "id % 2 as label")
+        model = TorchEstimator(module=nn.Linear(2, 2), epochs=1, batchSize=128, workers=2).fit(table)
+        assert model.facts["steps"] == 6
+        assert model.transform(table).where("prediction in (0, 1)").count() == 700
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
 
 
 @pytest.mark.long

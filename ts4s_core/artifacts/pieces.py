@@ -25,8 +25,9 @@ def row_groups_of(path: Path) -> tuple[RowGroup, ...]:
         group = metadata.row_group(index)
         columns = [group.column(number) for number in range(group.num_columns)]
         # The first piece begins with the file's magic number, every other where its first page does.
-        ends = max(_start(column) + column.total_compressed_size for column in columns)
-        starts.append(ends)
+        ends = (_start(column) + column.total_compressed_size for column in columns)
+        # A row group without rows, which other writers make, has no pages: its piece is empty.
+        starts.append(max([starts[-1], *ends]))
         rows.append(group.num_rows)
     size = path.stat().st_size
     pieces = []

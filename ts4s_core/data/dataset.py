@@ -186,5 +186,4 @@ def _places(manifest: Manifest, side: str) -> Iterator[RowGroupPlace]:
     for entry in sorted(manifest.files, key=lambda entry: entry.path):
         if entry.path.startswith(f"{side}/") and entry.row_groups is not None:
             # The last piece is the footer.
-            for index, group in enumerate(entry.row_groups[:-1]):
-                yield RowGroupPlace(entry.path, index, group.rows)
+            yield from (RowGroupPlace(entry.path, at, group.rows) for at, group in enumerate(entry.row_groups[:-1]) if group.rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 
 ROWS_PER_GROUP = 256
 ROWS_PER_FILE = 65_536
@@ -48,17 +49,9 @@ def write_rows(table: pa.Table, path: Path, *, rows_per_group: int | None = None
 
     Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill.
     """
-    with pq.ParquetWriter(
-        path,
-        table.schema,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=False,
-        write_statistics=False,
-        data_page_version="1.0",
-        version="2.6",
-    ) as writer:
-        writer.write_table(table.combine_chunks(), row_group_size=rows_per_group or ROWS_PER_GROUP)
+    size = rows_per_group or ROWS_PER_GROUP
+    with RowGroupWriter(path, table.schema, rows_per_group=size, plain=True, compression_level=3) as writer:
+        writer.write(table)
 
 
 #: Text of a row group of a language model's side: what is read at once.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.data.tokenizers import load_tokenizer
 from ts4s_core.errors import IntegrityError
 from ts4s_core.language.word_vector_file import WordVectors, word_vector_text
@@ -143,8 +143,9 @@ def write_word_vectors(writer: ArtifactWriter, folder: Path, *, words: Sequence[
         the neighbours, for the report's page.
     """
     found = token_vectors(folder)
-    sink = pa.BufferOutputStream()
-    pq.write_table(vector_table(found), sink, compression="zstd")
+    sink, table = pa.BufferOutputStream(), vector_table(found)
+    with RowGroupWriter(sink, table.schema) as rows:
+        rows.write(table)
     writer.add_bytes(TABLE_FILE, sink.getvalue().to_pybytes())
     writer.add_bytes(TEXT_FILE, word_vector_text(found.vectors).encode())
     near = neighbours(found.vectors, list(words) or frequent_words(found.vectors))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.versions.refs import ArtifactRef
@@ -190,7 +190,7 @@ def _empty(layout: Layout, sink: Sink, *, vectors: bool) -> dict[str, Any]:
         if vectors:
             path.touch()
         else:
-            pq.write_table(layout.schema.empty_table(), path)
+            RowGroupWriter(path, layout.schema).close()
         return sink.put(path, path.name)
 
 

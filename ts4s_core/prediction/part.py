@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import DataError
@@ -161,7 +161,7 @@ class _File:
         self._folder, self._stem, self._job = folder, stem, job
         self._path = folder / f"{stem}.{'txt' if job.vectors else 'parquet'}"
         self._marked = folder / f"{stem}.errors.jsonl"
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: RowGroupWriter | None = None
 
     def add(self, table: pa.Table) -> None:
         if self._job.vectors:
@@ -170,8 +170,8 @@ class _File:
                 _append(self._marked, error_lines(table))
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, self._job.layout.schema, compression="zstd")
-        self._writer.write_table(table)
+            self._writer = RowGroupWriter(self._path, self._job.layout.schema)
+        self._writer.write(table)
 
     def close(self) -> list[dict[str, Any]]:
         if self._writer is not None:

@@ -119,6 +119,16 @@ def test_without_an_output_the_result_is_a_sealed_artifact(tiny_models: Any, job
     assert [version.damages for version in verify(tiny_models.store, ref.name) if version.ref == str(ref)] == [()]
 
 
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 7])
+def test_no_row_group_is_empty(tiny_models: Any, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(work, "ROWS_PER_CHUNK", 3)
+    (tmp_path / "rows.tsv").write_text("\n" + "".join(f"w{5 + number}\n" for number in range(rows)))
+    ref = ArtifactRef.parse(job(tmp_path / "rows.tsv", output="")["artifact"])
+    (entry,) = (entry for entry in tiny_models.store.manifest(ref).files if entry.path.endswith(".parquet"))
+    assert [piece.rows for piece in entry.row_groups or ()] == [min(3, rows - at) for at in range(0, rows, 3)] + [0]
+    assert pq.read_table(tiny_models.store.local(ref) / entry.path).num_rows == rows
+
+
 def test_no_rows_give_the_columns(job: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.tsv").write_text("\n\n")
     assert job(tmp_path / "rows.tsv")["rows"] == 0

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
@@ -32,12 +32,12 @@ def write_predictions(store: ArtifactStore, dataset: ArtifactRef, answers: Predi
     opened = Dataset.open(store, dataset)
     counts = row_groups(store, dataset, SIDE)
     start = 0
-    with pq.ParquetWriter(local, _schema(answers, show_text=show_text), compression="zstd") as writer:
+    with RowGroupWriter(local, _schema(answers, show_text=show_text)) as writer:
         for first in range(0, len(counts), ROW_GROUPS_AT_ONCE):
             indices = list(range(first, min(first + ROW_GROUPS_AT_ONCE, len(counts))))
             rows = slice(start, start + sum(counts[first : first + ROW_GROUPS_AT_ONCE]))
             texts = table_of(opened, SIDE, indices, columns=["text"]).column("text") if show_text else None
-            writer.write_table(_table(answers, rows, texts))
+            writer.write(_table(answers, rows, texts))
             start = rows.stop
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
@@ -176,9 +176,9 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
         from ts4s_core.training.job import storage_to_wire
 
-        numbered = rows.mapInArrow(_Encode(layout), f"part int, id binary, x {fields['x']}{fields['y']}")
+        numbered = rows.mapInArrow(EncodeRows(layout), f"part int, id binary, x {fields['x']}{fields['y']}")
         dealt = numbered.repartitionById(2 * layout.files, "part").sortWithinPartitions("id")
-        write = _Write(layout, storage_to_wire(store.storage.settings), str(writer.ref))
+        write = WritePart(layout, storage_to_wire(store.storage.settings), str(writer.ref))
         entries = [json.loads(row["entry"]) for row in dealt.mapInArrow(write, "entry string").collect()]
         counts = _register(writer, entries)
         if not counts["train"]:
@@ -205,12 +205,13 @@ def _fingerprint(entries: Sequence[dict[str, Any]]) -> str:
 
 
 @dataclass(frozen=True)
-class _Encode:
+class EncodeRows:
     """Rows to (part, id, x, y): hashed, tokenised, labels numbered."""
 
     layout: Layout
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Batches of x, y, v to batches of part, id, x, y; empty ones are left out."""
         encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
         for batch in batches:
             if batch.num_rows:
@@ -263,7 +264,7 @@ def _bytes(column: pa.Array) -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class _Write:
+class WritePart:
     """A sorted partition, which is one part, to one file of the artifact; gives the file's entry."""
 
     layout: Layout
@@ -271,9 +272,10 @@ class _Write:
     ref: str
 
     def __repr__(self) -> str:
-        return f"_Write({self.ref})"  # the storage settings may hold secrets
+        return f"WritePart({self.ref})"  # the storage settings may hold secrets
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """One batch with the entry as JSON; none if there are no rows."""
         first = next((batch for batch in batches if batch.num_rows), None)
         if first is None:
             return
@@ -288,15 +290,9 @@ class _Write:
 
     def _fill(self, local: Path, first: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:
         schema, size = self.layout.schema, self.layout.rows_per_group
-        with pq.ParquetWriter(local, schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer:
-            held = self._table(first)
-            for batch in batches:
-                held = pa.concat_tables([held, self._table(batch)])
-                whole = held.num_rows // size * size
-                writer.write_table(held.slice(0, whole), row_group_size=size)
-                held = held.slice(whole)
-            if held.num_rows:
-                writer.write_table(held, row_group_size=size)
+        with RowGroupWriter(local, schema, rows_per_group=size, plain=True) as writer:
+            for batch in itertools.chain([first], batches):
+                writer.write(self._table(batch))
 
     def _table(self, batch: pa.RecordBatch) -> pa.Table:
         schema = self.layout.schema
