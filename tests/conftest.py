@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.settings import StorageSettings
+
 # For what several folders of tests share: tests/ is no package. Last, so that it hides nothing.
 sys.path.append(str(Path(__file__).parent))
 
@@ -34,3 +37,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "no-aws-credentials"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    """An empty store in the test's own folder, with a cache of its own."""
+    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))

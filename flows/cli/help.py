@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from flows.cli.command import Command
 from flows.cli.options import setting_flags
-from flows.cli.table import COMMANDS
 from ts4s_core.settings import Settings
 from ts4s_core.settings.root import ENV_PREFIX
 
@@ -29,9 +28,9 @@ _COMMON_ROWS = (
 )
 
 
-def overview() -> str:
+def overview(commands: Sequence[Command]) -> str:
     """``ts4s --help``."""
-    rows = [(command.name, command.summary) for command in COMMANDS]
+    rows = [(command.name, command.summary) for command in commands]
     return "\n".join(
         [
             "usage: ts4s COMMAND [--GROUP.SETTING VALUE ...]",
@@ -59,9 +58,9 @@ def overview() -> str:
     )
 
 
-def prefix_help(prefix: str) -> str:
+def prefix_help(prefix: str, commands: Sequence[Command]) -> str:
     """``ts4s models --help``: the commands that begin with a word."""
-    rows = [(command.name, command.summary) for command in COMMANDS if command.name.startswith(f"{prefix} ")]
+    rows = [(command.name, command.summary) for command in commands if command.name.startswith(f"{prefix} ")]
     return "\n".join([f"usage: ts4s {prefix} COMMAND", "", "commands", *_table(rows, left=18)])
 
 

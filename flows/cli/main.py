@@ -36,14 +36,14 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP came: unwinds everything, so that every child is stopped, then exit 143."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run one command.
+def main(words: Sequence[str] | None = None, commands: Sequence[Command] = COMMANDS) -> int:
+    """Run one command of the table.
 
     Returns:
         0 done, 1 failed, 2 wrong settings or input, 130 Ctrl-C, 143 SIGTERM.
     """
     given = list(sys.argv[1:] if words is None else words)
-    asked = _help_text(given)
+    asked = _help_text(given, commands)
     if asked is not None:
         sys.stdout.write(asked + "\n")
         return 0
@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     try:
         with _signals():
-            return _run(given, secrets)
+            return _run(given, commands, secrets)
     except Ts4sError as exc:
         return _failed(str(exc), exc, exit_code=exc.exit_code, secrets=secrets, debug=debug)
     except KeyboardInterrupt:
@@ -68,24 +68,24 @@ def main(words: Sequence[str] | None = None) -> int:
         return _failed(one_line(message) + kept, exc, exit_code=EXIT_FAILED, secrets=secrets, debug=debug)
 
 
-def _help_text(words: list[str]) -> str | None:
+def _help_text(words: list[str], commands: Sequence[Command]) -> str | None:
     """What ``--help``, ``--version`` and a bare ``ts4s`` print."""
     wants_help = any(word in ("-h", "--help") for word in words)
     if words[:1] == ["--version"]:
         return f"ts4s {importlib.metadata.version('ts4s')}"
-    command, _ = find_command(words)
+    command, _ = find_command(words, commands)
     if command is not None:
         return command_help(command) if wants_help else None
-    prefixes = {command.name.split(" ")[0] for command in COMMANDS if " " in command.name}
+    prefixes = {command.name.split(" ")[0] for command in commands if " " in command.name}
     if words and words[0] in prefixes and (wants_help or len(words) == 1):
-        return prefix_help(words[0])
-    return overview() if wants_help or not words else None
+        return prefix_help(words[0], commands)
+    return overview(commands) if wants_help or not words else None
 
 
-def _run(words: list[str], secrets: list[str]) -> int:
-    command, length = find_command(words)
+def _run(words: list[str], commands: Sequence[Command], secrets: list[str]) -> int:
+    command, length = find_command(words, commands)
     if command is None:
-        raise SettingsError(_no_command(words))
+        raise SettingsError(_no_command(words, commands))
     parsed = parse(command, words[length:])
     settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile)
     secrets += _secrets_of(settings)
@@ -103,8 +103,8 @@ def _execute(command: Command, parsed: Parsed, settings: Settings) -> int:
     return outcome.exit_code
 
 
-def _no_command(words: list[str]) -> str:
-    names = [command.name for command in COMMANDS]
+def _no_command(words: list[str], commands: Sequence[Command]) -> str:
+    names = [command.name for command in commands]
     if words[0].startswith("-"):
         return f"the command comes first, got {words[0].split('=', 1)[0]}: ts4s COMMAND {words[0].split('=', 1)[0]} ..."
     asked = " ".join(words[:2]) if any(name.startswith(f"{words[0]} ") for name in names) else words[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flows.cli.command import Argument, Command, Option
@@ -251,11 +252,11 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
-def find_command(words: list[str]) -> tuple[Command | None, int]:
+def find_command(words: Sequence[str], commands: Sequence[Command] = COMMANDS) -> tuple[Command | None, int]:
     """The command that the first words name, and how many words that are."""
     for length in (2, 1):
         name = " ".join(words[:length])
-        for command in COMMANDS:
+        for command in commands:
             if command.name == name and len(words) >= length:
                 return command, length
     return None, 0

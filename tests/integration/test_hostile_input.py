@@ -24,7 +24,7 @@ from ts4s_core.data.scan import scan
 from ts4s_core.errors import DataError, IntegrityError
 from ts4s_core.models.build import build_model
 from ts4s_core.models.weights import read_weights, save_weights
-from ts4s_core.settings import StorageSettings, load_settings
+from ts4s_core.settings import load_settings
 
 Cli = Callable[..., tuple[int, str]]
 SECRET = b"not for the model"
@@ -156,11 +156,6 @@ def sealed(store: ArtifactStore, kind: str, files: dict[str, bytes], **facts: ob
         writer.facts.update(facts)
         writer.seal()
     return writer.ref
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
 
 
 @pytest.mark.parametrize("location", ["../../../../secret", "{folder}/secret"])

@@ -27,7 +27,7 @@ from ts4s_core.language.decoder import export_decoder, import_decoder
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.models.build import build_model
 from ts4s_core.models.weights import weights_sha256
-from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.settings import Settings
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.train_step import Factories, train
 
@@ -46,11 +46,6 @@ SHARED = (
     "a man starts with a walk",
     "a man starts with the dog",
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
 
 
 def settings_of(store: ArtifactStore, name: str, **groups: Any) -> Settings:

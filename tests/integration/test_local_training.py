@@ -19,7 +19,7 @@ from ts4s_core.models.build import build_model
 from ts4s_core.models.import_step import import_model
 from ts4s_core.models.weights import weights_sha256
 from ts4s_core.onnx.exporting.step import export_model
-from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.settings import Settings
 from ts4s_core.training.driver.class_weights import balanced_weights
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.train_step import Factories, train
@@ -27,11 +27,6 @@ from ts4s_core.training.worker.dataset_rows import DatasetRows
 
 TOY = str(Path(__file__).resolve().parents[1] / "unit" / "training")
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(200))]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
 
 
 def word_tokenizer() -> Tokenizer:

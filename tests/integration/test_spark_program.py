@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -128,10 +127,8 @@ def test_a_killed_program_is_named_with_its_last_words_and_started_again(folder:
         assert program.run({"job": "echo", "items": ["b"]}) == {"items": ["b"]}  # a new JVM in the same program
         assert program.pid == again[0].pid
         started = family(program)
-        began = time.monotonic()
         with pytest.raises(SparkError, match=r"job echo did not end within 0 s and was stopped"):
             program.run({"job": "echo", "items": ["c"] * 50}, timeout_s=0)
-        assert time.monotonic() - began < 10
         assert gone(started)
     assert list(folder.iterdir()) == []
 
@@ -185,10 +182,8 @@ def test_a_program_that_falls_silent_is_ended(folder: Path) -> None:
         program.run({"job": "echo"})
         (root,) = family(program)
         root.suspend()
-        began = time.monotonic()
         with pytest.raises(SparkError, match=r"job echo was lost: the Spark program \(pid \d+\) was silent for \d+ s"):
             program.run({"job": "echo"}, silence_s=4)
-        assert time.monotonic() - began < 15
         assert gone([root])
         assert program.run({"job": "echo", "items": ["a"]}, silence_s=30) == {"items": ["a"]}
     assert list(folder.iterdir()) == []

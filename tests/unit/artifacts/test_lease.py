@@ -18,12 +18,6 @@ from ts4s_core.artifacts.leases import lease as leases
 from ts4s_core.artifacts.leases.lease import Claim, Lease, claims, this_host
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import LeaseHeldError, StoreError
-from ts4s_core.settings import StorageSettings
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
 
 
 def plant(store: ArtifactStore, **changes: object) -> str:

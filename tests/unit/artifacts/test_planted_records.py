@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError
-from ts4s_core.settings import StorageSettings
 
 VERSION = "20261121T041500.123456Z-1a2b3c4d"
 ENTRY: dict[str, Any] = {
@@ -32,11 +30,6 @@ ENTRY: dict[str, Any] = {
 }
 CLAIM: dict[str, Any] = {"token": "t", "host": "h", "pid": 1, "started": 1.0, "since": 1.0, "renewed": 9e9, "number": 1}
 ODD = (None, True, -1, 2**70, 1.5, float("nan"), [], {}, ["x"], "\ud800")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path)))
 
 
 def put(store: ArtifactStore, path: str, record: object) -> None:

@@ -14,15 +14,9 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError
-from ts4s_core.settings import StorageSettings
 
 KEY = "1a2b3c4d" + "0" * 56
 PROCESSES, ROUNDS = 8, 20
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
 
 
 def publish(store: ArtifactStore, data: bytes = b"w") -> ArtifactRef:

@@ -23,11 +23,6 @@ from ts4s_core.settings import StorageSettings
 KEY = "1a2b3c4d" + "0" * 56
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
-
-
 def begin(store: ArtifactStore, name: str = "demo", key: str = KEY) -> ArtifactWriter:
     return store.begin("model", name, key, settings={"classes": 3}, upstream={})
 

@@ -16,15 +16,9 @@ from ts4s_core.artifacts.upkeep.collect import Collected, collect
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import KINDS, TEMPORARY, ArtifactRef
 from ts4s_core.errors import IntegrityError, NotFoundError
-from ts4s_core.settings import StorageSettings
 
 KEY = "1a2b3c4d" + "0" * 56
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
 
 
 def publish(store: ArtifactStore, kind: str, name: str = "demo", **upstream: ArtifactRef) -> ArtifactRef:

@@ -19,7 +19,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.settings import Settings
 
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(40))]
 
@@ -47,11 +47,6 @@ def bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("ts4s_core.models.build")
     module.build_model = build_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ts4s_core.models.build", module)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
 
 
 def write_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> Path:

@@ -80,11 +80,11 @@ def test_multi_label_macro_f1() -> None:
     assert 0.05 < gain.low < gain.gain < gain.high < 0.5
 
 
-def test_a_million_rows_take_seconds() -> None:
+def test_a_million_rows_take_seconds_of_the_processor() -> None:
     candidate, champion = predictions(1_000_000, right=0.801, seed=1), predictions(1_000_000, right=0.8, seed=2)
-    started = time.monotonic()
+    started = time.process_time()
     gain = paired_gain(candidate, champion, metric="accuracy")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     # Standard error of the paired difference: disagreements are rare enough that the interval is narrow.
     assert gain.high - gain.low < 0.005
 

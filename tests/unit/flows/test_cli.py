@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main as cli
-from flows.cli import table as cli_commands
 from flows.cli.command import Command, Invocation, Option, Outcome
 from flows.cli.help import command_help, overview
 from flows.cli.options import parse, setting_flags
@@ -56,18 +55,18 @@ def wait_for_signal(invocation: Invocation) -> Outcome:
     return Outcome({})
 
 
+OF_THE_TESTS = ("echo", "fail_input", "fail_running", "fail_foreign", "interrupt")
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cli_test_commands", sys.modules[__name__])
-    names = ("echo", "fail_input", "fail_running", "fail_foreign", "interrupt")
-    table = tuple(Command(name, name, f"cli_test_commands:{name}", ("train",)) for name in names)
-    monkeypatch.setattr(cli_commands, "COMMANDS", table)
-    monkeypatch.setattr(cli, "COMMANDS", table)
     monkeypatch.setattr(cli, "_quiet", lambda debug: contextlib.nullcontext())
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = cli.main(list(words))
+    own = tuple(Command(name, name, f"cli_test_commands:{name}", ("train",)) for name in OF_THE_TESTS)
+    code = cli.main(list(words), own if words[0] in OF_THE_TESTS else COMMANDS)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -237,7 +236,7 @@ def test_help_says_type_bound_and_default(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_overview_lists_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    text = overview()
+    text = overview(COMMANDS)
     assert max(len(line) for line in text.splitlines()) <= 100
     assert all(command.name in text for command in COMMANDS)
 
@@ -284,10 +283,9 @@ def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code:
         "module = importlib.util.module_from_spec(spec)\n"
         "sys.modules['cli_test_commands'] = module\n"
         "spec.loader.exec_module(module)\n"
-        "from flows.cli import command, main, table\n"
+        "from flows.cli import command, main\n"
         "wait = command.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ())\n"
-        "table.COMMANDS = main.COMMANDS = (wait,)\n"
-        "sys.exit(main.main(['wait', '--data.source', sys.argv[1]]))\n"
+        "sys.exit(main.main(['wait', '--data.source', sys.argv[1]], (wait,)))\n"
     )
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, "-c", script, str(mark)], stderr=subprocess.PIPE, text=True, env=environ) as child:

@@ -10,7 +10,7 @@ import pytest
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.settings import Settings
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.train_step import Factories, train
@@ -19,11 +19,6 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)  # for toy.py, which workers import by name too
 
 Train = Callable[..., StepResult]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache")))
 
 
 def sealed(store: ArtifactStore, kind: str) -> ArtifactRef:
