@@ -93,7 +93,14 @@ def test_several_contradictions_are_told_together() -> None:
     ],
 )
 def test_settings_that_fit_are_taken(flags: dict[str, Any], environ: dict[str, str]) -> None:
-    load_settings(flags, environ=environ)
+    settings = load_settings(flags, environ=environ)
+    for group, given in flags.items():
+        taken = getattr(settings, group).model_dump()
+        assert {name: taken[name] for name in given} == {name: _as_kept(value) for name, value in given.items()}
+
+
+def _as_kept(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("master", ["local[0]", "local[x]", "mesos://h", "", "spark://", "none "])
