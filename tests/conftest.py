@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parent))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures that every folder of tests has."""
-    for name in ("s3_servers", "s3_front", "trained_models", "prefect_stand", "shown_commands"):
+    for name in ("s3_servers", "s3_front", "trained_models", "prefect_stand", "shown_commands", "edited_sources"):
         config.pluginmanager.register(importlib.import_module(name), name)
 
 

@@ -34,6 +34,8 @@ from ts4s_core.errors import DataError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings, StorageSettings
 
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 BATCH_ROWS = 1_024
 BATCH_CHARS = 8 * 2**20
 _LabelsAndText = tuple[tuple[str, ...], str]
@@ -186,6 +188,7 @@ def prepare_dataset(
     plan = scan.side_plan
     key = step_key(
         "dataset",
+        entries=ENTRIES,
         inputs={"rows": scan.fingerprint, "tokenizer": tokenizer_hash},
         settings={
             "max_length": settings.model.max_length,

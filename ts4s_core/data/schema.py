@@ -15,6 +15,9 @@ ROWS_PER_BUCKET = 49_152
 # A bucket is held in memory as a whole.
 TEXT_BYTES_PER_BUCKET = 256 * 2**20
 ID_BYTES = 16
+#: What the dataset of a language model says of itself, and its file of the windows in each row group.
+TASK = "language-model"
+WINDOWS_FILE = "windows.json"
 
 
 def side_schema(*, multi_label: bool) -> pa.Schema:

@@ -15,6 +15,8 @@ from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import GenerateSettings, Settings
 
 STEP = "generate"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 #: Tokens of held-out text that a sample goes on from, where no prompt is given.
 PROMPT_TOKENS = 4
 #: Prompt where no text may be quoted.
@@ -56,7 +58,7 @@ def generate_texts(
         store,
         kind="text",
         name=settings.name,
-        key=step_key("text", inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
+        key=step_key("text", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
         settings=bearing,
         upstream={"trained": trained},
         reuse=settings.reuse,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ts4s_core.models.trainable import TrainableModel
 
 STEP = "import"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 STAGES = 2
 DEFAULT_DROPOUT = 0.1
 #: Settings of the group ``model`` that a network is made by.
@@ -127,7 +129,7 @@ def make_network(settings: Settings, store: ArtifactStore, *, tokenizer: Path, p
         store,
         kind="model",
         name=settings.name,
-        key=step_key("network", inputs=inputs, settings=bearing),
+        key=step_key("network", entries=ENTRIES, inputs=inputs, settings=bearing),
         settings=bearing,
         upstream={},
         reuse=settings.reuse,
@@ -148,7 +150,7 @@ def continue_network(settings: Settings, store: ArtifactStore, *, trained: Artif
         store,
         kind="model",
         name=settings.name,
-        key=step_key("network", inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
+        key=step_key("network", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
         settings=bearing,
         upstream={"onnx": trained},
         reuse=settings.reuse,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ts4s_core.onnx.sources.resolve import ModelSource
 
 STEP = "import"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 STAGES = 3
 
 
@@ -65,7 +67,7 @@ def import_model(
         store,
         kind="model",
         name=settings.name,
-        key=step_key("model", inputs={"onnx": store.manifest(onnx_ref).content_sha256}, settings=bearing),
+        key=step_key("model", entries=ENTRIES, inputs={"onnx": store.manifest(onnx_ref).content_sha256}, settings=bearing),
         settings=bearing,
         upstream={"onnx": onnx_ref},
         reuse=settings.reuse,

@@ -31,6 +31,8 @@ from ts4s_core.settings import Settings
 Embeddings = Literal["none", "mean", "first"]
 Form = Literal["parquet", "vectors"]
 STAGE = "predict"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 #: ONNX Runtime against PyTorch before a job: a mistake shows as 1e-2 and more, FP32 rounding stays far below.
 TOLERANCE = 1e-4
 _LOG = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, opt
         "embeddings": options.embeddings,
         "form": options.form,
     }
-    key = step_key("predictions", inputs={"trained": store.manifest(model).content_sha256}, settings=bearing)
+    key = step_key("predictions", entries=ENTRIES, inputs={"trained": store.manifest(model).content_sha256}, settings=bearing)
     return ArtifactTarget(store, trained=model, key=key, settings=bearing)
 
 

@@ -57,16 +57,20 @@ def test_slug_is_a_name_and_tells_sources_apart(first: str, second: str) -> None
     assert (slug(first) == slug(second)) == (first == second)
 
 
-def test_key_hangs_on_inputs_settings_and_kind_only() -> None:
-    key = step_key("model", inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.5})
-    assert key == step_key("model", inputs={"dataset": "2", "onnx": "1"}, settings={"b": 0.5, "a": 1})
+ENTRIES = ("ts4s_core.errors",)
+
+
+def test_key_hangs_on_inputs_settings_kind_and_code_only() -> None:
+    key = step_key("model", entries=ENTRIES, inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.5})
+    assert key == step_key("model", entries=ENTRIES, inputs={"dataset": "2", "onnx": "1"}, settings={"b": 0.5, "a": 1})
     assert len(key) == 64
     others = [
-        step_key("trained", inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.5}),
-        step_key("model", inputs={"onnx": "2", "dataset": "1"}, settings={"a": 1, "b": 0.5}),
-        step_key("model", inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.25}),
+        step_key("trained", entries=ENTRIES, inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.5}),
+        step_key("model", entries=ENTRIES, inputs={"onnx": "2", "dataset": "1"}, settings={"a": 1, "b": 0.5}),
+        step_key("model", entries=ENTRIES, inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.25}),
+        step_key("model", entries=["ts4s_core.progress"], inputs={"onnx": "1", "dataset": "2"}, settings={"a": 1, "b": 0.5}),
     ]
-    assert len({key, *others}) == 4
+    assert len({key, *others}) == 5
 
 
 def test_key_refuses_what_is_no_json() -> None:

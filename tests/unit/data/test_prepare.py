@@ -111,13 +111,19 @@ def test_a_row_keeps_its_side_as_data_grow(prepare: Prepare, sentences: Rows, tm
     assert sides[0].items() <= sides[1].items()
 
 
-def test_a_done_step_is_found_whatever_its_path(prepare: Prepare, tsv: Path, tmp_path: Path) -> None:
+def test_a_done_step_is_found_whatever_its_path(
+    prepare: Prepare, tsv: Path, tmp_path: Path, edited: Callable[[str], None]
+) -> None:
     first = prepare(tsv)
     (tmp_path / "copy.tsv").write_bytes(tsv.read_bytes() + b"\n\n")
     again = prepare(tmp_path / "copy.tsv")
     assert (again.result.reused, again.result.ref) == (True, first.result.ref)
     for changed in ({"max_length": 9}, {"seed": 1}, {"test_fraction": 0.3}, {"max_rows": 300}):
         assert prepare(tsv, **changed).result.ref != first.result.ref
+    edited("evaluation/report/page.py")
+    assert prepare(tsv).result.ref == first.result.ref
+    edited("data/tokenizers.py")
+    assert not prepare(tsv).result.reused
 
 
 def test_max_rows_keeps_copies_within_the_limit(prepare: Prepare, sentences: Rows, tmp_path: Path) -> None:

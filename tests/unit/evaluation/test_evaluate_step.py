@@ -86,8 +86,8 @@ def test_a_first_version_is_reported_whole(
         assert shown in page
 
 
-def test_the_same_again_is_found_and_another_metric_is_not(
-    store: ArtifactStore, prepare: Make, train: Make, run: Make, lines: Make, weights: Make
+def test_the_same_again_is_found_and_another_metric_or_code_is_not(
+    store: ArtifactStore, prepare: Make, train: Make, run: Make, lines: Make, weights: Make, edited: Callable[[str], None]
 ) -> None:
     dataset = prepare(lines(300))
     trained = train(dataset, weights(3.0))
@@ -98,6 +98,10 @@ def test_the_same_again_is_found_and_another_metric_is_not(
     assert not other.reused
     assert read_decision(store, other.ref).figures["metric"] == "loss"
     assert not run(trained, dataset, changes={"reuse": False}).reused
+    edited("training/step/engine.py")
+    assert run(trained, dataset).reused
+    edited("evaluation/report/page.py")
+    assert not run(trained, dataset).reused
 
 
 def test_a_better_candidate_beats_the_champion_and_a_worse_one_does_not(

@@ -40,6 +40,7 @@ def run(store: ArtifactStore) -> Train:
         ledger: Path | None = None,
         launcher: Launcher | None = None,
         progress: Any = None,
+        reuse: bool = False,
         **settings: Any,
     ) -> StepResult:
         for kind in ("dataset", "model"):
@@ -53,7 +54,7 @@ def run(store: ArtifactStore) -> Train:
             "ledger": str(ledger) if ledger else None,
         } | settings
         return train(
-            Settings(name=name, train=values, storage=store.storage.settings, reuse=False, spark={"master": "none"}),
+            Settings(name=name, train=values, storage=store.storage.settings, reuse=reuse, spark={"master": "none"}),
             store,
             launcher or LocalLauncher(threads_per_worker=1, python_path=[HERE]),
             **refs,

@@ -53,6 +53,16 @@ def test_any_number_of_workers_and_either_exchange_give_one_hash(run, store, tmp
     assert "head.weight" in load_file(folder / "model.safetensors")
 
 
+def test_a_training_is_found_until_code_that_it_reaches_changes(run, edited):
+    first = run(max_steps=1, reuse=True)
+    edited("evaluation/report/page.py")
+    again = run(max_steps=1, reuse=True)
+    assert (again.ref, again.reused) == (first.ref, True)
+    edited("training/worker/loop.py")
+    anew = run(max_steps=1, reuse=True)
+    assert (anew.reused, anew.facts["weights_sha256"]) == (False, first.facts["weights_sha256"])
+
+
 def test_steps_take_as_long_as_they_wait_for_their_rows(run, store):
     """Three epochs of one window each, read by one thread: no step of the third can begin before 3 s."""
     result = run(epochs=3, extra={"read_s": 1.0})

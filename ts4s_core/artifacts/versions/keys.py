@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from typing import Any
+
+from ts4s_core.artifacts.versions.reach import installed_sources
 
 DISTRIBUTION = "ts4s"
 
@@ -27,24 +29,26 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def step_key(kind: str, *, inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """Hash of a step: the kind it makes, its inputs' content hashes, the settings that bear on it, the code.
+def step_key(kind: str, *, entries: Iterable[str], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """Hash of a step: the kind it makes, its inputs' content hashes, the settings that bear on it, the code it reaches.
 
     Args:
         kind: kind of the artifact that the step makes.
+        entries: where its code begins: modules or ``module:name``, see :mod:`ts4s_core.artifacts.versions.reach`.
         inputs: content hash of every input by role, e.g. ``{"dataset": manifest.content_sha256}``.
         settings: the settings that change the result, as JSON values.
 
     Returns:
         64 hex digits.
     """
-    record = {"kind": kind, "inputs": dict(inputs), "settings": dict(settings), "code": code_version()}
+    code = installed_sources().sha256(entries)
+    record = {"kind": kind, "inputs": dict(inputs), "settings": dict(settings), "code": code}
     return hashlib.sha256(canonical_json(record)).hexdigest()
 
 
 @functools.cache
 def code_version() -> str:
-    """Version of the distribution and a hash of the sources of ``ts4s_core`` (zipped or not)."""
+    """What a manifest says of the code that made a version: the distribution's and a hash of all sources (zipped or not)."""
     try:
         version = metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:  # an executor that has only the shipped zip

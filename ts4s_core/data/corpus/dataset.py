@@ -6,8 +6,8 @@ import json
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.manifest import Manifest
-from ts4s_core.data.corpus.prepare import TASK, WINDOWS_FILE
 from ts4s_core.data.dataset import Dataset
+from ts4s_core.data.schema import TASK, WINDOWS_FILE
 from ts4s_core.errors import DataError, IntegrityError
 
 

@@ -21,7 +21,7 @@ from ts4s_core.data.corpus.tokens import Encoded, TextTokenizer
 from ts4s_core.data.corpus.window_starts import starts_of
 from ts4s_core.data.data_engine import GROUP_COLUMN, DataEngine
 from ts4s_core.data.formats.rows import Tally
-from ts4s_core.data.schema import ID_BYTES, blocks_per_group, text_buckets_for, text_schema
+from ts4s_core.data.schema import ID_BYTES, TASK, WINDOWS_FILE, blocks_per_group, text_buckets_for, text_schema
 from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
 from ts4s_core.data.sides import SIDES, SidePlan
 from ts4s_core.data.tokenizers import pad_id_of
@@ -29,8 +29,8 @@ from ts4s_core.errors import DataError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings, StorageSettings
 
-TASK = "language-model"
-WINDOWS_FILE = "windows.json"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 #: Read at once: a batch is cut into as many pieces as there are groups, and each piece costs the same, however small.
 BATCH_BYTES = 8 * 2**20
 TEXTS_AT_ONCE = 256
@@ -180,7 +180,7 @@ def prepare_text(
         store,
         kind="dataset",
         name=settings.name,
-        key=step_key("dataset", inputs={"rows": scan.fingerprint}, settings=bearing),
+        key=step_key("dataset", entries=ENTRIES, inputs={"rows": scan.fingerprint}, settings=bearing),
         settings={"data": settings.plain()["data"], "task": TASK},
         upstream={},
         reuse=settings.reuse,

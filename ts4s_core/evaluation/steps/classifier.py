@@ -24,6 +24,9 @@ from ts4s_core.evaluation.steps.evaluation import Evaluation, add_page
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
+
 
 def evaluate(
     settings: Settings,
@@ -60,7 +63,7 @@ def evaluate(
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
     # Approval comes after the report: it bears on nothing in it.
     wanted = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
-    return run.run({"evaluate": wanted, "show_text": settings.data.show_text}, functools.partial(_build, run))
+    return run.run({"evaluate": wanted, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=ENTRIES)
 
 
 def _build(run: Evaluation, writer: ArtifactWriter) -> None:

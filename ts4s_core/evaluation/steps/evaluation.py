@@ -6,7 +6,7 @@ import csv
 import datetime
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +65,13 @@ class Evaluation:
         """Whom the gate compares the version with; a version is not compared with itself."""
         return None if self.itself else self.champion
 
-    def run(self, wanted: Mapping[str, Any], build: Callable[[ArtifactWriter], None]) -> StepResult:
+    def run(self, wanted: Mapping[str, Any], build: Callable[[ArtifactWriter], None], *, entries: Iterable[str]) -> StepResult:
         """The report that is there already, or the one that ``build`` writes.
 
         Args:
             wanted: the settings that bear on the report.
             build: writes the files and sets ``writer.facts``.
+            entries: where its code begins, see :func:`ts4s_core.artifacts.versions.keys.step_key`.
         """
         store, settings = self.store, self.settings
         if self.itself and settings.reuse:
@@ -87,7 +88,7 @@ class Evaluation:
             store,
             kind=KIND,
             name=settings.name,
-            key=step_key(KIND, inputs=inputs, settings=wanted),
+            key=step_key(KIND, entries=entries, inputs=inputs, settings=wanted),
             settings=wanted,
             upstream={"trained": self.trained, "dataset": self.dataset} | against,
             reuse=settings.reuse,

@@ -26,6 +26,9 @@ from ts4s_core.language.word_vectors import write_word_vectors
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
+
 
 def evaluate_language(
     settings: Settings,
@@ -71,7 +74,7 @@ def evaluate_language(
         "prompts": list(prompts),
         "words": words_of(settings),
     }
-    return run.run(wanted, functools.partial(_build, run, prompts))
+    return run.run(wanted, functools.partial(_build, run, prompts), entries=ENTRIES)
 
 
 def words_of(settings: Settings) -> list[str]:

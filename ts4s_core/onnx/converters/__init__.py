@@ -11,7 +11,15 @@ import importlib
 
 from ts4s_core.onnx.onnx2torch_library import import_library
 
-FAMILIES = ("newer_opsets", "shapes", "reductions", "normalisation", "attention", "native")
+#: By their whole names, which a step's key follows.
+FAMILIES = (
+    "ts4s_core.onnx.converters.newer_opsets",
+    "ts4s_core.onnx.converters.shapes",
+    "ts4s_core.onnx.converters.reductions",
+    "ts4s_core.onnx.converters.normalisation",
+    "ts4s_core.onnx.converters.attention",
+    "ts4s_core.onnx.converters.native",
+)
 
 # The modules of this package import onnx2torch by name.
 import_library()
@@ -20,4 +28,4 @@ import_library()
 def register_all() -> None:
     """Register every converter, once in a process."""
     for family in FAMILIES:
-        importlib.import_module(f"{__name__}.{family}")
+        importlib.import_module(family)

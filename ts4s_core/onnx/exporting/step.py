@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ts4s_core.artifacts.writer import ArtifactWriter
 
 STEP = "export"
+#: Where the code of this step begins, for its key.
+ENTRIES = (__name__,)
 STAGES = 3
 
 
@@ -55,7 +57,7 @@ def export_model(
         store,
         kind="onnx",
         name=source.slug,
-        key=step_key("onnx", inputs={"source": source.identity}, settings={"opset": OPSET, "task": source.task}),
+        key=step_key("onnx", entries=ENTRIES, inputs={"source": source.identity}, settings={"opset": OPSET, "task": source.task}),
         settings={"model": {"source": settings.model.source, "tokenizer": settings.model.tokenizer, "task": settings.model.task}},
         upstream={},
         reuse=settings.reuse,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 #: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
 _one_fit = threading.Lock()
 _NO_END = 100_000
+FACTORIES = Factories(model="ts4s_core.modules.job_module:module_of_job", rows="ts4s_core.modules.table_rows:rows_of_table")
 #: What a fitted model says of its training.
 _FACTS = (
     "steps",
@@ -209,9 +210,6 @@ class Fit:
             "form": form.to_json(),
             "labelled": kind != "none",
         }
-        factories = Factories(
-            model="ts4s_core.modules.job_module:module_of_job", rows="ts4s_core.modules.table_rows:rows_of_table", extra=extra
-        )
         step = train(
             settings,
             store,
@@ -219,7 +217,7 @@ class Fit:
             dataset=dataset,
             model=begin_model(store, task.start),
             progress=_on_stderr if value("verbose") else silent,
-            factories=factories,
+            factories=replace(FACTORIES, extra=extra),
         )
         facts = {name: step.facts[name] for name in _FACTS if name in step.facts}
         return replace(

@@ -33,6 +33,8 @@ from ts4s_core.training.settings_checks import bearing_settings, check_strategy
 
 log = logging.getLogger(__name__)
 
+#: What every launcher starts, in processes of its own.
+WORKER = "ts4s_core.training.worker.worker"
 #: Files of the model artifact that the trained one has its own of, or that say nothing of it.
 _NOT_COPIED = ("model.safetensors", "parity.json")
 
@@ -45,6 +47,11 @@ class Factories:
     rows: str = TrainJob.rows_factory
     extra: Mapping[str, Any] | None = None
     exchange: str = "auto"
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Where the code of a training begins: on the driver, in a worker, and what makes the model and the rows."""
+        return (__name__, WORKER, self.model, self.rows)
 
 
 def train(
@@ -77,7 +84,7 @@ def train(
         "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
     }
     inputs = {"dataset": store.manifest(dataset).content_sha256, "model": store.manifest(model).content_sha256}
-    key = step_key("trained", inputs=inputs, settings=bearing)
+    key = step_key("trained", entries=factories.entries, inputs=inputs, settings=bearing)
 
     def build(writer: ArtifactWriter) -> None:
         job = TrainJob(
