@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from toy import step_row
 
 from ts4s_core.errors import (
     IntegrityError,
@@ -15,6 +16,7 @@ from ts4s_core.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
+from ts4s_core.training.control.messages import Started, Stepped
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.attempts import Attempts
 from ts4s_core.training.driver.metrics import Metrics
@@ -43,9 +45,8 @@ class Failing:
         self.world_sizes.append(world_size)
         error, step = self.failures.pop(0)
         if step:
-            self.metrics.listen(0, {"type": "start", "step": 0, "steps": 9, "metrics": []})
-            row = {"step": step, "loss": 1.0, "tokens": 1, "milliseconds": 1.0}
-            self.metrics.listen(0, {"type": "metrics", "rows": [row]})
+            self.metrics.listen(0, Started(step=0, steps=9, metrics=[]))
+            self.metrics.listen(0, Stepped(rows=[step_row(step)]))
         raise error
 
 

@@ -10,12 +10,13 @@ import pytest
 from ts4s_core.errors import NonFiniteError, WorkerLostError
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient, LogToDriver
+from ts4s_core.training.control.messages import Progressing, Result, WorkerResult
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.job import TrainJob
 
 
 @pytest.fixture
-def heard() -> list[tuple[int, dict]]:
+def heard() -> list[tuple[int, Progressing]]:
     return []
 
 
@@ -43,7 +44,7 @@ def test_warnings_of_workers_are_the_drivers(heard, caplog):
             logging.getLogger("ts4s_core.training.checkpoints.writer").error("told by other ways")
         finally:
             own.removeHandler(handler)
-        client.done({}, timeout_s=10)
+        client.done(WorkerResult(rank=0, steps=3), timeout_s=10)
         assert server.finished
     forwarded = [
         record.getMessage()
@@ -51,7 +52,7 @@ def test_warnings_of_workers_are_the_drivers(heard, caplog):
         if record.name == "ts4s_core.training.control.server" and record.levelno >= logging.WARNING
     ]
     assert forwarded == [f"worker 0 on {socket.gethostname()}: checkpoint of step 7 was not written"]
-    assert [message["type"] for _rank, message in heard] == ["result"]
+    assert heard == [(0, Result(result=WorkerResult(rank=0, steps=3)))]
 
 
 def test_values_are_gathered_in_rank_order_and_results_arrive(heard):
@@ -71,10 +72,10 @@ def test_values_are_gathered_in_rank_order_and_results_arrive(heard):
         assert answers == {10: [10, 11], 11: [10, 11]}
         assert {rank: info.host for rank, info in server.workers().items()} == dict.fromkeys((0, 1), socket.gethostname())
         for rank, client in zip((1, 0), clients, strict=True):
-            client.done({"rank": rank}, timeout_s=10)
+            client.done(WorkerResult(rank=rank, steps=3), timeout_s=10)
         assert server.finished
         assert server.failure is None
-    assert [(rank, message["result"]) for rank, message in heard] == [(1, {"rank": 1}), (0, {"rank": 0})]
+    assert heard == [(rank, Result(result=WorkerResult(rank=rank, steps=3))) for rank in (1, 0)]
 
 
 def test_a_silent_worker_fails_the_attempt_and_the_others_are_told(heard):

@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 import torch
 import torch.nn.functional as F
-from toy import ToyRows
+from toy import ToyRows, step_row
 
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.settings import TrainSettings
@@ -13,6 +13,7 @@ from ts4s_core.training.batches.batch import RowBlock, collate
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import planned_steps
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
+from ts4s_core.training.control.messages import Started, Stepped
 from ts4s_core.training.driver.attempts import largest_divisor
 from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction, speed
 from ts4s_core.training.optimisers.schedule import learning_rate
@@ -93,29 +94,19 @@ def test_settings_that_bear_on_the_weights():
 def test_metrics_of_a_resumed_run_have_each_step_once():
     shown = []
     metrics = Metrics(lambda stage, fields: shown.append((stage, dict(fields))))
-    row = {
-        "epoch": 0,
-        "loss": 0.5,
-        "learning_rate": 1.0,
-        "grad_norm": 1.0,
-        "tokens": 90,
-        "padded_tokens": 100,
-        "milliseconds": 100.0,
-    }
-    row |= {"tokens_per_s": 900.0, "memory": 1.0}
-    rows = [{"step": step, **row} for step in range(1, 6)]
-    metrics.listen(0, {"type": "start", "step": 0, "steps": 6, "metrics": []})
-    metrics.listen(0, {"type": "metrics", "rows": rows})
-    metrics.listen(0, {"type": "start", "step": 3, "steps": 6, "metrics": rows[:3]})
-    metrics.listen(0, {"type": "metrics", "rows": rows[3:4]})
-    assert [found["step"] for found in metrics.rows()] == [1, 2, 3, 4]
+    rows = [step_row(step) for step in range(1, 6)]
+    metrics.listen(0, Started(step=0, steps=6, metrics=[]))
+    metrics.listen(0, Stepped(rows=rows))
+    metrics.listen(0, Started(step=3, steps=6, metrics=rows[:3]))
+    metrics.listen(0, Stepped(rows=rows[3:4]))
+    assert [found.step for found in metrics.rows()] == [1, 2, 3, 4]
     assert shown[-1] == ("train", {"step": 4, "steps": 6, "loss": 0.5, "tokens_per_s": 900, "seconds_left": 0.2})
     assert speed(metrics.rows()) == pytest.approx(900)
     assert padding_fraction(metrics.rows()) == pytest.approx(0.1)
     assert as_csv(rows[:1]).decode().splitlines() == [
         "step,epoch,loss,accuracy,validation_loss,learning_rate,grad_norm,predictions,tokens,padded_tokens,tokens_per_s,"
         "milliseconds,memory,memory_per_worker",
-        "1,0,0.5,,,1.0,1.0,,90,100,900.0,100.0,1.0,",
+        "1,0,0.5,,,1.0,1.0,0,90,100,900.0,100.0,1.0,",
     ]
 
 

@@ -17,6 +17,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.onnx.seeded_dropout import SeededDropout, seed_dropout
 from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.step_rows import StepRow
 from ts4s_core.training.worker.factories import BuiltModel
 
 VOCABULARY, WIDTH, CLASSES = 3_000, 24, 3  # a table large enough that its gradient comes as rows
@@ -116,3 +117,19 @@ class ToyRows:
 
 def rows(job: TrainJob, _store: ArtifactStore) -> ToyRows:
     return ToyRows(job.extra.get("rows", 70), read_s=job.extra.get("read_s", 0.0))
+
+
+def step_row(step: int) -> StepRow:
+    """A row of ``metrics.csv``: 90 of 100 tokens are real, in a tenth of a second."""
+    return StepRow(
+        step=step,
+        epoch=0,
+        loss=0.5,
+        learning_rate=1.0,
+        grad_norm=1.0,
+        tokens=90,
+        padded_tokens=100,
+        tokens_per_s=900.0,
+        milliseconds=100.0,
+        memory=1.0,
+    )

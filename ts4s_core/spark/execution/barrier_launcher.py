@@ -16,14 +16,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
+from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.spark.session.executor_figures import executor_figures
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.jvm import answer_of
+from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -64,20 +66,20 @@ class Task:
     address: str
 
 
-def train_worker(task: Task) -> dict[str, Any]:
+def train_worker(task: Task) -> JsonObject:
     """Run the training worker of a task."""
     from ts4s_core.training.control.server import ControlAddress
     from ts4s_core.training.job import TrainJob
     from ts4s_core.training.worker.worker import run_worker
 
-    result: dict[str, Any] = run_worker(
+    result = run_worker(
         TrainJob.from_wire(task.job),
         rank=task.rank,
         world_size=task.world_size,
         control=ControlAddress.from_wire(task.control),
         address=task.address,
     )
-    return result
+    return result.to_json()
 
 
 class BarrierLauncher:
@@ -96,7 +98,7 @@ class BarrierLauncher:
         *,
         threads_per_worker: int,
         workers: int,
-        work: Callable[[Task], dict[str, Any]] = train_worker,
+        work: Callable[[Task], JsonObject] = train_worker,
     ) -> None:
         self._session = session
         self._threads = threads_per_worker
@@ -111,7 +113,7 @@ class BarrierLauncher:
         """Workers that can run at once; waits for executors that are still registering, at most a minute."""
         return slots(self._session(), wanted=self._workers)
 
-    def figures(self) -> list[dict[str, Any]]:
+    def figures(self) -> list[ExecutorFigures]:
         """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""
         return answer_of(lambda: executor_figures(self._session()), [])
 
@@ -148,7 +150,7 @@ class BarrierLauncher:
 class _Stage:
     """One attempt: a Spark job in a thread of its own, so that it can be cancelled."""
 
-    def __init__(self, session: SparkSession, *, work: Callable[[Task], dict[str, Any]], threads: int) -> None:
+    def __init__(self, session: SparkSession, *, work: Callable[[Task], JsonObject], threads: int) -> None:
         self._context = session.sparkContext
         self._work = work
         self._threads = threads
@@ -218,7 +220,7 @@ class _Stage:
 
 
 def task_body(
-    job: str, control: str, *, world_size: int, work: Callable[[Task], dict[str, Any]], threads: int
+    job: str, control: str, *, world_size: int, work: Callable[[Task], JsonObject], threads: int
 ) -> Callable[[Iterable[int]], Iterable[str]]:
     """The function of the stage: yields one JSON result a task."""
 

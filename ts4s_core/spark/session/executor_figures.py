@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from ts4s_core.training.facts import ExecutorFigures
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -26,7 +28,7 @@ _FIGURES = {
 _PEAKS = {"peak_jvm_heap": "JVMHeapMemory", "peak_python_rss": "ProcessTreePythonRSSMemory"}
 
 
-def executor_figures(session: SparkSession) -> list[dict[str, Any]]:
+def executor_figures(session: SparkSession) -> list[ExecutorFigures]:
     """A row of figures for every executor since the session began; none if Spark does not tell."""
     try:
         found = session.sparkContext._jsc.sc().statusStore().executorList(False)
@@ -36,9 +38,9 @@ def executor_figures(session: SparkSession) -> list[dict[str, Any]]:
         return []
 
 
-def _figures(summary: Any) -> dict[str, Any]:
-    figures = {"executor": str(summary.id()), "host": str(summary.hostPort()).rpartition(":")[0]}
-    numbers: dict[str, Any] = {name: int(getattr(summary, getter)()) for name, getter in _FIGURES.items()}
+def _figures(summary: Any) -> ExecutorFigures:
+    figures: ExecutorFigures = {"executor": str(summary.id()), "host": str(summary.hostPort()).rpartition(":")[0]}
+    numbers: ExecutorFigures = {name: int(getattr(summary, getter)()) for name, getter in _FIGURES.items()}
     peaks = summary.peakMemoryMetrics()
     if peaks.isDefined():
         numbers |= {name: int(peaks.get().getMetricValue(metric)) for name, metric in _PEAKS.items()}

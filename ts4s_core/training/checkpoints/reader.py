@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ class Checkpoint:
 
     def progressed(self) -> Progressed:
         """Where the run stood."""
-        return Progressed(**json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8")))
+        return Progressed.from_json((self.folder / STATE_FILE).read_text(encoding="utf-8"), of=self.folder.name)
 
     def weights(self) -> dict[str, Array]:
         """Trainable weights by stored name."""

@@ -8,7 +8,6 @@ are, so that ranks of another world size find theirs. Rank 0 seals when every ra
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
@@ -132,5 +131,5 @@ def _files(snapshot: Snapshot, *, rank: int) -> Iterator[tuple[str, Callable[[Pa
         if weights is not None:
             yield name, functools.partial(write_tensors, tensors=weights)
     if snapshot.weights is not None:
-        state = json.dumps(asdict(snapshot.progressed), allow_nan=False) + "\n"
+        state = snapshot.progressed.to_json()
         yield STATE_FILE, lambda local: local.write_text(state, encoding="utf-8")

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import threading
 from typing import Any, NoReturn
 
-from ts4s_core.errors import Ts4sError, WorkerLostError, one_line, to_wire
+from ts4s_core.errors import Ts4sError, WorkerLostError, one_line
 from ts4s_core.training.control.address import ControlAddress
+from ts4s_core.training.control.messages import (
+    Beat,
+    Bye,
+    Done,
+    Failed,
+    FromWorker,
+    Gather,
+    Gathered,
+    Hello,
+    Note,
+    Result,
+    Warned,
+    WorkerResult,
+    encoded,
+    from_driver,
+)
 from ts4s_core.training.control.server import MAX_LINE_BYTES
 
 log = logging.getLogger(__name__)
@@ -40,14 +55,13 @@ class ControlClient:
             raise WorkerLostError(f"Rank {rank} cannot reach the driver at {address.host}:{address.port}: {exc}") from exc
         self._connection.settimeout(None)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        hello = {"secret": address.secret, "rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "address": own_address}
-        self.send(hello)
+        self.send(Hello(secret=address.secret, rank=rank, host=socket.gethostname(), pid=os.getpid(), address=own_address))
         for target in (self._listen, self._beat):
             threading.Thread(target=target, name=f"control-{target.__name__.strip('_')}", daemon=True).start()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Hello | FromWorker) -> None:
         """Send one message; a driver that is gone ends this process."""
-        data = json.dumps(message, allow_nan=False).encode() + b"\n"
+        data = encoded(message)
         try:
             with self._sending:
                 self._connection.sendall(data)
@@ -61,7 +75,7 @@ class ControlClient:
         Raises:
             WorkerLostError: if a peer does not bring its value in time.
         """
-        self.send({"type": "gather", "key": key, "value": value})
+        self.send(Gather(key=key, value=value))
         with self._news:
             if not self._news.wait_for(lambda: key in self._gathered, timeout=timeout_s):
                 raise WorkerLostError(f"Peers did not answer {key!r} within {timeout_s:g} s")
@@ -69,12 +83,12 @@ class ControlClient:
 
     def fail(self, error: Ts4sError) -> None:
         """Tell the driver why this worker ends."""
-        self.send({"type": "error", "error": to_wire(error)})
+        self.send(Failed.by(error))
 
-    def done(self, result: dict[str, Any], *, timeout_s: float) -> None:
+    def done(self, result: WorkerResult, *, timeout_s: float) -> None:
         """Tell the driver that all went well, and close."""
-        self.send({"type": "result", "result": result})
-        self.send({"type": "done"})
+        self.send(Result(result=result))
+        self.send(Done())
         if not self._closed.wait(timeout_s):
             raise WorkerLostError(f"The driver did not take the result within {timeout_s:g} s")
         self._connection.close()
@@ -83,12 +97,12 @@ class ControlClient:
         try:
             with self._connection.makefile("rb") as lines:
                 while line := lines.readline(MAX_LINE_BYTES):
-                    message = json.loads(line)
-                    if message["type"] == "gathered":
+                    message = from_driver(line)
+                    if isinstance(message, Gathered):
                         with self._news:
-                            self._gathered[message["key"]] = message["values"]
+                            self._gathered[message.key] = message.values
                             self._news.notify_all()
-                    elif message["type"] == "bye":
+                    elif isinstance(message, Bye):
                         self._closed.set()
                         return
                     else:
@@ -99,12 +113,12 @@ class ControlClient:
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_EVERY_S):
-            self.send({"type": "beat", "step": self.step})
+            self.send(Beat(step=self.step))
 
 
 #: What is said of the channel itself cannot go over it, nor what the driver says where it runs in the worker's process.
 _NOT_TOLD = (__name__, "ts4s_core.training.control.server")
-_KINDS = {logging.INFO: "note", logging.WARNING: "warning"}
+_KINDS: dict[int, type[Note | Warned]] = {logging.INFO: Note, logging.WARNING: Warned}
 
 
 class LogToDriver(logging.Handler):
@@ -117,7 +131,7 @@ class LogToDriver(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one."""
         if record.levelno in _KINDS and record.name not in _NOT_TOLD:
-            self._client.send({"type": _KINDS[record.levelno], "message": one_line(record.getMessage())})
+            self._client.send(_KINDS[record.levelno](message=one_line(record.getMessage())))
 
 
 def _exit(reason: str) -> NoReturn:

@@ -12,7 +12,6 @@ rendezvous is needed.
 from __future__ import annotations
 
 import hmac
-import json
 import logging
 import secrets
 import socket
@@ -22,8 +21,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ts4s_core.errors import Ts4sError, WorkerLostError, from_wire
+from ts4s_core.errors import Ts4sError, WorkerLostError
 from ts4s_core.training.control.address import ControlAddress
+from ts4s_core.training.control.messages import (
+    Abort,
+    Beat,
+    Bye,
+    Done,
+    Failed,
+    FromDriver,
+    FromWorker,
+    Gather,
+    Gathered,
+    Note,
+    Progressing,
+    Warned,
+    encoded,
+    from_worker,
+    hello_of,
+)
 
 __all__ = ["ControlAddress", "ControlServer", "WorkerInfo"]
 
@@ -36,7 +52,7 @@ CONNECT_LIMIT_S = 300.0
 _WATCH_EVERY_S = 0.2
 _HANDSHAKE_LIMIT_S = 10.0
 
-Listener = Callable[[int, dict[str, Any]], None]
+Listener = Callable[[int, Progressing], None]
 
 
 @dataclass(frozen=True)
@@ -57,8 +73,8 @@ class _Worker:
     done: bool = False
     sending: threading.Lock = field(default_factory=threading.Lock)
 
-    def send(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message, allow_nan=False).encode() + b"\n"
+    def send(self, message: FromDriver) -> None:
+        data = encoded(message)
         with self.sending:
             self.connection.sendall(data)
 
@@ -134,7 +150,7 @@ class ControlServer:
         for worker in workers:
             try:
                 worker.connection.settimeout(1.0)
-                worker.send({"type": "abort"})
+                worker.send(Abort())
             except OSError:
                 log.debug("rank %d could not be told to abort: its connection is gone", worker.info.rank)
         for callback in callbacks:
@@ -174,7 +190,7 @@ class ControlServer:
                     return
                 connection.settimeout(None)
                 while line := lines.readline(MAX_LINE_BYTES):
-                    self._handle(worker, json.loads(line))
+                    self._handle(worker, from_worker(line))
         except (OSError, ValueError) as exc:
             log.debug("control connection of %s ended: %s", peer, exc)
         finally:
@@ -185,11 +201,11 @@ class ControlServer:
                 _shut(connection)
 
     def _admit(self, connection: socket.socket, peer: str, line: bytes) -> _Worker | None:
-        hello = json.loads(line)
-        if not isinstance(hello, dict) or not hmac.compare_digest(str(hello.get("secret")), self.address.secret):
+        hello = hello_of(line)
+        if not hmac.compare_digest(hello.secret.encode(), self.address.secret.encode()):
             log.warning("a stranger at %s was turned away from the control channel", peer)
             return None
-        info = WorkerInfo(int(hello["rank"]), str(hello["host"]), int(hello["pid"]), str(hello["address"]))
+        info = WorkerInfo(hello.rank, hello.host, hello.pid, hello.address)
         worker = _Worker(info, connection, time.monotonic())
         with self._lock:
             if info.rank in self._workers or not 0 <= info.rank < self.world_size or self._closing or self.failure:
@@ -199,22 +215,25 @@ class ControlServer:
         log.info("worker %d of %d on %s is there (pid %d)", info.rank, self.world_size, info.host, info.pid)
         return worker
 
-    def _handle(self, worker: _Worker, message: dict[str, Any]) -> None:
+    def _handle(self, worker: _Worker, message: FromWorker) -> None:
         worker.heard = time.monotonic()
-        kind = message.get("type")
-        if kind == "gather":
-            self._gather(worker.info.rank, str(message["key"]), message["value"])
-        elif kind == "error":
-            self.fail(from_wire(message["error"]))
-        elif kind == "warning":
-            log.warning("worker %d on %s: %s", worker.info.rank, worker.info.host, message["message"])
-        elif kind == "note":
-            log.info("worker %d on %s: %s", worker.info.rank, worker.info.host, message["message"])
-        elif kind == "done":
-            worker.done = True
-            worker.send({"type": "bye"})
-        elif kind != "beat":
-            self._listener(worker.info.rank, message)
+        info = worker.info
+        match message:
+            case Beat():
+                pass
+            case Gather():
+                self._gather(info.rank, message.key, message.value)
+            case Failed():
+                self.fail(message.raised())
+            case Warned():
+                log.warning("worker %d on %s: %s", info.rank, info.host, message.message)
+            case Note():
+                log.info("worker %d on %s: %s", info.rank, info.host, message.message)
+            case Done():
+                worker.done = True
+                worker.send(Bye())
+            case _:
+                self._listener(info.rank, message)
 
     def _gather(self, rank: int, key: str, value: Any) -> None:
         with self._lock:
@@ -224,7 +243,7 @@ class ControlServer:
                 return
             del self._gathers[key]
             workers = list(self._workers.values())
-        answer = {"type": "gathered", "key": key, "values": [values[rank] for rank in range(self.world_size)]}
+        answer = Gathered(key=key, values=[values[rank] for rank in range(self.world_size)])
         for worker in workers:
             worker.send(answer)
 

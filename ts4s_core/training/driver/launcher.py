@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.facts import ExecutorFigures
 from ts4s_core.training.job import TrainJob
 
 
@@ -19,7 +20,7 @@ class Launcher(Protocol):
         """Worker slots that are there now; asked again before every attempt."""
         ...
 
-    def figures(self) -> list[dict[str, Any]]:
+    def figures(self) -> list[ExecutorFigures]:
         """What the cluster measured of each executor, for the statistics of a training that has ended."""
         ...
 

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ts4s_core
 from ts4s_core.errors import Ts4sError, WorkerFailedError, WorkerLostError
 from ts4s_core.training.control.client import ABORTED
 from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.facts import ExecutorFigures
 from ts4s_core.training.job import TrainJob
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class LocalLauncher:
         """Workers that have cores of their own."""
         return max(1, len(os.sched_getaffinity(0)) // self._threads)
 
-    def figures(self) -> list[dict[str, Any]]:
+    def figures(self) -> list[ExecutorFigures]:
         """None: there is no cluster."""
         return []
 

@@ -7,9 +7,11 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from ts4s_core.progress import Progress
+from ts4s_core.training.control.messages import Progressing, Result, Started, Stepped, Validated, WorkerResult
+from ts4s_core.training.step_rows import StepRow
 
 COLUMNS = (
     "step",
@@ -30,8 +32,6 @@ COLUMNS = (
 #: First steps of a run that its speed is not taken from: memory and kernels are not warm yet.
 UNSTEADY_STEPS = 2
 
-Row = dict[str, Any]
-
 
 class Metrics:
     """Collects rank 0's rows over all attempts; a resumed attempt replaces the steps that it repeats.
@@ -44,22 +44,22 @@ class Metrics:
     def __init__(self, progress: Progress) -> None:
         self.steps = 0
         self.started: float | None = None
-        self.result: dict[str, Any] = {}
+        self.result: WorkerResult | None = None
         self._progress = progress
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, StepRow] = {}
         self._lock = threading.Lock()
 
-    def listen(self, rank: int, message: dict[str, Any]) -> None:
+    def listen(self, rank: int, message: Progressing) -> None:
         """Take a message of the control channel."""
-        kind = message.get("type")
-        if kind == "start":
-            self._begin(message)
-        elif kind == "metrics":
-            self._add(message["rows"])
-        elif kind == "validation":
-            self._progress("validation", {"step": message["step"], "loss": message["loss"]})
-        elif kind == "result" and rank == 0:
-            self.result = message["result"]
+        match message:
+            case Started():
+                self._begin(message)
+            case Stepped():
+                self._add(message.rows)
+            case Validated():
+                self._progress("validation", {"step": message.step, "loss": message.loss})
+            case Result() if rank == 0:
+                self.result = message.result
 
     @property
     def last_step(self) -> int:
@@ -67,52 +67,52 @@ class Metrics:
         with self._lock:
             return max(self._rows, default=0)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[StepRow]:
         """The rows so far, in order."""
         with self._lock:
             return [self._rows[step] for step in sorted(self._rows)]
 
-    def _begin(self, message: dict[str, Any]) -> None:
+    def _begin(self, message: Started) -> None:
         with self._lock:
-            self.steps = int(message["steps"])
+            self.steps = message.steps
             self.started = self.started or time.monotonic()
-            self._rows = {row["step"]: row for row in message["metrics"]}
+            self._rows = {row.step: row for row in message.metrics}
 
-    def _add(self, rows: Sequence[Row]) -> None:
+    def _add(self, rows: Sequence[StepRow]) -> None:
         with self._lock:
-            self._rows |= {row["step"]: row for row in rows}
+            self._rows |= {row.step: row for row in rows}
         last = rows[-1]
-        seconds = sum(row["milliseconds"] for row in rows) / 1e3 / len(rows)
+        seconds = sum(row.milliseconds for row in rows) / 1e3 / len(rows)
         self._progress(
             "train",
             {
-                "step": last["step"],
+                "step": last.step,
                 "steps": self.steps,
-                "loss": last["loss"],
-                "tokens_per_s": round(sum(row["tokens"] for row in rows) / max(seconds * len(rows), 1e-9)),
-                "seconds_left": round((self.steps - last["step"]) * seconds, 1),
+                "loss": last.loss,
+                "tokens_per_s": round(sum(row.tokens for row in rows) / max(seconds * len(rows), 1e-9)),
+                "seconds_left": round((self.steps - last.step) * seconds, 1),
             },
         )
 
 
-def as_csv(rows: Sequence[Row]) -> bytes:
+def as_csv(rows: Sequence[StepRow]) -> bytes:
     """``metrics.csv``; columns that a strategy has of its own come last."""
     text = io.StringIO()
-    extra = sorted({name for row in rows for name in row}.difference(COLUMNS))
-    writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n")
+    extra = ["staleness"] if any(row.staleness is not None for row in rows) else []
+    writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(asdict(row) for row in rows)
     return text.getvalue().encode()
 
 
-def speed(rows: Sequence[Row]) -> float:
+def speed(rows: Sequence[StepRow]) -> float:
     """Real tokens a second over steady steps."""
     steady = rows[UNSTEADY_STEPS:] or rows
-    tokens, milliseconds = (float(sum(row[name] for row in steady)) for name in ("tokens", "milliseconds"))
+    tokens, milliseconds = float(sum(row.tokens for row in steady)), sum(row.milliseconds for row in steady)
     return 1e3 * tokens / max(1e-6, milliseconds)
 
 
-def padding_fraction(rows: Sequence[Row]) -> float:
+def padding_fraction(rows: Sequence[StepRow]) -> float:
     """Share of the computed tokens that are padding."""
-    padded = sum(row["padded_tokens"] for row in rows)
-    return 1 - sum(row["tokens"] for row in rows) / padded if padded else 0.0
+    padded = sum(row.padded_tokens for row in rows)
+    return 1 - sum(row.tokens for row in rows) / padded if padded else 0.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
-Row = Mapping[str, Any]
+from ts4s_core.training.facts import ExecutorFigures
+from ts4s_core.training.step_rows import StepRow
+
 _COLUMNS = (
     "epoch",
     "learning_rate",
@@ -27,7 +28,7 @@ _COLUMNS = (
 
 
 def as_text(
-    rows: Sequence[Row], *, about: Mapping[str, object], totals: Mapping[str, Any], executors: Sequence[Mapping[str, Any]]
+    rows: Sequence[StepRow], *, about: Mapping[str, object], totals: Mapping[str, object], executors: Sequence[ExecutorFigures]
 ) -> str:
     """The text.
 
@@ -38,7 +39,7 @@ def as_text(
         executors: Spark's own figures of each executor; none without Spark.
     """
     fixed = {"partitions": about.get("logical_shards"), "rows": about.get("rows")}
-    epochs = [{**_summed(list(steps)), **fixed, "epoch": epoch} for epoch, steps in groupby(rows, key=lambda row: row["epoch"])]
+    epochs = [{**_summed(list(steps)), **fixed, "epoch": epoch} for epoch, steps in groupby(rows, key=lambda row: row.epoch)]
     whole = {**_summed(rows), **fixed, "epoch": "all"} if rows else {}
     parts = [
         "ts4s training statistics",
@@ -53,25 +54,25 @@ def as_text(
     return "\n\n".join(parts) + "\n"
 
 
-def _summed(steps: Sequence[Row]) -> dict[str, Any]:
-    milliseconds, tokens = (sum(row[name] for row in steps) for name in ("milliseconds", "tokens"))
+def _summed(steps: Sequence[StepRow]) -> dict[str, object]:
+    milliseconds, tokens = sum(row.milliseconds for row in steps), sum(row.tokens for row in steps)
     last = steps[-1]
-    validated = [row["validation_loss"] for row in steps if row.get("validation_loss") is not None]
-    predictions = sum(row.get("predictions") or 0 for row in steps)
-    correct = sum((row.get("accuracy") or 0) * (row.get("predictions") or 0) for row in steps)
+    validated = [row.validation_loss for row in steps if row.validation_loss is not None]
+    predictions = sum(row.predictions for row in steps)
+    correct = sum((row.accuracy or 0) * row.predictions for row in steps)
     return {
-        "learning_rate": last["learning_rate"],
-        "loss": sum(row["loss"] for row in steps) / len(steps),
+        "learning_rate": last.learning_rate,
+        "loss": sum(row.loss for row in steps) / len(steps),
         "accuracy": correct / predictions if predictions else None,
         "validation_loss": validated[-1] if validated else None,
-        "grad_norm": sum(row["grad_norm"] for row in steps) / len(steps),
+        "grad_norm": sum(row.grad_norm for row in steps) / len(steps),
         "batches": len(steps),
         "predictions": predictions,
         "tokens": tokens,
         "tokens_per_s": 1e3 * tokens / max(milliseconds, 1e-6),
         "milliseconds": milliseconds,
-        "memory_mib": max(row["memory"] for row in steps),
-        "memory_per_worker_mib": last.get("memory_per_worker") or None,
+        "memory_mib": max(row.memory for row in steps),
+        "memory_per_worker_mib": last.memory_per_worker or None,
     }
 
 
@@ -81,7 +82,7 @@ def _listed(values: Mapping[str, object]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
 
 
-def _table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def _table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     lines = [tuple(columns), *(tuple(_shown(row.get(name)) for name in columns) for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -28,8 +28,10 @@ from ts4s_core.training.driver.attempts import Attempts, largest_divisor
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction, speed
 from ts4s_core.training.driver.statistics import as_text
+from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.job import TrainJob, storage_to_wire
 from ts4s_core.training.settings_checks import bearing_settings, check_strategy
+from ts4s_core.training.step_rows import StepRow
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +147,26 @@ def _run_and_seal(
         oldest_checkpoint=oldest_checkpoint,
     )
     attempts.run()
-    facts = {"restarts": attempts.restarts, "workers": attempts.workers, "executors": launcher.figures()}
-    _seal(writer, store, job, metrics, facts=facts, started=started)
+    rows, result = metrics.rows(), metrics.result
+    trained = result.trained if result else None
+    assert result, "an attempt that ended well has rank 0's result"
+    assert trained, "rank 0's result has the weights"
+    facts = TrainedFacts(
+        weights_sha256=trained.weights_sha256,
+        steps=result.steps,
+        tokens_per_s=round(speed(rows), 1),
+        padding_fraction=round(padding_fraction(rows), 5),
+        seconds=round(time.monotonic() - started, 3),
+        restarts=attempts.restarts,
+        workers=attempts.workers,
+        executors=launcher.figures(),
+        averages=trained.strategy.averages,
+        reproducible=trained.strategy.reproducible,
+        staleness=trained.strategy.staleness,
+        validation_loss=trained.validation_loss,
+        best_step=None if trained.validation_loss is None else trained.best_step,
+    )
+    _seal(writer, store, job, rows, weights=trained.weights, facts=facts)
 
 
 @contextlib.contextmanager
@@ -187,43 +207,39 @@ def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRe
 
 
 def _seal(
-    writer: ArtifactWriter, store: ArtifactStore, job: TrainJob, metrics: Metrics, *, facts: dict[str, Any], started: float
+    writer: ArtifactWriter,
+    store: ArtifactStore,
+    job: TrainJob,
+    rows: Sequence[StepRow],
+    *,
+    weights: FileEntry,
+    facts: TrainedFacts,
 ) -> None:
     """Fill the trained artifact: weights that rank 0 wrote, everything else of the model, and figures."""
-    rows, result, model = metrics.rows(), metrics.result, ArtifactRef.parse(job.model)
-    entry = result["weights"]
-    writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"]))
+    writer.register(weights)
+    model = ArtifactRef.parse(job.model)
     folder = store.local(model)
     for file in store.manifest(model).files:
         if file.path not in _NOT_COPIED:
             retried(functools.partial(writer.add_file, folder / file.path, file.path, identity=file.identity))
+    writer.facts = facts.to_json()
     retried(lambda: writer.add_bytes("metrics.csv", as_csv(rows), identity=False))
-    writer.facts.update(
-        weights_sha256=result["weights_sha256"],
-        steps=result["steps"],
-        tokens_per_s=round(speed(rows), 1),
-        padding_fraction=round(padding_fraction(rows), 5),
-        seconds=round(time.monotonic() - started, 3),
-        **facts,
-    )
-    writer.facts.update(result["strategy"])
-    if result["validation_loss"] is not None:
-        writer.facts.update(validation_loss=result["validation_loss"], best_step=result["best_step"])
-    retried(lambda: writer.add_bytes("stats.txt", _statistics(writer, store, job, rows).encode(), identity=False))
+    statistics = _statistics(store, job, rows, version=writer.ref.version, facts=facts)
+    retried(lambda: writer.add_bytes("stats.txt", statistics.encode(), identity=False))
     retried(lambda: writer.add_json("training.json", writer.facts, identity=False))
 
 
-def _statistics(writer: ArtifactWriter, store: ArtifactStore, job: TrainJob, rows: Sequence[Mapping[str, Any]]) -> str:
+def _statistics(store: ArtifactStore, job: TrainJob, rows: Sequence[StepRow], *, version: str, facts: TrainedFacts) -> str:
     """``stats.txt``."""
     dataset = store.manifest(ArtifactRef.parse(job.dataset)).facts
     counts = dataset.get("windows") or dataset.get("rows")
     about = {
         "name": job.name,
-        "version": writer.ref.version,
+        "version": version,
         "dataset": job.dataset,
         "model": job.model,
         "task": job.task,
         "rows": counts.get("train") if isinstance(counts, Mapping) else counts,
         **{name: job.train[name] for name in ("strategy", "logical_shards", "batch_size", "threads_per_worker")},
     }
-    return as_text(rows, about=about, totals=writer.facts, executors=writer.facts["executors"])
+    return as_text(rows, about=about, totals=facts.shown(), executors=facts.executors)

@@ -11,8 +11,6 @@ Ranks join every ``train.averaging_frequency`` steps (0: at the end of each epoc
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from safetensors import safe_open
@@ -24,6 +22,7 @@ from ts4s_core.training.exchange.buckets import attach
 from ts4s_core.training.exchange.connect import connect
 from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.exchange.peers import Peers
+from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
@@ -93,13 +92,13 @@ class Averaging(Apart):
             for name, values in self.statistics().items():
                 values[...] = file.get_tensor(f"{_STATISTIC}/{name}").numpy()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> StrategyFacts:
         """See :meth:`Strategy.facts`."""
-        return {"averages": self._averages}
+        return StrategyFacts(averages=self._averages)
 
-    def resume(self, facts: dict[str, Any]) -> None:
+    def resume(self, facts: StrategyFacts) -> None:
         """Count on from an earlier attempt's facts."""
-        self._averages = int(facts.get("averages", 0))
+        self._averages = facts.averages or 0
 
     def close(self) -> None:
         """See :meth:`Strategy.close`."""

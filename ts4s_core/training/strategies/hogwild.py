@@ -20,7 +20,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 
@@ -30,6 +29,7 @@ from ts4s_core.training.exchange.connect import share
 from ts4s_core.training.exchange.exchange import Exchange, zero_buckets
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, buckets_at
+from ts4s_core.training.facts import Staleness, StrategyFacts
 from ts4s_core.training.optimisers.adamw import SlicedOptimiser
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
@@ -231,24 +231,22 @@ class Hogwild(Apart):
         kept, self._kept = self._kept, {}
         return kept
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> StrategyFacts:
         """See :meth:`Strategy.facts`."""
         counts = self._staleness_now
         updates = counts.total()
-        return {
-            "reproducible": False,
-            "staleness": {
-                "mean": round(sum(stale * count for stale, count in counts.items()) / updates, 4) if updates else 0.0,
-                "max": max(counts, default=0),
-                "updates": updates,
-                "histogram": {str(stale): counts[stale] for stale in sorted(counts)},
-            },
-        }
+        staleness = Staleness(
+            mean=round(sum(stale * count for stale, count in counts.items()) / updates, 4) if updates else 0.0,
+            max=max(counts, default=0),
+            updates=updates,
+            histogram={str(stale): counts[stale] for stale in sorted(counts)},
+        )
+        return StrategyFacts(reproducible=False, staleness=staleness)
 
-    def resume(self, facts: dict[str, Any]) -> None:
+    def resume(self, facts: StrategyFacts) -> None:
         """Count on from an earlier attempt's facts."""
-        histogram = facts.get("staleness", {}).get("histogram", {})
-        self._staleness_before = Counter({int(stale): int(count) for stale, count in histogram.items()})
+        histogram = facts.staleness.histogram if facts.staleness else {}
+        self._staleness_before = Counter({int(stale): count for stale, count in histogram.items()})
         self._staleness_now = Counter(self._staleness_before)
 
     def close(self) -> None:

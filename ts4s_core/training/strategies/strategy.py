@@ -8,7 +8,6 @@ are put together. The loop, its plan of batches and its checkpoints are the same
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from ts4s_core.models.weights import Array
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.read_ahead import PlannedStep
+from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.step.engine import Engine, StepStats, Sums
 
 
@@ -88,9 +88,9 @@ class Strategy:
         """A copy of this rank's own share of a checkpoint."""
         return self.engine.optimiser.state()
 
-    def facts(self) -> dict[str, Any]:
-        """What the strategy says of the run as of the last join, as JSON values."""
-        return {}
+    def facts(self) -> StrategyFacts:
+        """What the strategy says of the run as of the last join."""
+        return StrategyFacts()
 
     def close(self) -> None:
         """Let go of the model and of the peers."""

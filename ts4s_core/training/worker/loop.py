@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from dataclasses import replace
 
 import psutil
 
@@ -16,8 +16,10 @@ from ts4s_core.training.batches.prefetch import prefetched
 from ts4s_core.training.batches.read_ahead import PlannedStep, RowSource, planned_steps
 from ts4s_core.training.checkpoints.state import Progressed, Snapshot
 from ts4s_core.training.checkpoints.writer import CheckpointWriter
+from ts4s_core.training.control.messages import Progressing, Started, Stepped, Validated
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.step.engine import GradientNotFiniteError, StepStats, non_finite
+from ts4s_core.training.step_rows import StepRow
 from ts4s_core.training.strategies.strategy import Strategy
 from ts4s_core.training.worker.factories import BuiltModel
 from ts4s_core.training.worker.ledger import Ledger
@@ -68,7 +70,7 @@ class Loop:
         self._checkpoints = checkpoints
         self._ledger = ledger
         self._process = psutil.Process()
-        self._unsent: list[dict[str, Any]] = []
+        self._unsent: list[StepRow] = []
         self._sent = time.monotonic()
         self._checkpoint_due = False
         self._last_step_ended = time.perf_counter()
@@ -81,7 +83,7 @@ class Loop:
             WorkerLostError: if a peer does not keep up.
         """
         first = self.progressed.step
-        self._tell({"type": "start", "step": first, "steps": self.total_steps, "metrics": self.progressed.metrics})
+        self._tell(Started(step=first, steps=self.total_steps, metrics=self.progressed.metrics))
         steps = planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps)
         self._last_step_ended = time.perf_counter()
         for planned, batches in prefetched(steps, self._own_batches, depth=self._settings.prefetch_batches):
@@ -123,8 +125,7 @@ class Loop:
         started, self._last_step_ended = self._last_step_ended, time.perf_counter()
         seconds = self._last_step_ended - started
         self.progressed.step = self._peers.control.step = step + 1
-        row = {"step": step + 1, "epoch": planned.epoch, "learning_rate": rate, "milliseconds": seconds * 1e3}
-        self._record(row | _figures(stats, seconds))
+        self._record(_row(stats, step=step + 1, epoch=planned.epoch, rate=rate, milliseconds=seconds * 1e3))
         self._checkpoint_due |= (step + 1) % self._checkpoint_interval == 0
         return stats.flag
 
@@ -142,10 +143,10 @@ class Loop:
         rows = self.progressed.metrics
         if self._peers.rank == 0 and joined:
             joining_s = self._last_step_ended - started
-            rows[-1] = rows[-1] | {"milliseconds": rows[-1]["milliseconds"] + joining_s * 1e3}
+            rows[-1] = replace(rows[-1], milliseconds=rows[-1].milliseconds + joining_s * 1e3)
             since = slice(len(rows) - len(joined), None)
             # New rows: a checkpoint that is being written may hold the old.
-            rows[since] = [row | _figures(joined[row["step"] - 1], row["milliseconds"] / 1e3) for row in rows[since]]
+            rows[since] = [_rejoined(row, joined[row.step - 1]) for row in rows[since]]
             self._unsent = rows[since]
             self._send_metrics()
 
@@ -193,9 +194,9 @@ class Loop:
             state.worse += 1
         if state.metrics:
             # A new row: a checkpoint that is being written may hold the old.
-            state.metrics[-1] = state.metrics[-1] | {"validation_loss": loss}
+            state.metrics[-1] = replace(state.metrics[-1], validation_loss=loss)
             self._unsent = [*self._unsent[:-1], state.metrics[-1]]
-        self._tell({"type": "validation", "step": state.step, "loss": loss})
+        self._tell(Validated(step=state.step, loss=loss))
         return state.worse >= self._settings.early_stopping_patience
 
     def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[PartBatch | None]) -> Exception:
@@ -207,7 +208,7 @@ class Loop:
         everybody = self._peers.gather("non-finite", {str(part): names for part, names in ids.items()})
         return non_finite(planned.step + 1, {int(part): names for found in everybody for part, names in found.items()})
 
-    def _record(self, row: dict[str, Any]) -> None:
+    def _record(self, row: StepRow) -> None:
         if self._peers.rank:
             return
         self.progressed.metrics.append(row)
@@ -217,25 +218,35 @@ class Loop:
 
     def _send_metrics(self) -> None:
         if self._unsent:
-            self._tell({"type": "metrics", "rows": self._unsent})
+            self._tell(Stepped(rows=self._unsent))
         self._unsent, self._sent = [], time.monotonic()
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: Progressing) -> None:
         if self._peers.rank == 0:
             self._peers.control.send(message)
 
 
-def _figures(stats: StepStats, seconds: float) -> dict[str, Any]:
-    """The part of a step's row that comes from all ranks."""
-    figures = {
-        "loss": stats.loss,
-        "grad_norm": stats.grad_norm,
-        "tokens": stats.tokens,
-        "padded_tokens": stats.padded_tokens,
-        "tokens_per_s": stats.tokens / seconds,
-        "memory": stats.memory_mib,
-        "memory_per_worker": ";".join(f"{memory:.1f}" for memory in stats.memories_mib),
-        "accuracy": stats.correct / stats.predictions if stats.predictions else None,
-        "predictions": int(stats.predictions),
-    }
-    return figures if stats.staleness is None else figures | {"staleness": stats.staleness}
+def _rejoined(row: StepRow, stats: StepStats) -> StepRow:
+    """A row with the figures of all ranks in place of this rank's estimate."""
+    found = _row(stats, step=row.step, epoch=row.epoch, rate=row.learning_rate, milliseconds=row.milliseconds)
+    return replace(found, validation_loss=row.validation_loss)
+
+
+def _row(stats: StepStats, *, step: int, epoch: int, rate: float, milliseconds: float) -> StepRow:
+    """A step's row; where ranks step apart, an estimate until they join."""
+    return StepRow(
+        step=step,
+        epoch=epoch,
+        loss=stats.loss,
+        accuracy=stats.correct / stats.predictions if stats.predictions else None,
+        learning_rate=rate,
+        grad_norm=stats.grad_norm,
+        predictions=int(stats.predictions),
+        tokens=stats.tokens,
+        padded_tokens=stats.padded_tokens,
+        tokens_per_s=stats.tokens / (milliseconds / 1e3),
+        milliseconds=milliseconds,
+        memory=stats.memory_mib,
+        memory_per_worker=";".join(f"{memory:.1f}" for memory in stats.memories_mib),
+        staleness=stats.staleness,
+    )

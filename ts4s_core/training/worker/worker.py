@@ -6,7 +6,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ts4s_core.training.checkpoints.state import Progressed
 from ts4s_core.training.checkpoints.writer import WRITE_LIMIT_S, CheckpointWriter
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient, LogToDriver
+from ts4s_core.training.control.messages import TrainedWeights, WorkerResult
 from ts4s_core.training.exchange.buckets import lay_out, trainable_parameters
 from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.exchange.peers import Peers, meet, same_weights
@@ -49,9 +49,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough
 _STRATEGIES: dict[str, Callable[[Parts], Strategy]] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
 
 
-def run_worker(
-    job: TrainJob, *, rank: int, world_size: int, control: ControlAddress, address: str = "127.0.0.1"
-) -> dict[str, Any]:
+def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAddress, address: str = "127.0.0.1") -> WorkerResult:
     """Run one rank to the end of training.
 
     The process ends at once (``os._exit``) when the driver says so or is gone.
@@ -64,7 +62,7 @@ def run_worker(
         address: the interface by which peers reach this worker.
 
     Returns:
-        ``rank``, ``steps``; on rank 0 the entry and the hash of the trained weights too.
+        how it ended; on rank 0 with the entry and the hash of the trained weights.
 
     Raises:
         Ts4sError: what went wrong; the driver has been told.
@@ -107,7 +105,7 @@ def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> Train
     return WorkerFailedError(f"{where} failed in step {step}: {type(exc).__name__}: {exc}")
 
 
-def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
+def _train(job: TrainJob, peers: Peers) -> WorkerResult:
     store = ArtifactStore.open(job.storage_settings())
     built: BuiltModel = resolve(job.model_factory)(job, store)
     rows = resolve(job.rows_factory)(job, store)
@@ -126,12 +124,10 @@ def _train(job: TrainJob, peers: Peers) -> dict[str, Any]:
             best=checkpoint.best() if checkpoint else None,
         )
         loop.run()
-        result: dict[str, Any] = {"rank": peers.rank, "steps": loop.progressed.step}
-        if peers.rank == 0:
-            result |= _store_weights(job, store, built, loop)
+        stored = _store_weights(job, store, built, loop) if peers.rank == 0 else None
         # A rank that leaves takes its connections with it; the others may still be on their last numbers.
         peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
-    return result
+    return WorkerResult(rank=peers.rank, steps=loop.progressed.step, trained=stored)
 
 
 def _strategy(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Strategy:
@@ -185,7 +181,7 @@ def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
         yield ledger
 
 
-def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> dict[str, Any]:
+def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> TrainedWeights:
     """Write the trained weights (the best ones, with early stopping) beside the frozen ones into the output version."""
     trained = loop.best if loop.best is not None else loop.weights()
 
@@ -194,10 +190,10 @@ def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop:
             write_tensors(local, {**built.weights(), **trained})
             return put_part(store.storage, ArtifactRef.parse(job.output), "model.safetensors", local)
 
-    return {
-        "weights": asdict(retried(write)),
-        "weights_sha256": weights_sha256(trained),
-        "best_step": loop.progressed.best_step,
-        "validation_loss": loop.progressed.best_loss,
-        "strategy": loop.progressed.strategy,
-    }
+    return TrainedWeights(
+        weights=retried(write),
+        weights_sha256=weights_sha256(trained),
+        best_step=loop.progressed.best_step,
+        validation_loss=loop.progressed.best_loss,
+        strategy=loop.progressed.strategy,
+    )
