@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ts4s_core.evaluation import report
 from ts4s_core.evaluation.figures.drift import Sample, drift
 from ts4s_core.evaluation.figures.metrics import measure
 from ts4s_core.evaluation.figures.paired_gain import Gain
 from ts4s_core.evaluation.gate.decision import Evidence, decide
 from ts4s_core.evaluation.report.data import Mistake, ReportData
-from ts4s_core.evaluation.report.html import number, table, text
+from ts4s_core.evaluation.report.elements import number, table, text
+from ts4s_core.evaluation.report.language_report import render_language_report
 from ts4s_core.evaluation.report.render import render
+from ts4s_core.evaluation.scoring.next_tokens import Candidate, NextTokens
 from ts4s_core.evaluation.scoring.predictions import Predictions
+from ts4s_core.language.word_vectors import Neighbours
 
 CHAMPION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"
 EVIL = "<script>alert(1)</script> & \"x\" '東京' \x00\u202e $\\frac{1}{2}$"
@@ -192,6 +198,41 @@ def test_foreign_text_is_escaped_everywhere() -> None:
     page.encode("utf-8")
 
 
+def test_a_language_report_shows_tokens_and_escapes_them() -> None:
+    names = ("bits_per_byte", "perplexity", "loss", "next_token_accuracy", "blocks", "tokens", "bytes")
+    metrics = {**dict.fromkeys(names, 1234.5), "baseline": {"bits_per_byte": 4.5}}
+    data = dataclasses.replace(full(), metrics=metrics, labels=())
+    contexts = [NextTokens(EVIL, f" {EVIL}", (Candidate(" the\n", 0.25), Candidate(EVIL, 0.125)))]
+    page = render_language_report(data, contexts, [Neighbours(EVIL, ((EVIL, 0.5),)), Neighbours("alone", ())])
+    words = " ".join(read(page).words)
+    assert "<script" not in page
+    assert "\u202e" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 8
+    for shown in (
+        "came next in the text: “·<script>",
+        "“·the↵”",
+        "0.25",
+        "(0.50)",
+        "\N{EN DASH}",
+        "bits per byte of token frequencies",
+        "4.5",
+    ):
+        assert shown in words
+
+
+def test_only_literal_html_and_charts_are_taken_as_they_are() -> None:
+    """What is formatted into ``Markup`` is escaped; what ``Markup`` is made of is not."""
+    taken: dict[str, list[str]] = {}
+    for path in Path(report.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Markup":
+                literal = ast.parse(ast.unparse(node.args[0]), mode="eval").body
+                choices = (literal.body, literal.orelse) if isinstance(literal, ast.IfExp) else (literal,)
+                if not all(isinstance(choice, ast.Constant) for choice in choices):
+                    taken.setdefault(path.name, []).append(ast.unparse(node))
+    assert taken == {"charts.py": ["Markup(head)", "Markup(rest.strip())"]}
+
+
 def test_a_report_of_the_same_figures_is_the_same_text() -> None:
     assert render(full()) == render(full())
 
@@ -204,7 +245,7 @@ def test_many_classes_show_the_most_confused_pairs() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(1234567, "1,234,567"), (0.123456, "0.1235"), (2e-05, "2e-05"), (12345.6, "12,346"), (True, "yes"), (None, "&ndash;")],
+    [(1234567, "1,234,567"), (0.123456, "0.1235"), (2e-05, "2e-05"), (12345.6, "12,346"), (True, "yes"), (None, "\N{EN DASH}")],
 )
 def test_values_are_readable(value: float | None, shown: str) -> None:
     assert text(value) == shown

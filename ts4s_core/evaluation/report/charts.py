@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 BLUE, ORANGE, GREY = "#2f6db3", "#c8641a", "#8a94a0"
 MOST_POINTS = 800
 _STYLE: Any = {
@@ -28,7 +30,7 @@ _STYLE: Any = {
 Points = tuple[Sequence[float], Sequence[float]]
 
 
-def lines(series: Mapping[str, Points], *, x: str, y: str, alt: str) -> str:
+def lines(series: Mapping[str, Points], *, x: str, y: str, alt: str) -> Markup:
     """Line chart of named (x, y) series; long ones are thinned to 800 points.
 
     Args:
@@ -51,7 +53,7 @@ def lines(series: Mapping[str, Points], *, x: str, y: str, alt: str) -> str:
     return _svg(draw, alt=alt)
 
 
-def bars(edges: Sequence[float], counts: Sequence[float], *, x: str, y: str, alt: str) -> str:
+def bars(edges: Sequence[float], counts: Sequence[float], *, x: str, y: str, alt: str) -> Markup:
     """Histogram with one more edge than counts."""
 
     def draw(axes: Any) -> None:
@@ -63,7 +65,7 @@ def bars(edges: Sequence[float], counts: Sequence[float], *, x: str, y: str, alt
     return _svg(draw, alt=alt)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], *, alt: str) -> str:
+def reliability(bins: Sequence[Mapping[str, Any]], *, alt: str) -> Markup:
     """Reliability diagram: how often the model is right against how sure it says it is."""
     filled = [entry for entry in bins if entry["rows"]]
     most = max((entry["rows"] for entry in filled), default=1)
@@ -92,7 +94,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], *, alt: str) -> str:
     return _svg(draw, alt=alt)
 
 
-def durations(seconds: Mapping[str, float], *, alt: str) -> str:
+def durations(seconds: Mapping[str, float], *, alt: str) -> Markup:
     """Horizontal bars of the seconds that each step took, in order from the top."""
     names = list(seconds)
 
@@ -108,7 +110,7 @@ def durations(seconds: Mapping[str, float], *, alt: str) -> str:
     return _svg(draw, alt=alt, height=0.8 + 0.42 * len(names))
 
 
-def _svg(draw: Any, *, alt: str, height: float = 3.0) -> str:
+def _svg(draw: Any, *, alt: str, height: float = 3.0) -> Markup:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -122,10 +124,10 @@ def _svg(draw: Any, *, alt: str, height: float = 3.0) -> str:
     return _inline(out.getvalue(), alt)
 
 
-def _inline(document: str, alt: str) -> str:
-    """The bare <svg> element: without prolog, metadata, namespaces (HTML needs none) and fixed size."""
+def _inline(document: str, alt: str) -> Markup:
+    """The bare <svg> element that matplotlib wrote: without prolog, metadata, namespaces (HTML needs none) and fixed size."""
     svg = document[document.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, rest = svg.split(">", 1)
     head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{alt}">{rest.strip()}'
+    return Markup('{} role="img" aria-label="{}">{}').format(Markup(head), alt, Markup(rest.strip()))

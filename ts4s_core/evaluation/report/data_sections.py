@@ -6,8 +6,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from ts4s_core.evaluation.report import charts
-from ts4s_core.evaluation.report.html import Markup, facts, figure, joined, note, number, side_by_side, table, text
+from ts4s_core.evaluation.report.elements import (
+    facts,
+    figure,
+    heading,
+    joined,
+    note,
+    number,
+    paragraph,
+    side_by_side,
+    table,
+)
 
 if TYPE_CHECKING:
     from ts4s_core.evaluation.report.data import ReportData
@@ -63,12 +75,12 @@ def _label_table(found: Mapping[str, Any]) -> Markup:
     most, whole = max(max(counts.values()), 1), max(sum(counts.values()), 1)
     shown = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_LABELS]
     rows = [(name, count, f"{100 * count / whole:.1f}\N{NO-BREAK SPACE}%", _bar(count / most)) for name, count in shown]
-    rest = note(f"The {MOST_LABELS} most frequent of {len(counts):,} labels.") if len(counts) > MOST_LABELS else Markup("")
+    rest = note(f"The {MOST_LABELS} most frequent of {len(counts):,} labels.") if len(counts) > MOST_LABELS else ""
     return joined(table(["label", "rows", "share", ""], rows), rest)
 
 
 def _bar(share: float) -> Markup:
-    return Markup(f'<span class="bar" style="width:{_WIDEST_BAR_REM * share:.2f}rem"></span>')
+    return Markup('<span class="bar" style="width:{:.2f}rem"></span>').format(_WIDEST_BAR_REM * share)
 
 
 def _lengths(found: Mapping[str, Any]) -> Markup:
@@ -84,14 +96,14 @@ def _lengths(found: Mapping[str, Any]) -> Markup:
 
 
 def _novelty(data: ReportData) -> Markup:
-    title = Markup("<h3>New since the champion was trained</h3>")
+    title = heading("New since the champion was trained")
     if data.novelty is None:
         return joined(title, note("No champion yet, or its dataset is no longer in the store."))
     fresh, looked_at = data.novelty["new"], data.novelty["texts"]
     about = "" if data.novelty["whole"] else ", in a sample by the texts' hash"
     share = 100 * fresh / max(looked_at, 1)
     sentence = f"{fresh:,} of {looked_at:,} training texts ({share:.1f} %) were not in the champion's dataset{about}."
-    return joined(title, Markup(f"<p>{text(sentence)}</p>"))
+    return joined(title, paragraph(sentence))
 
 
 def training(data: ReportData) -> Markup:

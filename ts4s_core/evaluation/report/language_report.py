@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from ts4s_core.evaluation.report import data_sections as of_data
 from ts4s_core.evaluation.report import model_sections as of_model
 from ts4s_core.evaluation.report.data import ReportData
-from ts4s_core.evaluation.report.html import Cell, Markup, facts, joined, note, table, text
+from ts4s_core.evaluation.report.elements import Cell, entry, facts, joined, note, quotation, table
 from ts4s_core.evaluation.report.page import page
 from ts4s_core.evaluation.scoring.next_tokens import NextTokens
 from ts4s_core.language.word_vectors import Neighbours
@@ -36,8 +38,7 @@ def render_language_report(data: ReportData, contexts: Sequence[NextTokens], nea
 
 
 def _summary(data: ReportData) -> Markup:
-    metrics, promote = data.metrics, data.decision.promote
-    verdict, css = ("Promoted by the gate", "verdict yes") if promote else ("Not promoted by the gate", "verdict")
+    metrics = data.metrics
     tiles = facts(
         [
             ("bits per byte", metrics["bits_per_byte"]),
@@ -51,7 +52,7 @@ def _summary(data: ReportData) -> Markup:
         ]
     )
     return joined(
-        Markup(f'<p class="{css}"><strong>{verdict}</strong>{text(data.decision.why)}</p>'),
+        of_model.verdict_of(data),
         tiles,
         note("Bits per byte count every byte of the held-out text, so that models with different tokenizers can be compared."),
     )
@@ -61,12 +62,11 @@ def _next_tokens(contexts: Sequence[NextTokens]) -> Markup:
     if not contexts:
         return note("No contexts: texts are kept out of this report. Give generate.prompt to see what may follow it.")
     parts = []
-    for entry in contexts:
-        shown = entry.context if len(entry.context) <= CONTEXT_CHARS else f"... {entry.context[-CONTEXT_CHARS:]}"
-        actual = Markup("") if entry.actual is None else note(f"came next in the text: {_quoted(entry.actual)}")
-        rows: list[Sequence[Cell]] = [(_quoted(found.text), found.probability) for found in entry.candidates]
-        quote = Markup(f'<blockquote dir="auto">{text(shown)}</blockquote>')
-        parts.append(Markup(f'<div class="mistake">{joined(quote, actual, table(["next token", "probability"], rows))}</div>'))
+    for each in contexts:
+        shown = each.context if len(each.context) <= CONTEXT_CHARS else f"... {each.context[-CONTEXT_CHARS:]}"
+        actual = "" if each.actual is None else note(f"came next in the text: {_quoted(each.actual)}")
+        rows: list[Sequence[Cell]] = [(_quoted(found.text), found.probability) for found in each.candidates]
+        parts.append(entry(quotation(shown), actual, table(["next token", "probability"], rows)))
     return joined(*parts)
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from ts4s_core.evaluation.gate.decision import BITS_PER_BYTE, NAMES, SHOWN
 from ts4s_core.evaluation.report import charts
-from ts4s_core.evaluation.report.html import (
+from ts4s_core.evaluation.report.elements import (
     Cell,
-    Markup,
+    entry,
     facts,
     figure,
+    heading,
     joined,
     note,
     number,
     paragraph,
+    quotation,
     side_by_side,
     table,
     text,
+    verdict,
 )
 
 if TYPE_CHECKING:
-    from ts4s_core.evaluation.report.data import ReportData
+    from ts4s_core.evaluation.report.data import Mistake, ReportData
 
 MATRIX_LABELS = 20
 PAIRS = 20
@@ -30,16 +35,20 @@ CLASS_ROWS = 200
 TEXT_CHARS = 600
 
 
+def verdict_of(data: ReportData) -> Markup:
+    """What the gate said, and why."""
+    promote = data.decision.promote
+    return verdict("Promoted by the gate" if promote else "Not promoted by the gate", why=data.decision.why, good=promote)
+
+
 def summary(data: ReportData) -> Markup:
     """The gate's verdict and the headline figures beside those of the best constant answer."""
     metrics, base = data.metrics, data.metrics["baseline"]
-    verdict = "Promoted by the gate" if data.decision.promote else "Not promoted by the gate"
-    css = "verdict yes" if data.decision.promote else "verdict"
     tiles = facts([("test rows", metrics["rows"]), *((NAMES[name], metrics[name]) for name in NAMES)])
     constant = facts((f"{NAMES[name]}, majority class", base[name]) for name in NAMES)
     answer = ", ".join(base["answer"]) or "no label"
     return joined(
-        Markup(f'<p class="{css}"><strong>{verdict}</strong>{text(data.decision.why)}</p>'),
+        verdict_of(data),
         tiles,
         constant,
         note(f"The majority class answers “{answer}” to everything, with the label shares of the test side as probabilities."),
@@ -72,7 +81,7 @@ def champion(data: ReportData) -> Markup:
             ),
             note("Interval: paired bootstrap, 2,000 seeded resamples of the rows."),
         )
-    return joined(compared, Markup("<h3>What can stop a promotion</h3>"), _checks(data))
+    return joined(compared, heading("What can stop a promotion"), _checks(data))
 
 
 def _checks(data: ReportData) -> Markup:
@@ -82,11 +91,11 @@ def _checks(data: ReportData) -> Markup:
     changed = figures.get("changed_labels")
     if changed is not None:
         rows.append(("labels that differ from the champion's", changed, 0, "stops" if changed else "passes"))
-    for name, entry in (figures.get("drift_figures") or {}).items():
-        shown = f"{number(entry['psi'])} (noise {number(entry['noise'])})"
-        verdict = "stops" if entry["beyond"] else "passes"
-        rows.append((f"drift in {name}: population stability index", shown, float(entry["bound"]), verdict))
-    without = note("Labels and drift are compared with the champion's data: no champion yet.") if len(rows) == 1 else Markup("")
+    for name, found in (figures.get("drift_figures") or {}).items():
+        shown = f"{number(found['psi'])} (noise {number(found['noise'])})"
+        result = "stops" if found["beyond"] else "passes"
+        rows.append((f"drift in {name}: population stability index", shown, float(found["bound"]), result))
+    without = note("Labels and drift are compared with the champion's data: no champion yet.") if len(rows) == 1 else ""
     return joined(table(["check", "found", "bound", "result"], rows), without)
 
 
@@ -100,9 +109,7 @@ def classes(data: ReportData) -> Markup:
         ["class", "precision", "recall", "F1", "rows"],
         [(row["label"], row["precision"], row["recall"], row["f1"], row["support"]) for row in rows],
     )
-    rest = (
-        note(f"The {CLASS_ROWS} classes with the lowest F1; per_class.csv has all {len(data.labels):,}.") if cut else Markup("")
-    )
+    rest = note(f"The {CLASS_ROWS} classes with the lowest F1; per_class.csv has all {len(data.labels):,}.") if cut else ""
     return joined(shown, rest)
 
 
@@ -133,21 +140,21 @@ def confusion(data: ReportData) -> Markup:
 
 
 def _matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    heads = "".join(f'<th scope="col">{text(name)}</th>' for name in labels)
+    heads = joined(*(Markup('<th scope="col">{}</th>').format(name) for name in labels))
     rows = []
     for name, counts in zip(labels, matrix, strict=True):
         whole = max(sum(counts), 1)
-        cells = "".join(_shaded(count, count / whole) for count in counts)
-        rows.append(f'<tr><th scope="row">{text(name)}</th>{cells}</tr>')
-    body = "".join(rows)
+        cells = joined(*(_shaded(count, count / whole) for count in counts))
+        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(name, cells))
     return Markup(
-        f'<div class="wide"><table class="matrix"><thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+        '<div class="wide"><table class="matrix"><thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(heads, joined(*rows))
 
 
-def _shaded(count: int, share: float) -> str:
+def _shaded(count: int, share: float) -> Markup:
     ink = "#fff" if share > 0.55 else "#1d2329"
-    return f'<td style="background:rgba(47,109,179,{0.04 + 0.96 * share:.3f});color:{ink}">{text(int(count))}</td>'
+    cell = Markup('<td style="background:rgba(47,109,179,{:.3f});color:{}">{}</td>')
+    return cell.format(0.04 + 0.96 * share, ink, text(int(count)))
 
 
 def calibration(data: ReportData) -> Markup:
@@ -172,13 +179,13 @@ def mistakes(data: ReportData) -> Markup:
     """The wrong answers that the model was surest of."""
     if not data.mistakes:
         return note("No mistake on the test side.")
-    parts = []
-    for entry in data.mistakes:
-        head = f"answered <b>{text(entry.predicted)}</b> ({100 * entry.confidence:.1f} %), is <b>{text(entry.label)}</b>"
-        if entry.text is None:
-            quote = note(f"row {entry.id}: texts are kept out of this report")
-        else:
-            cut = entry.text if len(entry.text) <= TEXT_CHARS else f"{entry.text[:TEXT_CHARS]} ..."
-            quote = Markup(f'<blockquote dir="auto">{text(cut)}</blockquote>')
-        parts.append(f'<div class="mistake">{head}{quote}</div>')
-    return Markup("".join(parts))
+    return joined(*map(_mistake, data.mistakes))
+
+
+def _mistake(mistake: Mistake) -> Markup:
+    head = Markup("answered <b>{}</b> ({:.1f} %), is <b>{}</b>").format(
+        mistake.predicted, 100 * mistake.confidence, mistake.label
+    )
+    if mistake.text is None:
+        return entry(head, note(f"row {mistake.id}: texts are kept out of this report"))
+    return entry(head, quotation(mistake.text if len(mistake.text) <= TEXT_CHARS else f"{mistake.text[:TEXT_CHARS]} ..."))

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from ts4s_core.evaluation.report.html import Markup, text
+from markupsafe import Markup
+
+from ts4s_core.evaluation.report.elements import joined
+
+#: Control and direction characters, and halves of surrogate pairs: none of them may change how the page reads.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def page(name: str, trained: str, created: str, sections: Sequence[tuple[str, str, Markup]]) -> str:
     """An HTML document of (anchor, title, body) sections."""
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _body in sections)
-    bodies = "".join(f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in sections)
-    title = text(f"{name}: report")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<style>{_STYLE}</style></head><body><header><h1>{text(name)}</h1>"
-        f"<p>{text(trained)}<br>{text(created)}</p></header><nav>{links}</nav><main>{bodies}</main></body></html>\n"
+    links = joined(*(Markup('<a href="#{}">{}</a>').format(anchor, title) for anchor, title, _body in sections))
+    bodies = joined(
+        *(Markup('<section id="{}"><h2>{}</h2>{}</section>').format(anchor, title, body) for anchor, title, body in sections)
     )
+    filled = _PAGE.format(name=name, trained=trained, created=created, style=_STYLE, links=links, bodies=bodies)
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", filled)
 
 
-_STYLE = """
+_PAGE = Markup(
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: report</title>'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+    "<style>{style}</style></head><body><header><h1>{name}</h1>"
+    "<p>{trained}<br>{created}</p></header><nav>{links}</nav><main>{bodies}</main></body></html>\n"
+)
+_STYLE = Markup("""
 :root{color-scheme:light;--ink:#1d2329;--soft:#5b6570;--line:#dfe4e9;--blue:#2f6db3;--good:#1d7a46;--bad:#a8320f}
 *{box-sizing:border-box}
 body{margin:0;font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:#f4f6f8;-webkit-text-size-adjust:100%}
@@ -61,4 +70,4 @@ blockquote{margin:.2rem 0 0;white-space:pre-wrap;overflow-wrap:anywhere;font-siz
 @media(max-width:32rem){section{padding:.9rem .8rem}header,nav,main{padding-left:.6rem;padding-right:.6rem}
 th,td{padding:.3rem .45rem}}
 @media print{body{background:#fff}nav{display:none}section{break-inside:avoid}}
-"""
+""")

@@ -5,8 +5,9 @@ Every section is always there; one that has nothing to show says so.
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from ts4s_core.evaluation.report.data import ReportData
-from ts4s_core.evaluation.report.html import Markup
 from ts4s_core.evaluation.report.page import page
 
 
