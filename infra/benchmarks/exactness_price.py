@@ -35,18 +35,16 @@ from ts4s_core.settings import Settings
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import planned_steps
 from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
-from ts4s_core.training.exchange import peers as setup
-from ts4s_core.training.exchange.buckets import lay_out, trainable_parameters
-from ts4s_core.training.exchange.exchange import block_squares
-from ts4s_core.training.exchange.gloo import GlooExchange
+from ts4s_core.training.exchange import connect as connecting
+from ts4s_core.training.exchange.buckets import Layout
+from ts4s_core.training.exchange.exchange import Exchange, block_squares
+from ts4s_core.training.exchange.gloo import Gloo
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.step.objectives import objective_for
-from ts4s_core.training.strategies.inputs import Parts
 from ts4s_core.training.strategies.strategy import Strategy
 from ts4s_core.training.strategies.synchronous import synchronous
 from ts4s_core.training.worker.allocator import keep_memory
+from ts4s_core.training.worker.assembly import assemble
 from ts4s_core.training.worker.dataset_rows import rows_of_artifact
-from ts4s_core.training.worker.factories import model_of_artifact
 
 PROCESSES = 2
 WAIT_S = 600.0
@@ -54,11 +52,12 @@ ALL_REDUCE = "all-reduce"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class AllReduce(GlooExchange):
+class AllReduce(Exchange):
     """Gloo sums every bucket for everybody, and every rank updates all of the weights: nothing is published."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self, layout: Layout, transport: Gloo, *, timeout_s: float) -> None:
+        super().__init__(layout, transport, timeout_s=timeout_s)
+        self._gloo = transport
         self._own = self.slices
         self.slices = self.layout.slices(0, 1)
 
@@ -66,7 +65,7 @@ class AllReduce(GlooExchange):
         """Everybody has stepped everything."""
 
     def _reduce(self, bucket: int) -> None:
-        self._finish([self._bucket_group.allreduce([self.gradients[bucket]])])
+        self._gloo._finish([self._gloo._bucket_group.allreduce([self.gradients[bucket]])])
         start, stop = self._own[bucket]
         self._squares[bucket] = block_squares(self.gradients[bucket][start:stop])
 
@@ -104,30 +103,12 @@ def arms_of(shards: Sequence[int]) -> dict[str, tuple[str, int]]:
 
 def strategy_of(kind: str, shards: int, *, job: TrainJob, store: ArtifactStore, pair: Pair) -> Strategy:
     """An engine of its own copy of the model."""
-    built = model_of_artifact(job, store)
-    parameters = trainable_parameters(built.module)
-    settings = job.settings.model_copy(update={"logical_shards": shards})
-
-    def make_engine(engine: Any, exchange: Any, optimiser: Any, **more: Any) -> Any:
-        return engine(
-            built.module,
-            parameters,
-            exchange,
-            optimiser,
-            objective=objective_for(job.task),
-            seed=settings.seed,
-            max_grad_norm=settings.max_grad_norm,
-            seed_dropout=built.seed_dropout,
-            **more,
-        )
-
+    setup = assemble(replace(job, train=job.train | {"logical_shards": shards}), store)
     peers: Any = replace(pair, secret=f"{pair.secret}/{kind}/{shards}")
-    layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
-    exchange_kind = "network" if kind == ALL_REDUCE else kind
-    parts = Parts(parameters, layout, settings, peers, None, exchange_kind, built.optimiser, make_engine)
-    used = AllReduce if kind == ALL_REDUCE else GlooExchange
-    with mock.patch.object(setup, "GlooExchange", used):
-        return synchronous(parts)
+    if kind != ALL_REDUCE:
+        return synchronous(setup, peers, exchange=kind, checkpoint=None)
+    with mock.patch.object(connecting, "Exchange", AllReduce):
+        return synchronous(setup, peers, exchange="network", checkpoint=None)
 
 
 def run_rank(rank: int, pipe: Connection, wire: str, shards: Sequence[int], results: Any) -> None:

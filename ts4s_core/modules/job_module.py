@@ -21,7 +21,7 @@ from ts4s_core.modules.trust import find
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
 from ts4s_core.training.optimisers.schedule import constant
-from ts4s_core.training.worker.factories import BuiltModel
+from ts4s_core.training.step.built_model import BuiltModel
 
 WEIGHTS, GRAPH = "model.safetensors", "graph.onnx"
 _STORED = (

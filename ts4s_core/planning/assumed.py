@@ -16,7 +16,7 @@ from ts4s_core.errors import SettingsError
 from ts4s_core.settings import ModelSettings
 from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.worker.factories import BuiltModel
+from ts4s_core.training.step.built_model import BuiltModel
 
 #: Spread of the assumed log-normal lengths.
 SIGMA = 0.6

@@ -23,16 +23,12 @@ from ts4s_core.processes import die_with_parent
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import PlannedStep, planned_steps
-from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
-from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.optimisers.adamw import Optimiser, SlicedAdamW
-from ts4s_core.training.step.compiled_forward import compiled
-from ts4s_core.training.step.local_engine import LocalEngine
-from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.optimisers.adamw import Optimiser
+from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.row_gradients import RowGradients
 from ts4s_core.training.worker.allocator import keep_memory
-from ts4s_core.training.worker.factories import BuiltModel, resolve
+from ts4s_core.training.worker.assembly import assemble, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -88,29 +84,15 @@ class Probe:
         settings = self._settings = job.settings
         store = ArtifactStore.open(job.storage_settings())
         _refuse_giants(job, memory_bytes)
-        self._rows = resolve(job.rows_factory)(job, store)
-        built: BuiltModel = resolve(job.model_factory)(job, store)
-        parameters = trainable_parameters(built.module)
-        self.layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
+        self._rows = rows_of(job, store)
+        setup = assemble(job, store)
+        built, self.layout = setup.built, setup.layout
         self.weights = sum(parameter.numel() for parameter in built.module.parameters())
-        exchange = Exchange(self.layout, rank=0, world_size=1, timeout_s=job.timeout_s)
-        attach(parameters, self.layout.views(exchange.parameters), copy=True)
-        optimiser = built.optimiser(exchange) if built.optimiser else SlicedAdamW(exchange, weight_decay=settings.weight_decay)
-        self._clock = _Clock(built, optimiser)
-        count = settings.logical_shards // world_size
-        self.tables = RowGradients(built.module, parameters).names if built.forward is None else frozenset()
-        self._engine = LocalEngine(
-            built.module,
-            parameters,
-            exchange,
-            self._clock,
-            parts=count,
-            first_part=rank * count,
-            objective=built.objective or objective_for(job.task, job.class_weights),
-            seed=settings.seed,
-            max_grad_norm=settings.max_grad_norm,
-            seed_dropout=self._clock.seed_dropout,
-            forward=compiled(built.module) if settings.compile and built.forward is None else built.forward,
+        exchange = setup.local_exchange(timeout_s=job.timeout_s)
+        self._clock = _Clock(built, setup.optimiser(exchange))
+        self.tables = RowGradients(built.module, setup.parameters).names if built.forward is None else frozenset()
+        self._engine = setup.local_engine(
+            exchange, self._clock, rank=rank, world_size=world_size, seed_dropout=self._clock.seed_dropout
         )
         self._plan = Plan(self._rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
 

@@ -15,13 +15,13 @@ from ts4s_core.errors import TrainingError
 from ts4s_core.training.batches.batch import Batch
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import BLOCK, attach, lay_out, trainable_parameters
-from ts4s_core.training.exchange.exchange import Exchange
-from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.step.built_model import no_dropout_of_ours
 from ts4s_core.training.step.local_engine import LocalEngine
 from ts4s_core.training.step.objectives import objective_for
 from ts4s_core.training.strategies.averaging import Averaging
-from ts4s_core.training.worker.factories import no_dropout_of_ours
 
 RANKS = 2
 
@@ -60,7 +60,7 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
     module = Net()
     parameters = trainable_parameters(module)
     layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
-    local = Exchange(layout, rank=0, world_size=1, timeout_s=30)
+    local = Exchange(layout, PrivateBuckets(layout), timeout_s=30)
     attach(parameters, layout.views(local.parameters), copy=True)
     optimiser = SlicedAdamW(local, weight_decay=0.0)
     engine = LocalEngine(
@@ -75,7 +75,8 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
         max_grad_norm=0.0,
         seed_dropout=no_dropout_of_ours,
     )
-    shared = SharedMemoryExchange(layout, segment, rank=rank, world_size=RANKS, timeout_s=30)
+    memory = SharedMemory(layout, segment, rank=rank, world_size=RANKS, timeout_s=30)
+    shared = Exchange(layout, memory, timeout_s=30)
     return Averaging(engine, optimiser, shared, peers=ThreadPeers(rank, meeting, box), frequency=0)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from ts4s_core.errors import InputError
 from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
-from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.settings_checks import bearing_settings, check_strategy
 from ts4s_core.training.step.compiled_forward import compiled
@@ -39,7 +39,8 @@ def test_settings_that_bear_on_the_weights():
 
 def engine_of(model: nn.Module, forward: Forward | None) -> Engine:
     parameters = trainable_parameters(model)
-    exchange = Exchange(lay_out([(name, tuple(p.shape)) for name, p in parameters.items()]), rank=0, world_size=1, timeout_s=60)
+    layout = lay_out([(name, tuple(p.shape)) for name, p in parameters.items()])
+    exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=60)
     attach(parameters, exchange.layout.views(exchange.parameters), copy=True)
     optimiser = SlicedAdamW(exchange, weight_decay=0.01)
     more = {

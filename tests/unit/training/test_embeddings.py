@@ -7,7 +7,7 @@ from torch import nn
 
 from ts4s_core.errors import TrainingError
 from ts4s_core.training.exchange.buckets import attach, lay_out
-from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.step.gradient_tree import GradientTree
 from ts4s_core.training.step.row_gradients import RowGradients
 
@@ -33,7 +33,7 @@ def sums(*, by_rows: bool, tied: bool, padding: int | None, parts: int = 8) -> l
     model = Model(tied=tied, padding=padding)
     parameters = dict(model.named_parameters())
     layout = lay_out([(name, tuple(p.shape)) for name, p in parameters.items()], bucket_elements=1_000)
-    exchange = Exchange(layout, rank=0, world_size=1, timeout_s=10)
+    exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=10)
     attach(parameters, layout.views(exchange.parameters), copy=True)
     rows = RowGradients(model, parameters) if by_rows else None
     assert rows is None or rows.names == (frozenset() if tied else frozenset({"table.weight"}))
@@ -65,7 +65,8 @@ def test_rows_give_the_bits_of_the_dense_gradient(tied, padding):
 def test_a_table_that_is_used_behind_the_modules_back_is_refused():
     model = Model(tied=False, padding=None)
     parameters = dict(model.named_parameters())
-    exchange = Exchange(lay_out([(name, tuple(p.shape)) for name, p in parameters.items()]), rank=0, world_size=1, timeout_s=10)
+    layout = lay_out([(name, tuple(p.shape)) for name, p in parameters.items()])
+    exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=10)
     tree = GradientTree(parameters, exchange, parts=1, rows=RowGradients(model, parameters))
     tree.begin(0)
     with pytest.raises(TrainingError, match=r"table\.weight"):

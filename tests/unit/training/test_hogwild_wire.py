@@ -10,7 +10,7 @@ import torch
 
 from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange.buckets import BLOCK, lay_out
-from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.strategies.hogwild import SliceOwner
 from ts4s_core.training.strategies.hogwild_wire import Request, SliceClient, SliceServer
@@ -22,7 +22,8 @@ PULL = Request(rank=0, seen=None)
 @pytest.fixture
 def owner() -> Iterator[SliceOwner]:
     """Rank 1 of 2: it owns the second half of 4 blocks."""
-    exchange = Exchange(lay_out([("w", (4, BLOCK))]), rank=1, world_size=2, timeout_s=5)
+    layout = lay_out([("w", (4, BLOCK))])
+    exchange = Exchange(layout, PrivateBuckets(layout, rank=1, world_size=2), timeout_s=5)
     exchange.parameters[0][2 * BLOCK :] = 1.0
     yield SliceOwner(exchange, SlicedAdamW(exchange, weight_decay=0.0), updates=0)
     exchange.close()

@@ -19,7 +19,7 @@ from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction,
 from ts4s_core.training.optimisers.schedule import learning_rate
 from ts4s_core.training.settings_checks import bearing_settings
 from ts4s_core.training.step.objectives import objective_for
-from ts4s_core.training.worker.factories import resolve
+from ts4s_core.training.worker.assembly import resolve
 
 
 def block(lengths: list[int], labels: np.ndarray) -> RowBlock:

@@ -15,9 +15,9 @@ from torch._C._distributed_c10d import HashStore
 
 from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange.buckets import BLOCK, CHUNK, Layout, attach, chunks, lay_out
-from ts4s_core.training.exchange.exchange import Exchange, GlobalSquares, block_squares
-from ts4s_core.training.exchange.gloo import GlooExchange, make_group
-from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.exchange.exchange import Exchange, GlobalSquares, PrivateBuckets, block_squares
+from ts4s_core.training.exchange.gloo import Gloo, make_group
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.step.gradient_tree import GradientTree
 
@@ -39,9 +39,7 @@ def train_one_rank(exchange: Exchange) -> tuple[dict[str, torch.Tensor], list[fl
     """Steps with given gradients: part 5 is empty, parameter b.bias has none in odd parts."""
     layout = exchange.layout
     parameters = {name: nn.Parameter(tensor) for name, tensor in values(0).items()}
-    attach(
-        parameters, layout.views(exchange.parameters), copy=exchange.rank == 0 or not isinstance(exchange, SharedMemoryExchange)
-    )
+    attach(parameters, layout.views(exchange.parameters), copy=exchange.rank == 0 or not isinstance(exchange, SharedMemory))
     exchange.publish()
     per_rank = PARTS // exchange.world_size
     tree = GradientTree(parameters, exchange, parts=per_rank)
@@ -86,22 +84,27 @@ def in_threads(world_size: int, make: Callable[[int], Exchange]) -> list[Any]:
 
 
 def exchanges(kind: str, layout: Layout, world_size: int) -> Callable[[int], Exchange]:
-    limits: dict[str, Any] = {"world_size": world_size, "timeout_s": 30}
     if world_size == 1:
-        return lambda rank: Exchange(layout, rank=rank, **limits)
+        return lambda rank: Exchange(layout, PrivateBuckets(layout), timeout_s=30)
     if kind == "shared":
         size = Regions(layout, world_size).size
         segment, descriptor = Segment.create(size)
         others = [Segment.attach(address_of(descriptor), size) for _ in range(1, world_size)]
         segments = [segment, *others]
-        return lambda rank: SharedMemoryExchange(layout, segments[rank], rank=rank, **limits)
+
+        def shared(rank: int) -> Exchange:
+            transport = SharedMemory(layout, segments[rank], rank=rank, world_size=world_size, timeout_s=30)
+            return Exchange(layout, transport, timeout_s=30)
+
+        return shared
     store = HashStore()
 
     def gloo(rank: int) -> Exchange:
         groups = tuple(
             make_group(store, secret=name, rank=rank, world_size=world_size, address="127.0.0.1", timeout_s=30) for name in "ab"
         )
-        return GlooExchange(layout, groups, rank=rank, **limits)  # type: ignore[arg-type]
+        transport = Gloo(layout, groups, rank=rank, world_size=world_size)  # type: ignore[arg-type]
+        return Exchange(layout, transport, timeout_s=30)
 
     return gloo
 
@@ -189,7 +192,7 @@ def test_the_optimiser_is_called_so_that_cuts_and_threads_do_not_change_bits():
         layout = lay_out([("w", (1, size))])
         found = torch.empty(size)
         for rank in range(world_size):
-            exchange = Exchange(layout, rank=0, world_size=1, timeout_s=5)
+            exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=5)
             exchange.slices = layout.slices(rank, world_size)
             exchange.parameters[0].copy_(start[0])
             exchange.gradients[0].copy_(start[1])
@@ -216,7 +219,7 @@ def test_a_rank_that_does_not_come_is_named():
     layout = lay_out([("w", (64, 64))])
     size = Regions(layout, 2).size
     segment, _descriptor = Segment.create(size)
-    exchange = SharedMemoryExchange(layout, segment, rank=0, world_size=2, timeout_s=0.2)
+    exchange = Exchange(layout, SharedMemory(layout, segment, rank=0, world_size=2, timeout_s=0.2), timeout_s=0.2)
     with pytest.raises(WorkerLostError, match=r"Rank 0 waited 0\.2 s for rank 1"):
         exchange.gather(np.zeros(3))
     exchange.bucket_done(0)

@@ -12,8 +12,8 @@ from torch import nn
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.training.exchange.buckets import lay_out
-from ts4s_core.training.exchange.exchange import Exchange
-from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 from ts4s_core.training.step.running_statistics import RunningStatistics
 
 PARTS, STEPS = 4, 3
@@ -43,16 +43,16 @@ def statistics_of_rank(exchange: Exchange) -> dict[str, np.ndarray[Any, Any]]:
 
 def by_ranks(world_size: int) -> list[dict[str, np.ndarray[Any, Any]]]:
     layout = lay_out([("weight", (6,))])
-    limits: dict[str, Any] = {"world_size": world_size, "timeout_s": 30}
     if world_size == 1:
-        return [statistics_of_rank(Exchange(layout, rank=0, **limits))]
+        return [statistics_of_rank(Exchange(layout, PrivateBuckets(layout), timeout_s=30))]
     size = Regions(layout, world_size).size
     segment, descriptor = Segment.create(size)
     segments = [segment, *(Segment.attach(address_of(descriptor), size) for _rank in range(1, world_size))]
     results: list[Any] = [None] * world_size
 
     def work(rank: int) -> None:
-        results[rank] = statistics_of_rank(SharedMemoryExchange(layout, segments[rank], rank=rank, **limits))
+        transport = SharedMemory(layout, segments[rank], rank=rank, world_size=world_size, timeout_s=30)
+        results[rank] = statistics_of_rank(Exchange(layout, transport, timeout_s=30))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
@@ -74,7 +74,8 @@ def test_statistics_have_the_same_bits_for_every_number_of_ranks() -> None:
 
 
 def test_a_step_with_one_part_is_pytorchs_own() -> None:
-    exchange = Exchange(lay_out([("weight", (6,))]), rank=0, world_size=1, timeout_s=5)
+    layout = lay_out([("weight", (6,))])
+    exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=5)
     model, plain = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
     found = RunningStatistics(model)
     rows = torch.randn(7, 6, generator=torch.Generator().manual_seed(3))

@@ -10,7 +10,7 @@ import torch
 
 from ts4s_core.errors import InputError
 from ts4s_core.training.exchange.buckets import lay_out
-from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
 
 SHAPES = [("a", (90, 70)), ("b", (70,)), ("c", (130, 40)), ("d", (9,))]
@@ -36,7 +36,7 @@ def exchanges() -> Iterator[Any]:
     made: list[Exchange] = []
 
     def make(rank: int, world_size: int) -> Exchange:
-        made.append(Exchange(LAYOUT, rank=rank, world_size=world_size, timeout_s=5))
+        made.append(Exchange(LAYOUT, PrivateBuckets(LAYOUT, rank=rank, world_size=world_size), timeout_s=5))
         return made[-1]
 
     yield make

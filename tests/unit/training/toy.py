@@ -17,8 +17,8 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.onnx.seeded_dropout import SeededDropout, seed_dropout
 from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
+from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step_rows import StepRow
-from ts4s_core.training.worker.factories import BuiltModel
 
 VOCABULARY, WIDTH, CLASSES = 3_000, 24, 3  # a table large enough that its gradient comes as rows
 

@@ -43,7 +43,7 @@ _NOT_COPIED = ("model.safetensors", "parity.json")
 
 @dataclass(frozen=True)
 class Factories:
-    """What to train on what, if not the artifacts' model and rows; see :mod:`ts4s_core.training.worker.factories`."""
+    """What to train on what, if not the artifacts' model and rows; see :mod:`ts4s_core.training.worker.assembly`."""
 
     model: str = TrainJob.model_factory
     rows: str = TrainJob.rows_factory

@@ -9,10 +9,10 @@ from typing import Any
 
 from ts4s_core.errors import TrainingError
 from ts4s_core.training.exchange.buckets import Layout
-from ts4s_core.training.exchange.exchange import Exchange
-from ts4s_core.training.exchange.gloo import GlooExchange, join_store, make_group, make_store
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets, Transport
+from ts4s_core.training.exchange.gloo import Gloo, join_store, make_group, make_store
 from ts4s_core.training.exchange.peers import Peers
-from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemoryExchange, address_of
+from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,23 @@ def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]
     Returns:
         the exchange, and whether its parameters are one copy for all ranks.
     """
-    limits = {"rank": peers.rank, "world_size": peers.world_size}
+    transport = _transport(layout, peers, kind=kind)
+    return Exchange(layout, transport, timeout_s=peers.timeout_s), isinstance(transport, SharedMemory)
+
+
+def _transport(layout: Layout, peers: Peers, *, kind: str) -> Transport:
+    rank = {"rank": peers.rank, "world_size": peers.world_size}
     if peers.world_size == 1:
-        return Exchange(layout, **limits, timeout_s=peers.timeout_s), False
+        return PrivateBuckets(layout)
     if kind != "network" and (peers.one_host or kind == "shared-memory"):
         segment = share(layout, peers)
         if segment is not None:
-            return SharedMemoryExchange(layout, segment, **limits, timeout_s=peers.timeout_s), True
+            return SharedMemory(layout, segment, **rank, timeout_s=peers.timeout_s)
         if kind == "shared-memory":
             raise TrainingError(
                 "Workers cannot share memory: expected one host with memfd_create and /proc. Use the network exchange"
             )
-    return GlooExchange(layout, _groups(peers), **limits, timeout_s=peers.timeout_s), False
+    return Gloo(layout, _groups(peers), **rank)
 
 
 def share(layout: Layout, peers: Peers) -> Segment | None:

@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,8 +28,94 @@ log = logging.getLogger(__name__)
 GATHER_MARGIN = 4_096 * 6 + 64
 
 
+class Transport(Protocol):
+    """How the bytes of a rank's buckets reach its peers, and theirs this rank.
+
+    Attributes:
+        rank: this rank.
+        world_size: number of ranks.
+        parameters: flat buckets of the parameters.
+        gradients: flat buckets of this rank's gradients.
+    """
+
+    rank: int
+    world_size: int
+    parameters: list[torch.Tensor]
+    gradients: list[torch.Tensor]
+
+    def announce(self, bucket: int) -> None:
+        """This rank's gradients of a bucket are complete."""
+
+    def pieces(self, bucket: int) -> list[torch.Tensor]:
+        """Every rank's gradient of this rank's slice of a bucket, in rank order; waits for them.
+
+        Raises:
+            WorkerLostError: if a peer does not bring its own in time.
+        """
+
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Everybody's vector of numbers, all of one length, as (rank, value). It is a barrier too.
+
+        Raises:
+            WorkerLostError: if a peer does not bring its own in time.
+        """
+
+    def publish(self) -> None:
+        """This rank's slices of the parameters were updated: return when every rank has everybody's.
+
+        Raises:
+            WorkerLostError: if a peer does not bring its own in time.
+        """
+
+
+class PrivateBuckets:
+    """The transport of a rank that hears of no peer: its slices are its own to sum.
+
+    Args:
+        layout: of the buckets.
+        rank: which slices are this rank's.
+        world_size: among how many the slices are dealt out.
+        parameters: memory of the parameters; None: new, zeros.
+        gradients: memory of the gradients; None: new, zeros.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        parameters: list[torch.Tensor] | None = None,
+        gradients: list[torch.Tensor] | None = None,
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.parameters = zero_buckets(layout) if parameters is None else parameters
+        self.gradients = zero_buckets(layout) if gradients is None else gradients
+        self._slices = layout.slices(rank, world_size)
+
+    def announce(self, bucket: int) -> None:
+        """Nobody listens."""
+
+    def pieces(self, bucket: int) -> list[torch.Tensor]:
+        """Its own alone."""
+        start, stop = self._slices[bucket]
+        return [self.gradients[bucket][start:stop]]
+
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its own alone, as (1, value)."""
+        return values[None, :].copy()
+
+    def publish(self) -> None:
+        """Nobody waits."""
+
+
 class Exchange:
-    """One rank's end of the exchange, and all of it for a single rank. Subclasses say how bytes reach the peers.
+    """One rank's end of the exchange: sums its slices of every bucket over all ranks, while backward still runs.
+
+    Args:
+        layout: of the buckets.
+        transport: holds the buckets, and brings the peers' share of them.
+        timeout_s: longest wait for the peers.
 
     Attributes:
         parameters: flat buckets that the model's parameters are views of.
@@ -37,13 +124,14 @@ class Exchange:
         squares: after :meth:`collect` the sum of squares of every own block, in bucket order (float32).
     """
 
-    def __init__(self, layout: Layout, *, rank: int, world_size: int, timeout_s: float) -> None:
+    def __init__(self, layout: Layout, transport: Transport, *, timeout_s: float) -> None:
         self.layout = layout
-        self.rank = rank
-        self.world_size = world_size
+        self.rank = transport.rank
+        self.world_size = transport.world_size
         self.timeout_s = timeout_s
-        self.slices = layout.slices(rank, world_size)
-        self.parameters, self.gradients = self._allocate()
+        self.slices = layout.slices(self.rank, self.world_size)
+        self.parameters, self.gradients = transport.parameters, transport.gradients
+        self._transport = transport
         self.squares: NDArray[np.float32] = np.zeros(0, np.float32)
         self._squares: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
         self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -53,7 +141,7 @@ class Exchange:
 
     def bucket_done(self, bucket: int) -> None:
         """This rank's sum of a bucket is complete: its exchange may start. Every rank names buckets in the same order."""
-        self._announce(bucket)
+        self._transport.announce(bucket)
         self._ready.put(bucket)
 
     def collect(self) -> None:
@@ -73,27 +161,17 @@ class Exchange:
         self.squares = np.concatenate(self._squares)
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Everybody's vector of numbers, all of one length, as (rank, value). It is a barrier too."""
-        return values[None, :].copy()
+        """See :meth:`Transport.gather`."""
+        return self._transport.gather(values)
 
     def publish(self) -> None:
-        """Own parameter slices were updated: return when every rank has everybody's."""
+        """See :meth:`Transport.publish`."""
+        self._transport.publish()
 
     def close(self) -> None:
-        """Stop the thread and let go of peers and memory."""
+        """Stop the thread. Shared memory goes with the last process that maps it."""
         self._ready.put(None)
         self._thread.join(timeout=5)
-
-    def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return zero_buckets(self.layout), zero_buckets(self.layout)
-
-    def _announce(self, bucket: int) -> None:
-        """Tell the peers, if they read this rank's memory."""
-
-    def _pieces(self, bucket: int) -> list[torch.Tensor]:
-        """Every rank's gradient of this rank's slice of a bucket, in rank order; waits for them."""
-        start, stop = self.slices[bucket]
-        return [self.gradients[bucket][start:stop]]
 
     def _reduce_all(self) -> None:
         while (bucket := self._ready.get()) is not None:
@@ -106,7 +184,7 @@ class Exchange:
                 self._reduced.put(exc)
 
     def _reduce(self, bucket: int) -> None:
-        pieces = self._pieces(bucket)
+        pieces = self._transport.pieces(bucket)
         start, stop = self.slices[bucket]
         out = self.gradients[bucket]
         squares = np.empty((stop - start) // BLOCK, np.float32)

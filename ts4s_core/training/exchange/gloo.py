@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCP
 
 from ts4s_core.errors import TrainingError, WorkerLostError
 from ts4s_core.training.exchange.buckets import Layout
-from ts4s_core.training.exchange.exchange import Exchange
+from ts4s_core.training.exchange.exchange import zero_buckets
 
 
 def make_store(address: str, *, timeout_s: float) -> tuple[TCPStore, int]:
@@ -48,40 +48,45 @@ def make_group(store: Store, *, secret: str, rank: int, world_size: int, address
         raise TrainingError(f"Rank {rank} cannot reach its peers from {address}: {exc}") from exc
 
 
-class GlooExchange(Exchange):
-    """Exchange over a gloo process group. Two of them: the reducing thread must not mix its order with the main thread's."""
+class Gloo:
+    """The transport over a gloo process group. Two of them: the reducing thread must not mix its order with the main thread's."""
 
-    def __init__(self, layout: Layout, groups: tuple[Any, Any], *, rank: int, world_size: int, timeout_s: float) -> None:
+    def __init__(self, layout: Layout, groups: tuple[Any, Any], *, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.parameters, self.gradients = zero_buckets(layout), zero_buckets(layout)
         self._bucket_group, self._group = groups
         self._every_slice = [layout.slices(peer, world_size) for peer in range(world_size)]
         # In an order of each rank's own, so that not all send to one peer at a time.
         self._peers = [(rank + step) % world_size for step in range(1, world_size)]
         longest = max(stop - start for start, stop in self._every_slice[rank])
         self._received = {peer: torch.empty(longest, dtype=torch.float32) for peer in self._peers}
-        super().__init__(layout, rank=rank, world_size=world_size, timeout_s=timeout_s)
+
+    def announce(self, bucket: int) -> None:
+        """Nothing: peers do not read this rank's memory."""
+
+    def pieces(self, bucket: int) -> list[torch.Tensor]:
+        """See :meth:`Transport.pieces`."""
+        flat = self.gradients[bucket]
+        sent = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
+        own = flat[slice(*self._every_slice[self.rank][bucket])]
+        received = {peer: self._received[peer][: len(own)] for peer in self._peers}
+        self._finish(self._swap(self._bucket_group, bucket, sent=sent, received=received))
+        return [received.get(peer, own) for peer in range(self.world_size)]
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See :meth:`Exchange.gather`."""
+        """See :meth:`Transport.gather`."""
         everybody = [torch.empty(len(values), dtype=torch.float64) for _ in range(self.world_size)]
         self._finish([self._group.allgather([everybody], [torch.from_numpy(np.ascontiguousarray(values))])])
         return torch.stack(everybody).numpy()
 
     def publish(self) -> None:
-        """See :meth:`Exchange.publish`."""
+        """See :meth:`Transport.publish`."""
         pending = []
         for bucket, flat in enumerate(self.parameters):
-            own = flat[slice(*self.slices[bucket])]
+            own = flat[slice(*self._every_slice[self.rank][bucket])]
             theirs = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
             pending += self._swap(self._group, bucket, sent=dict.fromkeys(self._peers, own), received=theirs)
         self._finish(pending)
-
-    def _pieces(self, bucket: int) -> list[torch.Tensor]:
-        flat = self.gradients[bucket]
-        own = flat[slice(*self.slices[bucket])]
-        sent = {peer: flat[slice(*self._every_slice[peer][bucket])] for peer in self._peers}
-        received = {peer: self._received[peer][: len(own)] for peer in self._peers}
-        self._finish(self._swap(self._bucket_group, bucket, sent=sent, received=received))
-        return [received.get(peer, own) for peer in range(self.world_size)]
 
     def _swap(self, group: Any, bucket: int, *, sent: dict[int, torch.Tensor], received: dict[int, torch.Tensor]) -> list[Any]:
         """Begin to send each peer its tensor and to receive one from it; an empty one is no message. What is to be waited for."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange.buckets import Layout
-from ts4s_core.training.exchange.exchange import GATHER_MARGIN, Exchange
+from ts4s_core.training.exchange.exchange import GATHER_MARGIN
 
 _PAGE = 4_096
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 20e-6, 500e-6
@@ -95,15 +95,18 @@ class Regions:
         self.size = self.gather + _up(2 * world_size * self.gather_width * 8)
 
 
-class SharedMemoryExchange(Exchange):
-    """Exchange through a :class:`Segment` that every rank has mapped."""
+class SharedMemory:
+    """The transport through a :class:`Segment` that every rank has mapped; the parameters are one copy for all ranks."""
 
     def __init__(self, layout: Layout, segment: Segment, *, rank: int, world_size: int, timeout_s: float) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._timeout_s = timeout_s
+        self._slices = layout.slices(rank, world_size)
         regions = Regions(layout, world_size)
-        self._segment = segment
         buckets = len(layout.bucket_sizes)
         memory = segment.map
         self._every_gradient = [buckets_at(memory, layout, regions.bucket_bytes * (1 + peer)) for peer in range(world_size)]
+        self.parameters, self.gradients = buckets_at(memory, layout, 0), self._every_gradient[rank]
         counters = np.frombuffer(memory, np.int64, regions.counter_count, regions.counters)
         self._bucket_steps = counters[: world_size * buckets].reshape(world_size, buckets)
         self._gathers = counters[world_size * buckets :]
@@ -113,10 +116,22 @@ class SharedMemoryExchange(Exchange):
         self._steps_done = [0] * buckets
         self._gathered = 0
         self._fence = threading.Lock()
-        super().__init__(layout, rank=rank, world_size=world_size, timeout_s=timeout_s)
+
+    def announce(self, bucket: int) -> None:
+        """See :meth:`Transport.announce`."""
+        self._set(self._bucket_steps[self.rank], bucket, int(self._bucket_steps[self.rank, bucket]) + 1)
+
+    def pieces(self, bucket: int) -> list[torch.Tensor]:
+        """See :meth:`Transport.pieces`."""
+        self._steps_done[bucket] += 1
+        target = self._steps_done[bucket]
+        for peer in range(self.world_size):
+            self._wait(lambda peer=peer: int(self._bucket_steps[peer, bucket]) >= target, peer, "its gradients")  # type: ignore[misc]
+        start, stop = self._slices[bucket]
+        return [buckets[bucket][start:stop] for buckets in self._every_gradient]
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """See :meth:`Exchange.gather`. Two slots in turn: a rank is never more than one gather ahead of a peer."""
+        """See :meth:`Transport.gather`. Two slots in turn: a rank is never more than one gather ahead of a peer."""
         self._gathered += 1
         slot = self._slots[self._gathered % 2]
         slot[self.rank, : len(values)] = values
@@ -128,26 +143,8 @@ class SharedMemoryExchange(Exchange):
         return copy
 
     def publish(self) -> None:
-        """See :meth:`Exchange.publish`: the parameters are shared, so a barrier is all."""
+        """See :meth:`Transport.publish`: the parameters are shared, so a barrier is all."""
         self.gather(np.zeros(0))
-
-    def close(self) -> None:
-        """See :meth:`Exchange.close`. The memory goes with the last process that maps it."""
-        super().close()
-
-    def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return buckets_at(self._segment.map, self.layout, 0), self._every_gradient[self.rank]
-
-    def _announce(self, bucket: int) -> None:
-        self._set(self._bucket_steps[self.rank], bucket, int(self._bucket_steps[self.rank, bucket]) + 1)
-
-    def _pieces(self, bucket: int) -> list[torch.Tensor]:
-        self._steps_done[bucket] += 1
-        target = self._steps_done[bucket]
-        for peer in range(self.world_size):
-            self._wait(lambda peer=peer: int(self._bucket_steps[peer, bucket]) >= target, peer, "its gradients")  # type: ignore[misc]
-        start, stop = self.slices[bucket]
-        return [buckets[bucket][start:stop] for buckets in self._every_gradient]
 
     def _set(self, counters: NDArray[np.int64], place: int, value: int) -> None:
         with self._fence:  # a lock is a memory barrier: what was written before is visible before the counter is
@@ -155,10 +152,10 @@ class SharedMemoryExchange(Exchange):
 
     def _wait(self, arrived: Callable[[], bool], peer: int, what: str) -> None:
         pause = _SHORTEST_SLEEP_S
-        deadline = time.monotonic() + self.timeout_s
+        deadline = time.monotonic() + self._timeout_s
         while not arrived():
             if time.monotonic() > deadline:
-                raise WorkerLostError(f"Rank {self.rank} waited {self.timeout_s:g} s for rank {peer} to bring {what}")
+                raise WorkerLostError(f"Rank {self.rank} waited {self._timeout_s:g} s for rank {peer} to bring {what}")
             time.sleep(pause)
             pause = min(_LONGEST_SLEEP_S, 1.5 * pause)
         with self._fence:

@@ -24,6 +24,7 @@ class Apart(Strategy):
     """What strategies share whose ranks step apart: the figures that they put together at a join."""
 
     apart = True
+    joins_to_save = False
 
     def __init__(self, engine: LocalEngine, peers: Peers) -> None:
         super().__init__(engine)

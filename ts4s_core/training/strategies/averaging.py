@@ -18,7 +18,6 @@ from safetensors import safe_open
 from ts4s_core.errors import InputError, IntegrityError, TrainingError
 from ts4s_core.training.batches.read_ahead import PlannedStep
 from ts4s_core.training.checkpoints.reader import Checkpoint
-from ts4s_core.training.exchange.buckets import attach
 from ts4s_core.training.exchange.connect import connect
 from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.exchange.peers import Peers
@@ -26,8 +25,8 @@ from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.setup import TrainingSetup
 from ts4s_core.training.strategies.apart import Apart
-from ts4s_core.training.strategies.inputs import Parts
 
 _WEIGHT, _STATISTIC, _PENDING = "weight", "statistic", "pending"
 
@@ -129,26 +128,30 @@ class Averaging(Apart):
             flat.copy_(average)
 
 
-def averaging(parts: Parts) -> Averaging:
+def averaging(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: Checkpoint | None) -> Averaging:
     """The strategy for one rank, taken up where the checkpoint left it.
+
+    Args:
+        setup: what is trained.
+        peers: the ranks.
+        exchange: ``auto``, ``shared-memory`` or ``network``.
+        checkpoint: to go on from.
 
     Raises:
         InputError: with another optimiser than AdamW.
         TrainingError, IntegrityError: if the checkpoint does not fit.
     """
-    settings = parts.settings
-    if parts.make_optimiser is not None:
+    if setup.built.optimiser is not None:
         raise InputError(
             "train.strategy averaging averages the moments of AdamW: expected that optimiser, got another. "
             "Use strategy synchronous or hogwild with it"
         )
-    local = parts.local_exchange()
-    attach(parts.parameters, parts.layout.views(local.parameters), copy=True)
-    optimiser = SlicedAdamW(local, weight_decay=settings.weight_decay)
-    engine = parts.local_engine(local, optimiser)
-    shared, _one_copy = connect(parts.layout, parts.peers, kind=parts.exchange_kind)
-    strategy = Averaging(engine, optimiser, shared, peers=parts.peers, frequency=settings.averaging_frequency)
-    if parts.checkpoint is not None:
-        strategy.restore(parts.checkpoint)
-        strategy.resume(parts.checkpoint.progressed().strategy)
+    local = setup.local_exchange(timeout_s=peers.timeout_s)
+    optimiser = SlicedAdamW(local, weight_decay=setup.settings.weight_decay)
+    engine = setup.local_engine(local, optimiser, rank=peers.rank, world_size=peers.world_size)
+    shared, _one_copy = connect(setup.layout, peers, kind=exchange)
+    strategy = Averaging(engine, optimiser, shared, peers=peers, frequency=setup.settings.averaging_frequency)
+    if checkpoint is not None:
+        strategy.restore(checkpoint)
+        strategy.resume(checkpoint.progressed().strategy)
     return strategy

@@ -23,19 +23,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from ts4s_core.training.batches.read_ahead import PlannedStep
+from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.state import Progressed
-from ts4s_core.training.exchange.buckets import Layout, attach
+from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.connect import share
-from ts4s_core.training.exchange.exchange import Exchange, zero_buckets
+from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, buckets_at
 from ts4s_core.training.facts import Staleness, StrategyFacts
 from ts4s_core.training.optimisers.adamw import SlicedOptimiser
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.setup import TrainingSetup
 from ts4s_core.training.strategies.apart import Apart
 from ts4s_core.training.strategies.hogwild_wire import Request, SliceClient, SliceServer
-from ts4s_core.training.strategies.inputs import Parts
 
 
 class Shared:
@@ -45,17 +47,6 @@ class Shared:
         size = Regions(layout, world_size).bucket_bytes
         self.parameters = buckets_at(segment.map, layout, 0)
         self.gradients = [buckets_at(segment.map, layout, size * (1 + rank)) for rank in range(world_size)]
-
-
-class _LocalExchange(Exchange):
-    """A rank's own buckets, its gradients where its peers can read them."""
-
-    def __init__(self, layout: Layout, gradients: list[torch.Tensor], *, timeout_s: float) -> None:
-        self._given = gradients
-        super().__init__(layout, rank=0, world_size=1, timeout_s=timeout_s)
-
-    def _allocate(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return zero_buckets(self.layout), self._given
 
 
 class SliceOwner:
@@ -216,6 +207,10 @@ class Hogwild(Apart):
         """See :meth:`Strategy.checkpoint_interval`: half, so that what a kill loses is bounded by the whole."""
         return max(1, every_steps // 2)
 
+    def joins_after(self, planned: PlannedStep) -> bool:
+        """Never of its own accord: validations, checkpoints and the end join."""
+        return False
+
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
         """See :meth:`Strategy.join`."""
         # Whoever brought this has no push under way: when all have, the owners' slices rest.
@@ -259,36 +254,40 @@ class Hogwild(Apart):
         return self._remote.staleness
 
 
-def hogwild(parts: Parts) -> Hogwild:
+def hogwild(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: Checkpoint | None) -> Hogwild:
     """The strategy for one rank, taken up where the checkpoint left it.
+
+    Args:
+        setup: what is trained.
+        peers: the ranks.
+        exchange: ``auto``, ``shared-memory`` or ``network``.
+        checkpoint: to go on from.
 
     Raises:
         IntegrityError: if the checkpoint does not fit.
         WorkerLostError: if a peer cannot be reached.
     """
-    peers, checkpoint = parts.peers, parts.checkpoint
-    shared = None
-    if peers.world_size > 1 and peers.one_host and parts.exchange_kind != "network":
-        segment = share(parts.layout, peers)
-        shared = Shared(parts.layout, segment, peers.world_size) if segment else None
-    if shared is None:
-        local = parts.local_exchange()
-    else:
-        local = _LocalExchange(parts.layout, shared.gradients[peers.rank], timeout_s=peers.timeout_s)
-    attach(parts.parameters, parts.layout.views(local.parameters), copy=True)
-    exchange = Exchange(parts.layout, rank=peers.rank, world_size=peers.world_size, timeout_s=peers.timeout_s)
-    if shared is not None:
-        exchange.parameters = shared.parameters
-    first = own_pieces(local.parameters, exchange.slices)
-    for mine, start in zip(own_pieces(exchange.parameters, exchange.slices), first, strict=True):
+    layout, shared = setup.layout, None
+    if peers.world_size > 1 and peers.one_host and exchange != "network":
+        segment = share(layout, peers)
+        shared = Shared(layout, segment, peers.world_size) if segment else None
+    # Where its peers can read them, if there is such a place.
+    gradients = shared.gradients[peers.rank] if shared else None
+    local = setup.local_exchange(timeout_s=peers.timeout_s, gradients=gradients)
+    parameters = shared.parameters if shared else None
+    buckets = PrivateBuckets(layout, rank=peers.rank, world_size=peers.world_size, parameters=parameters)
+    owned = Exchange(layout, buckets, timeout_s=peers.timeout_s)
+    first = own_pieces(local.parameters, owned.slices)
+    for mine, start in zip(own_pieces(owned.parameters, owned.slices), first, strict=True):
         mine.copy_(start)
-    optimiser = parts.optimiser(exchange)
+    optimiser = setup.optimiser(owned)
     progressed = Progressed()
     if checkpoint is not None:
         progressed = checkpoint.progressed()
         optimiser.restore(checkpoint)
-    owner = SliceOwner(exchange, optimiser, updates=progressed.step * peers.world_size, shared=shared)
+    owner = SliceOwner(owned, optimiser, updates=progressed.step * peers.world_size, shared=shared)
     remote = RemoteSlices(local, owner, peers, shared=shared)
-    strategy = Hogwild(parts.local_engine(local, remote), remote, owner, peers)
+    engine = setup.local_engine(local, remote, rank=peers.rank, world_size=peers.world_size)
+    strategy = Hogwild(engine, remote, owner, peers)
     strategy.resume(progressed.strategy)
     return strategy

@@ -1,25 +1,73 @@
-"""All ranks step together."""
+"""Strategy ``synchronous``: all ranks step together, so that any number of them gives the same weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ts4s_core.training.batches.batch import PartBatch
+from ts4s_core.training.batches.read_ahead import PlannedStep
+from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import attach
 from ts4s_core.training.exchange.connect import connect
-from ts4s_core.training.step.engine import Engine
-from ts4s_core.training.strategies.inputs import Parts
+from ts4s_core.training.exchange.peers import Peers
+from ts4s_core.training.facts import StrategyFacts
+from ts4s_core.training.step.engine import StepStats, Sums
+from ts4s_core.training.step.setup import TrainingSetup
 from ts4s_core.training.strategies.strategy import Strategy
 
 
-def synchronous(parts: Parts) -> Strategy:
-    """Synchronous training for one rank, taken up where the checkpoint left it.
+class Synchronous(Strategy):
+    """Every step is everybody's: there is nothing to join, and each rank saves its own slices at any time."""
+
+    apart = False
+    joins_to_save = False
+
+    def step(self, batches: Sequence[PartBatch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
+        """See :meth:`Engine.step`."""
+        return self.engine.step(batches, step=step, rate=rate, flag=flag, memory_mib=memory_mib)
+
+    def joins_after(self, planned: PlannedStep) -> bool:
+        """Never: ranks are together."""
+        return False
+
+    def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
+        """Nothing is outstanding."""
+        return {}
+
+    def gather_sums(self, sums: NDArray[np.float64]) -> Sums:
+        """See :meth:`Engine.gather_sums`."""
+        return self.engine.gather_sums(sums)
+
+    def saved(self) -> dict[str, torch.Tensor]:
+        """The moments of this rank's slices."""
+        return self.engine.optimiser.state()
+
+    def facts(self) -> StrategyFacts:
+        """Nothing to say."""
+        return StrategyFacts()
+
+
+def synchronous(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: Checkpoint | None) -> Synchronous:
+    """The strategy for one rank, taken up where the checkpoint left it.
+
+    Args:
+        setup: what is trained.
+        peers: the ranks.
+        exchange: ``auto``, ``shared-memory`` or ``network``.
+        checkpoint: to go on from.
 
     Raises:
         TrainingError: if the ranks cannot reach each other.
         IntegrityError: if the checkpoint does not fit.
     """
-    exchange, one_copy = connect(parts.layout, parts.peers, kind=parts.exchange_kind)
-    attach(parts.parameters, parts.layout.views(exchange.parameters), copy=parts.peers.rank == 0 or not one_copy)
-    exchange.publish()  # nobody reads shared parameters before rank 0 has written them
-    optimiser = parts.optimiser(exchange)
-    if parts.checkpoint is not None:
-        optimiser.restore(parts.checkpoint)
-    return Strategy(parts.make_engine(Engine, exchange, optimiser, parts=parts.settings.logical_shards))
+    buckets, one_copy = connect(setup.layout, peers, kind=exchange)
+    attach(setup.parameters, setup.layout.views(buckets.parameters), copy=peers.rank == 0 or not one_copy)
+    buckets.publish()  # nobody reads shared parameters before rank 0 has written them
+    optimiser = setup.optimiser(buckets)
+    if checkpoint is not None:
+        optimiser.restore(checkpoint)
+    return Synchronous(setup.engine(buckets, optimiser))

@@ -18,10 +18,10 @@ from ts4s_core.training.checkpoints.state import Progressed, Snapshot
 from ts4s_core.training.checkpoints.writer import CheckpointWriter
 from ts4s_core.training.control.messages import Progressing, Started, Stepped, Validated
 from ts4s_core.training.exchange.peers import Peers
+from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.engine import GradientNotFiniteError, StepStats, non_finite
 from ts4s_core.training.step_rows import StepRow
 from ts4s_core.training.strategies.strategy import Strategy
-from ts4s_core.training.worker.factories import BuiltModel
 from ts4s_core.training.worker.ledger import Ledger
 from ts4s_core.training.worker.validation import validation_loss
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,21 +23,15 @@ from ts4s_core.training.checkpoints.writer import WRITE_LIMIT_S, CheckpointWrite
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient, LogToDriver
 from ts4s_core.training.control.messages import TrainedWeights, WorkerResult
-from ts4s_core.training.exchange.buckets import lay_out, trainable_parameters
-from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.exchange.peers import Peers, meet, same_weights
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.optimisers.adamw import Optimiser
-from ts4s_core.training.step.compiled_forward import compiled
-from ts4s_core.training.step.engine import Engine
-from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.strategies.averaging import averaging
 from ts4s_core.training.strategies.hogwild import hogwild
-from ts4s_core.training.strategies.inputs import Parts
-from ts4s_core.training.strategies.strategy import Strategy
+from ts4s_core.training.strategies.strategy import MakeStrategy
 from ts4s_core.training.strategies.synchronous import synchronous
 from ts4s_core.training.worker.allocator import keep_memory
-from ts4s_core.training.worker.factories import BuiltModel, resolve
+from ts4s_core.training.worker.assembly import assemble, rows_of
 from ts4s_core.training.worker.ledger import Ledger
 from ts4s_core.training.worker.loop import Loop
 
@@ -46,7 +39,7 @@ log = logging.getLogger(__name__)
 
 #: What torch and the system say when there is no more memory; torch raises a plain RuntimeError.
 _OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "Unable to allocate")
-_STRATEGIES: dict[str, Callable[[Parts], Strategy]] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
+_STRATEGIES: dict[str, MakeStrategy] = {"synchronous": synchronous, "averaging": averaging, "hogwild": hogwild}
 
 
 def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAddress, address: str = "127.0.0.1") -> WorkerResult:
@@ -107,14 +100,18 @@ def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> Train
 
 def _train(job: TrainJob, peers: Peers) -> WorkerResult:
     store = ArtifactStore.open(job.storage_settings())
-    built: BuiltModel = resolve(job.model_factory)(job, store)
-    rows = resolve(job.rows_factory)(job, store)
+    setup = assemble(job, store)
+    rows = rows_of(job, store)
     checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
+    if checkpoint is not None:
+        setup.restore(checkpoint)
+    same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in setup.parameters.items()}))
     writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
-    with contextlib.closing(_strategy(job, built, peers, checkpoint)) as strategy, _ledger(job, peers.rank) as ledger:
+    strategy = _STRATEGIES[job.settings.strategy](setup, peers, exchange=job.exchange, checkpoint=checkpoint)
+    with contextlib.closing(strategy), _ledger(job, peers.rank) as ledger:
         loop = Loop(
             strategy,
-            built,
+            setup.built,
             rows,
             job.settings,
             peers=peers,
@@ -124,51 +121,10 @@ def _train(job: TrainJob, peers: Peers) -> WorkerResult:
             best=checkpoint.best() if checkpoint else None,
         )
         loop.run()
-        stored = _store_weights(job, store, built, loop) if peers.rank == 0 else None
+        stored = _store_weights(job, store, setup.built, loop) if peers.rank == 0 else None
         # A rank that leaves takes its connections with it; the others may still be on their last numbers.
         peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
     return WorkerResult(rank=peers.rank, steps=loop.progressed.step, trained=stored)
-
-
-def _strategy(job: TrainJob, built: BuiltModel, peers: Peers, checkpoint: Checkpoint | None) -> Strategy:
-    settings = job.settings
-    parameters = trainable_parameters(built.module)
-    if checkpoint is not None:
-        saved = checkpoint.weights()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(torch.from_numpy(saved[built.stored_name(name)]))
-        for name in built.buffers.keys() & saved.keys():
-            built.buffers[name].copy_(torch.from_numpy(saved[name]))
-    same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()}))
-
-    forward = compiled(built.module) if settings.compile and built.forward is None else built.forward
-
-    def make_engine(kind: type[Engine], exchange: Exchange, optimiser: Optimiser, **more: Any) -> Engine:
-        return kind(
-            built.module,
-            parameters,
-            exchange,
-            optimiser,
-            objective=built.objective or objective_for(job.task, job.class_weights),
-            seed=settings.seed,
-            max_grad_norm=settings.max_grad_norm,
-            seed_dropout=built.seed_dropout,
-            forward=forward,
-            **more,
-        )
-
-    parts = Parts(
-        parameters,
-        lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()]),
-        settings,
-        peers,
-        checkpoint,
-        exchange_kind=job.exchange,
-        make_optimiser=built.optimiser,
-        make_engine=make_engine,
-    )
-    return _STRATEGIES[settings.strategy](parts)
 
 
 @contextlib.contextmanager
