@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from ts4s_core.errors import TrainingError
+from ts4s_core.training.control.client import BEAT_EVERY_S
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets, Transport
 from ts4s_core.training.exchange.gloo import Gloo, join_store, make_group, make_store
@@ -15,6 +16,9 @@ from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 
 log = logging.getLogger(__name__)
+
+#: What peers wait beyond ``train.timeout_s``: the driver, who knows which rank is silent, notices it up to a beat later.
+_GRACE_S = 2 * BEAT_EVERY_S
 
 
 def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]:
@@ -29,7 +33,7 @@ def connect(layout: Layout, peers: Peers, *, kind: str) -> tuple[Exchange, bool]
         the exchange, and whether its parameters are one copy for all ranks.
     """
     transport = _transport(layout, peers, kind=kind)
-    return Exchange(layout, transport, timeout_s=peers.timeout_s), isinstance(transport, SharedMemory)
+    return Exchange(layout, transport, timeout_s=peers.timeout_s + _GRACE_S), isinstance(transport, SharedMemory)
 
 
 def _transport(layout: Layout, peers: Peers, *, kind: str) -> Transport:
@@ -39,7 +43,7 @@ def _transport(layout: Layout, peers: Peers, *, kind: str) -> Transport:
     if kind != "network" and (peers.one_host or kind == "shared-memory"):
         segment = share(layout, peers)
         if segment is not None:
-            return SharedMemory(layout, segment, **rank, timeout_s=peers.timeout_s)
+            return SharedMemory(layout, segment, **rank, timeout_s=peers.timeout_s + _GRACE_S)
         if kind == "shared-memory":
             raise TrainingError(
                 "Workers cannot share memory: expected one host with memfd_create and /proc. Use the network exchange"
@@ -88,7 +92,7 @@ def _groups(peers: Peers) -> tuple[Any, Any]:
             rank=peers.rank,
             world_size=peers.world_size,
             address=peers.address,
-            timeout_s=peers.timeout_s,
+            timeout_s=peers.timeout_s + _GRACE_S,
         )
         for name in ("buckets", "numbers")
     )
