@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
-from torch._C._distributed_c10d import HashStore
 
 from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange.buckets import BLOCK, CHUNK, Layout, attach, chunks, lay_out
 from ts4s_core.training.exchange.exchange import Exchange, GlobalSquares, PrivateBuckets, block_squares
-from ts4s_core.training.exchange.gloo import Gloo, make_group
+from ts4s_core.training.exchange.gloo import AddressStore, Gloo, make_group
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.step.gradient_tree import GradientTree
@@ -83,6 +85,26 @@ def in_threads(world_size: int, make: Callable[[int], Exchange]) -> list[Any]:
     return results
 
 
+class Meeting:
+    """What the control channel does for ranks that are processes: everybody's value under a key."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._brought: dict[str, dict[int, Any]] = {}
+        self._news = threading.Condition()
+
+    def gather(self, rank: int, key: str, value: Any) -> list[Any]:
+        with self._news:
+            brought = self._brought.setdefault(key, {})
+            brought[rank] = value
+            self._news.notify_all()
+            assert self._news.wait_for(lambda: len(brought) == self._world_size, timeout=30)
+            return [brought[peer] for peer in range(self._world_size)]
+
+    def store(self, rank: int, name: str) -> AddressStore:
+        return AddressStore(lambda key, value: self.gather(rank, key, value), name)
+
+
 def exchanges(kind: str, layout: Layout, world_size: int) -> Callable[[int], Exchange]:
     if world_size == 1:
         return lambda rank: Exchange(layout, PrivateBuckets(layout), timeout_s=30)
@@ -97,12 +119,11 @@ def exchanges(kind: str, layout: Layout, world_size: int) -> Callable[[int], Exc
             return Exchange(layout, transport, timeout_s=30)
 
         return shared
-    store = HashStore()
+    meeting = Meeting(world_size)
 
     def gloo(rank: int) -> Exchange:
-        groups = tuple(
-            make_group(store, secret=name, rank=rank, world_size=world_size, address="127.0.0.1", timeout_s=30) for name in "ab"
-        )
+        limits: dict[str, Any] = {"world_size": world_size, "timeout_s": 30}
+        groups = tuple(make_group(meeting.store(rank, name), rank=rank, address="127.0.0.1", **limits) for name in "ab")
         transport = Gloo(layout, groups, rank=rank, world_size=world_size)  # type: ignore[arg-type]
         return Exchange(layout, transport, timeout_s=30)
 
@@ -126,6 +147,43 @@ def test_weights_and_norms_do_not_hang_on_the_number_of_ranks(layout, alone, kin
     for weights, norms in in_threads(world_size, exchanges(kind, layout, world_size)):
         assert norms == alone[1]
         assert all(torch.equal(weights[name], alone[0][name]) for name in weights)
+
+
+def listening() -> set[int]:
+    return {each.laddr.port for each in psutil.Process().net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_ranks_meet_without_a_store_that_listens(address):
+    """Nobody but gloo itself listens, which neither speaks to strangers nor is disturbed by them."""
+    before, meeting, groups = listening(), Meeting(2), {}
+
+    def meet(rank: int) -> None:
+        groups[rank] = make_group(meeting.store(rank, "a"), rank=rank, world_size=2, address=address, timeout_s=30)
+
+    def gather(rank: int) -> None:
+        found = [torch.empty(3) for _ in range(2)]
+        groups[rank].allgather([found], [torch.full((3,), float(rank))]).wait()
+        sums[rank] = [float(values.sum()) for values in found]
+
+    in_both(meet)
+    ports = listening() - before
+    assert len(ports) == 2  # gloo's own, one a rank
+    for port in ports:
+        with socket.create_connection((address, port), timeout=5) as stranger:
+            stranger.sendall(os.urandom(512))
+    sums: dict[int, list[float]] = {}
+    in_both(gather)
+    assert sums == {0: [0.0, 3.0], 1: [0.0, 3.0]}
+
+
+def in_both(work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_the_sum_is_the_tree_over_parts(layout):

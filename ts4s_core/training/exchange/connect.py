@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from typing import Any
@@ -11,7 +10,7 @@ from ts4s_core.errors import TrainingError
 from ts4s_core.training.control.client import BEAT_EVERY_S
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets, Transport
-from ts4s_core.training.exchange.gloo import Gloo, join_store, make_group, make_store
+from ts4s_core.training.exchange.gloo import AddressStore, Gloo, make_group
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 
@@ -77,18 +76,9 @@ def share(layout: Layout, peers: Peers) -> Segment | None:
 
 
 def _groups(peers: Peers) -> tuple[Any, Any]:
-    # Rank 0's store has to live as long as the groups, which hold it.
-    if peers.rank == 0:
-        store, port = make_store(peers.address, timeout_s=peers.timeout_s)
-        peers.gather("store", [peers.address, port])
-    else:
-        host, port = peers.gather("store", None)[0]
-        store = join_store(host, port, timeout_s=peers.timeout_s)
-    prefix = hashlib.sha256(f"gloo/{peers.secret}".encode()).hexdigest()
     first, second = (
         make_group(
-            store,
-            secret=f"{prefix}/{name}",
+            AddressStore(peers.gather, name),
             rank=peers.rank,
             world_size=peers.world_size,
             address=peers.address,

@@ -7,34 +7,63 @@ weights straight into them: gloo's own all-to-all would need them copied togethe
 
 from __future__ import annotations
 
+import base64
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, TCPStore
+from torch._C._distributed_c10d import ProcessGroupGloo, Store
 
 from ts4s_core.errors import TrainingError, WorkerLostError
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.exchange import zero_buckets
 
 
-def make_store(address: str, *, timeout_s: float) -> tuple[TCPStore, int]:
-    """Rank 0's rendezvous on a free port of ``address``; the port is for the peers."""
-    store = TCPStore(
-        address, 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s), use_libuv=True
-    )
-    return store, store.port
+class AddressStore(Store):
+    """The rendezvous of a gloo group without a server of its own: what a rank sets, every rank gets by a gather of its peers.
+
+    Gloo's ranks each set their own address, and then wait for the others'. A store of torch's would listen for that on a port
+    that lists and deletes its keys for anybody; this one goes the way of all that ranks tell each other.
+
+    Args:
+        gather: everybody's value under a key, in rank order.
+        name: of the group; every rank makes its groups under the same names.
+    """
+
+    def __init__(self, gather: Callable[[str, Any], list[Any]], name: str) -> None:
+        super().__init__()
+        self._gather = gather
+        self._name = name
+        self._rounds = 0
+        self._values: dict[str, bytes] = {}
+
+    def set(self, key: str, value: bytes) -> None:
+        """Bring this rank's value; returns when every rank has brought one."""
+        self._rounds += 1
+        mine = [key, base64.b64encode(value).decode()]
+        for their_key, their_value in self._gather(f"gloo/{self._name}/{self._rounds}", mine):
+            self._values[their_key] = base64.b64decode(their_value)
+
+    def get(self, key: str) -> bytes:
+        """A value that some rank brought."""
+        return self._values[key]
+
+    def wait(self, keys: list[str], _timeout: datetime.timedelta | None = None) -> None:
+        """Make sure that values are there: whatever will come has come when :meth:`set` returned.
+
+        Raises:
+            KeyError: if one is not.
+        """
+        missing = [key for key in keys if key not in self._values]
+        if missing:
+            raise KeyError(f"gloo asks for {missing}, which no rank has set")
 
 
-def join_store(address: str, port: int, *, timeout_s: float) -> TCPStore:
-    """A peer's view of rank 0's rendezvous."""
-    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=timeout_s))
-
-
-def make_group(store: Store, *, secret: str, rank: int, world_size: int, address: str, timeout_s: float) -> Any:
-    """A gloo group bound to one interface, under keys that only this attempt's ranks know.
+def make_group(store: Store, *, rank: int, world_size: int, address: str, timeout_s: float) -> Any:
+    """A gloo group bound to one interface; ``store`` is used until this returns.
 
     Raises:
         TrainingError: if the ranks cannot reach each other.
@@ -43,7 +72,7 @@ def make_group(store: Store, *, secret: str, rank: int, world_size: int, address
     options._timeout = datetime.timedelta(seconds=timeout_s)
     try:
         options._devices = [ProcessGroupGloo.create_device(hostname=address)]
-        return ProcessGroupGloo(PrefixStore(secret, store), rank, world_size, options)
+        return ProcessGroupGloo(store, rank, world_size, options)
     except RuntimeError as exc:
         raise TrainingError(f"Rank {rank} cannot reach its peers from {address}: {exc}") from exc
 
