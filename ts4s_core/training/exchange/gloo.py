@@ -40,10 +40,11 @@ class AddressStore(Store):
         self._rounds = 0
         self._values: dict[str, bytes] = {}
 
-    def set(self, key: str, value: bytes) -> None:
+    def set(self, key: str, value: str | bytes) -> None:
         """Bring this rank's value; returns when every rank has brought one."""
         self._rounds += 1
-        mine = [key, base64.b64encode(value).decode()]
+        raw = value.encode() if isinstance(value, str) else value
+        mine = [key, base64.b64encode(raw).decode()]
         for their_key, their_value in self._gather(f"gloo/{self._name}/{self._rounds}", mine):
             self._values[their_key] = base64.b64decode(their_value)
 
