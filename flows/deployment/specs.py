@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ts4s_core.errors import SettingsError
+from ts4s_core.host_user import expanded
 from ts4s_core.settings import Settings, StorageAddress
 
 TAG = "ts4s"
@@ -160,7 +161,7 @@ def _given(settings: Settings) -> dict[str, Any]:
     model = given.get("model", {})
     for setting in ("source", "tokenizer", "word_vectors"):
         value = model.get(setting)
-        if isinstance(value, str) and Path(value).expanduser().exists():
+        if isinstance(value, str) and expanded(value).exists():
             model[setting] = _absolute(value)
         elif isinstance(value, str) and value.startswith("config:") and Path(value[7:]).is_file():
             model[setting] = f"config:{_absolute(value[7:])}"
@@ -170,7 +171,7 @@ def _given(settings: Settings) -> dict[str, Any]:
 def _absolute(place: str) -> str:
     if "://" in place:
         return place
-    return str(Path(place).expanduser().absolute())
+    return str(expanded(place).absolute())
 
 
 def _is_cron(text: str) -> bool:

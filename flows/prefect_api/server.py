@@ -11,11 +11,9 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 import urllib.error
@@ -24,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ts4s_core.errors import Ts4sError
+from ts4s_core.host_user import expanded, home
+from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.processes import kill_tree
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,12 @@ def configured_api_url(environ: Mapping[str, str] | None = None) -> str | None:
     environ = os.environ if environ is None else environ
     if environ.get("PREFECT_API_URL"):
         return environ["PREFECT_API_URL"]
-    home = Path(environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    path = Path(environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    own = home()
+    folder = environ.get("PREFECT_HOME") or (None if own is None else own / ".prefect")
+    given = environ.get("PREFECT_PROFILES_PATH") or (None if folder is None else Path(folder) / "profiles.toml")
+    if given is None:
+        return None
+    path = expanded(given)
     try:
         profiles = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -66,7 +70,8 @@ class TemporaryServer:
     """A Prefect server that is started at once and waited for later, so that the start overlaps with other work."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ts4s-prefect-"))
+        self._private = PrivateFolder("prefect")
+        self._folder = self._private.path
         self._log = self._folder / "server.log"
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another can take its place at once
@@ -85,7 +90,7 @@ class TemporaryServer:
                 self._process = subprocess.Popen(
                     command,
                     env=self._server_environment(),
-                    pass_fds=(listener.fileno(),),
+                    pass_fds=(listener.fileno(), self._private.lock),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -135,7 +140,7 @@ class TemporaryServer:
             self._process.wait(STOP_TIMEOUT_S)
         kill_tree(self._process.pid)
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._private.remove()
 
     def _server_environment(self) -> dict[str, str]:
         foreign = ("PREFECT_", "TS4S_STORAGE__")  # a database or a profile of the user's, and secrets it has no use for

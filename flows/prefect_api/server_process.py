@@ -7,10 +7,11 @@ folder, when the parent does.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
+from pathlib import Path
 
+from ts4s_core.private_folders import remove_private
 from ts4s_core.processes import die_with_parent
 
 
@@ -18,7 +19,7 @@ def serve(socket_number: int, parent_pid: int, folder: str) -> None:
     """Run Prefect's server until the parent ends it or dies."""
 
     def end() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_private(Path(folder))
         os._exit(0)
 
     die_with_parent(parent_pid, on_death=end)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -19,26 +20,39 @@ from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.versions.verified import check_file, remember
 from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
+from ts4s_core.host_user import expanded, home
+from ts4s_core.private_folders import own_folder
 from ts4s_core.settings import StorageSettings
 
 FILES_AT_ONCE = 2
 
 
-def default_cache_dir(settings: StorageSettings) -> Path:
-    """``storage.cache_dir``, else ``ts4s`` in the user's cache folder. The folder need not exist."""
+def default_cache_dir(settings: StorageSettings) -> Path | None:
+    """``storage.cache_dir``, else ``ts4s`` in the user's cache folder; None for a user without a home. It need not exist."""
     if settings.cache_dir:
-        return Path(settings.cache_dir).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "ts4s"
+        return expanded(settings.cache_dir).absolute()
+    base, own = os.environ.get("XDG_CACHE_HOME", ""), home()
+    if os.path.isabs(base):
+        return Path(base) / "ts4s"
+    return None if own is None else own / ".cache" / "ts4s"
 
 
 class Cache:
-    """Local copies of one remote store's files."""
+    """Local copies of one remote store's files.
 
-    def __init__(self, storage: Storage, cache_dir: Path) -> None:
+    Args:
+        storage: the store's.
+        cache_dir: where they lie; None: in this user's private folder, for a user who has no other.
+    """
+
+    def __init__(self, storage: Storage, cache_dir: Path | None) -> None:
         self._storage = storage
-        address = f"{storage.uri.rstrip('/')}\0{storage.settings.endpoint_url or ''}"
-        self._root = cache_dir / hashlib.sha256(address.encode()).hexdigest()[:16]
+        self._cache_dir = cache_dir
+
+    @functools.cached_property
+    def _root(self) -> Path:
+        address = f"{self._storage.uri.rstrip('/')}\0{self._storage.settings.endpoint_url or ''}"
+        return (self._cache_dir or own_folder() / "cache") / hashlib.sha256(address.encode()).hexdigest()[:16]
 
     def folder(self, manifest: Manifest) -> Path:
         """A folder with every file of a version, each verified."""

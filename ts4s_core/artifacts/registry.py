@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import getpass
 import json
 import re
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name
 from ts4s_core.errors import ConflictError, InputError, IntegrityError, NotFoundError, listed
+from ts4s_core.host_user import user_name
 
 REGISTRY = "registry"
 CHAMPION = "champion"
@@ -137,7 +137,7 @@ class Registry:
         check_name(alias)
         if to is not None and not self._store.sealed(ArtifactRef(KIND, name, to)):
             self._store.manifest(ArtifactRef(KIND, name, to))  # says which versions there are
-        who = f"{getpass.getuser()}@{socket.gethostname()}" if who is None else who
+        who = f"{user_name()}@{socket.gethostname()}" if who is None else who
         paths = self._paths(name)
         while True:
             entry = Entry(

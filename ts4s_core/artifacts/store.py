@@ -28,7 +28,7 @@ class ArtifactStore:
     carried across a fork).
     """
 
-    def __init__(self, storage: Storage, cache_dir: Path) -> None:
+    def __init__(self, storage: Storage, cache_dir: Path | None) -> None:
         self.storage = storage
         self._cache = Cache(storage, cache_dir)
 

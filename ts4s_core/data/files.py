@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from ts4s_core.errors import SourceError, Ts4sError, listed
+from ts4s_core.host_user import expanded
 from ts4s_core.settings import StorageSettings
 
 ENDINGS = {
@@ -50,7 +50,7 @@ class SourceFiles:
         if scheme in ("", "file"):
             import fsspec
 
-            return fsspec.filesystem("file"), str(Path(rest).expanduser().absolute())
+            return fsspec.filesystem("file"), str(expanded(rest).absolute())
         if scheme in ("s3", "s3a"):
             import fsspec
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.errors import SettingsError
+from ts4s_core.host_user import expanded
 from ts4s_core.language.sampling import chance, next_token
 from ts4s_core.language.tokens import special_ids, tokenizer_of
 from ts4s_core.models.spec import ModelSpec
@@ -63,7 +64,7 @@ def prompts_of(options: GenerateSettings) -> list[str]:
         if not options.prompt.strip():
             raise SettingsError("generate.prompt is empty: expected some text to go on from. Give it, or generate.prompt_file")
         return [options.prompt]
-    path = Path(options.prompt_file).expanduser()
+    path = expanded(options.prompt_file)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as exc:

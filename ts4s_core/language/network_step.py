@@ -13,6 +13,7 @@ import numpy as np
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.errors import SettingsError
+from ts4s_core.host_user import expanded
 from ts4s_core.language.defaults import NETWORK_SIZES
 from ts4s_core.language.word_vector_file import read_word_vectors, vector_size
 from ts4s_core.models.network_spec import NetworkSpec
@@ -269,4 +270,4 @@ def _embedding_size(model: ModelSettings) -> int:
 
 
 def _path(given: str) -> Path:
-    return Path(given).expanduser()
+    return expanded(given)

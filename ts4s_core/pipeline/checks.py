@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.errors import DataError, SettingsError, listed
+from ts4s_core.host_user import expanded
 from ts4s_core.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_store(settings: Settings) -> None:
     uri = settings.storage.uri
     if "://" in uri and not uri.startswith("file://"):
         return
-    folder = Path(uri.removeprefix("file://")).expanduser().absolute()
+    folder = expanded(uri.removeprefix("file://")).absolute()
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
         raise SettingsError(f"storage.uri {uri} is not usable: expected a folder, got the file {nearest}. Choose another folder")

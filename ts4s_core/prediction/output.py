@@ -19,6 +19,7 @@ from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.errors import ConflictError, SettingsError, StoreError
+from ts4s_core.host_user import expanded
 from ts4s_core.settings import StorageSettings
 
 SUCCESS = "_SUCCESS"
@@ -193,7 +194,7 @@ def open_target(uri: str, storage: StorageSettings) -> Target:
     """
     scheme, _, rest = uri.rpartition("://")
     if scheme in ("", "file"):
-        return FolderTarget(Path(rest).expanduser(), storage)
+        return FolderTarget(expanded(rest), storage)
     return ObjectTarget(uri.rstrip("/"), storage)
 
 

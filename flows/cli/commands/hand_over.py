@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from flows.cli.command import Invocation, Outcome
@@ -13,12 +12,13 @@ from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.evaluation.gate.compare_versions import check_comparable, dataset_for
 from ts4s_core.handover.export import check_export, export_trained
+from ts4s_core.host_user import expanded
 
 
 def export_command(invocation: Invocation) -> Outcome:
     """Hand a trained model over to other tools."""
     settings, options = invocation.settings, invocation.options
-    form, to = options.format, Path(options.to).expanduser()
+    form, to = options.format, expanded(options.to)
     with invocation.display.stage("check"):
         check_export(form, to)
         store = ArtifactStore.open(settings.storage)

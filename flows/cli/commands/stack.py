@@ -13,6 +13,7 @@ from flows.cli.output import columns
 from flows.prefect_api.server import NO_TELEMETRY, QUIET
 from flows.stack.up_and_down import StackOptions, down, status, up
 from ts4s_core.errors import SettingsError, Ts4sError, one_line
+from ts4s_core.host_user import expanded
 
 DEFAULT_FOLDER = ".ts4s-stack"
 DEFAULT_MEMORY = "2g"
@@ -66,7 +67,7 @@ def stack_options(invocation: Invocation) -> StackOptions:
 
 
 def _folder(invocation: Invocation) -> Path:
-    return Path(invocation.options.folder or DEFAULT_FOLDER).expanduser().absolute()
+    return expanded(invocation.options.folder or DEFAULT_FOLDER).absolute()
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from flows.cli.command import Invocation, Outcome
@@ -14,6 +13,7 @@ from tasks.current_run import open_run
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import InputError, NotFoundError, SettingsError
+from ts4s_core.host_user import expanded
 from ts4s_core.pipeline.checks import check_classes, check_store
 from ts4s_core.pipeline.run import Run
 from ts4s_core.training.settings_checks import check_strategy
@@ -24,7 +24,7 @@ COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "traine
 def export_command(invocation: Invocation) -> Outcome:
     """Export the base model."""
     invocation = with_language_defaults(invocation)
-    target = None if invocation.options.to is None else Path(invocation.options.to).expanduser()
+    target = None if invocation.options.to is None else expanded(invocation.options.to)
     from ts4s_core.onnx.exporting.export_graph import check_target
     from ts4s_core.onnx.exporting.summary import summary_table
 

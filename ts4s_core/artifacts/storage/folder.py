@@ -2,11 +2,17 @@
 
 A file is written under a temporary name beside its place, flushed to the disk, then linked or renamed into place, and the
 folder is flushed too. A version is built in a temporary folder, which one rename turns into the version.
+
+A create-only object gets its name by a hard link, which never replaces; on a device without hard links (exFAT, SMB, many FUSE
+mounts) by Linux's rename that never replaces; where there is neither, by a plain rename under the store's lease.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -20,6 +26,10 @@ from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import ConflictError
 
 CHUNK_BYTES = 2**20
+#: What a device says of a kind of operation that it does not have, rather than of this one call.
+_NOT_HERE = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+GiveName = Callable[[Path, Path], None]
 
 
 class FolderFiles:
@@ -30,8 +40,27 @@ class FolderFiles:
 
     @property
     def conditional_writes(self) -> bool:
-        """A hard link never replaces: always true."""
-        return True
+        """Whether the device has a way to give a file a name that is taken by nobody; tried out, and nothing is left."""
+        return self._give_name is not None
+
+    @functools.cached_property
+    def _give_name(self) -> GiveName | None:
+        place = nearest(self._root)
+        first, second = (place / f"{TEMPORARY}{uuid.uuid4().hex}" for _ in range(2))
+        first.touch(exist_ok=False)
+        try:
+            for way in (os.link, rename_to_free_name):
+                try:
+                    way(first, second)
+                except OSError as exc:
+                    if exc.errno not in _NOT_HERE:
+                        raise
+                else:
+                    return way
+            return None
+        finally:
+            first.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object, over an older one if there is one."""
@@ -44,9 +73,15 @@ class FolderFiles:
         Raises:
             ConflictError: if it does.
         """
+        target = self._root / path
         with self._temporary(path, lambda file: file.write(data)) as temporary:
             try:
-                os.link(temporary, self._root / path)
+                if self._give_name is not None:
+                    self._give_name(temporary, target)
+                elif target.exists():
+                    raise FileExistsError(target)
+                else:  # the caller holds the store's lease
+                    os.replace(temporary, target)
             except FileExistsError as exc:
                 raise ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first") from exc
 
@@ -168,5 +203,28 @@ def _flush_folder(folder: Path) -> None:
         return  # removed meanwhile: nothing is left to make durable
     try:
         os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno not in _NOT_HERE:
+            raise  # else a device that flushes files alone: its names are as durable as it makes them
     finally:
         os.close(descriptor)
+
+
+def rename_to_free_name(source: Path, target: Path) -> None:
+    """Rename, and fail if the target exists, in one step.
+
+    Raises:
+        FileExistsError: if it exists.
+        OSError: ENOSYS or EINVAL where the system or the device cannot do that.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest one above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())

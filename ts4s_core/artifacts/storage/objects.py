@@ -263,6 +263,12 @@ class S3Files(ObjectFiles):
         with contextlib.suppress(FileNotFoundError):  # finished or aborted meanwhile
             self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
+    def try_upload(self, path: str) -> None:
+        """Begin an upload in parts and abort it."""
+        bucket, _, key = f"{self._root}/{path}".partition("/")
+        begun = self._pieces.call("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
+        self._pieces.call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun)
+
     def delete(self, path: str) -> None:
         """Remove an object; S3 takes none there for success."""
         self._fs.rm_file(f"{self._root}/{path}")

@@ -23,6 +23,7 @@ from ts4s_core.artifacts.storage.storage_types import Files, Stored
 from ts4s_core.artifacts.storage.transfer import download, telling
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import ConflictError, InputError, NotFoundError, StoreError, Ts4sError
+from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
@@ -65,7 +66,7 @@ class Storage:
         """
         scheme, _, rest = settings.uri.rpartition("://")
         if scheme in ("", "file"):
-            root = Path(rest).expanduser().absolute()
+            root = expanded(rest).absolute()
             absolute = settings.model_copy(update={"uri": str(root)})
             fs = fsspec.filesystem("file", use_listings_cache=False, skip_instance_cache=True)
             return cls(absolute, fs=fs, root=str(root), files=FolderFiles(root))
@@ -232,6 +233,14 @@ class Storage:
         if isinstance(self._files, ObjectFiles):
             with self.failures("abort the upload of", upload.path):
                 self._files.abort_upload(upload)
+
+    def try_upload(self, path: str) -> None:
+        """Begin an upload in parts and give it up, where this store has such."""
+        from ts4s_core.artifacts.storage.objects import S3Files
+
+        if isinstance(self._files, S3Files):
+            with self.failures("upload in parts to", path):
+                self._files.try_upload(path)
 
     def full(self, path: str) -> str:
         """The path as the fsspec filesystem wants it."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -24,17 +21,16 @@ from typing import IO, Any
 
 import ts4s_core
 from ts4s_core.errors import SparkError, from_wire
+from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.processes import has_died, kill_tree
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
-from ts4s_core.spark.driver.program import LOCK_FILE
 
 logger = logging.getLogger(__name__)
 
 CLOSE_LIMIT_S = 8.0
 KILL_GRACE_S = 3.0
 _POLL_S = 0.1
-_PREFIX = "ts4s-spark-"
 _LAST_WORDS = 5
 
 
@@ -146,8 +142,8 @@ class _Child:
     """One process of the program, with the threads that read what it writes."""
 
     def __init__(self, settings: Settings) -> None:
-        remove_dead_folders()
-        self.temporary = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._folder = PrivateFolder("spark")
+        self.temporary = self._folder.path
         self._ids = itertools.count()
         self._events: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._lock = threading.Lock()
@@ -161,6 +157,7 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(settings, self.temporary),
+            pass_fds=(self._folder.lock,),  # the folder is a living program's as long as either of the two is there
             start_new_session=True,  # Ctrl-C is the parent's to handle; and a session can be killed whole
         )
         self._threads = [
@@ -247,7 +244,7 @@ class _Child:
             thread.join(timeout=1)
             if stream is not None and not thread.is_alive():
                 stream.close()
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        self._folder.remove()
 
 
 def _next(events: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any] | None:
@@ -269,12 +266,3 @@ def child_environment(settings: Settings, temporary: Path) -> dict[str, str]:
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environ.get("PYTHONPATH"))))
     environ["TMPDIR"] = str(temporary)
     return environ
-
-
-def remove_dead_folders() -> None:
-    """Remove what programs left behind that were killed together with their parent: nobody holds their lock."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / LOCK_FILE).open("rb") as lock:
-            if folder.stat().st_uid == os.getuid():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)

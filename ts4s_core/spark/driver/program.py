@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
 import queue
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -30,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ts4s_core.errors import SettingsError, Ts4sError, to_wire
+from ts4s_core.private_folders import PrivateFolder, remove_private
 from ts4s_core.processes import die_with_parent, kill_tree
 from ts4s_core.progress import Value
 from ts4s_core.settings import load_settings
@@ -41,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 STOP_LIMIT_S = 4.0
 BEAT_EVERY_S = 1.0
-#: Held by a living program: a folder whose lock is free is a dead one's.
-LOCK_FILE = "program.lock"
 
 
 class Wire(logging.Handler):
@@ -94,7 +90,7 @@ class Ending:
             stopping.start()
             stopping.join(STOP_LIMIT_S)
         kill_tree(os.getpid())
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        remove_private(self._temporary)
         os._exit(code)
 
     def on_signals(self) -> None:
@@ -172,27 +168,20 @@ def _outcome(job: dict[str, Any], wire: Wire, *, ending: Ending, temporary: Path
         return {"error": to_wire(error)}
 
 
-def _hold(temporary: Path) -> IO[bytes]:
-    """Mark the folder as a living program's; the lock lasts as long as the returned file is open."""
-    lock = (temporary / LOCK_FILE).open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
-
-
 def _run_submitted(path: Path) -> int:
     """One job under spark-submit, which owns the JVM and its end."""
     jobs, answers = private_streams()
     jobs.close()
     wire = Wire(answers)
     logging.getLogger("ts4s_core").addHandler(wire)
-    with tempfile.TemporaryDirectory(prefix="ts4s-submitted-") as folder:
-        ending = Ending(Path(folder))
+    with PrivateFolder("submitted") as folder:
+        ending = Ending(folder)
         try:
             job = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             wire.send("outcome", error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}")))
             return 2
-        outcome = _outcome(job, wire, ending=ending, temporary=Path(folder))
+        outcome = _outcome(job, wire, ending=ending, temporary=folder)
         if ending.place is not None:
             ending.place.sessions.stop()
         wire.send("outcome", **outcome)
@@ -222,8 +211,7 @@ def main() -> int:
     own.setLevel(logging.INFO)
     own.propagate = False
     own.addHandler(wire)
-    with _hold(arguments.temporary):
-        serve(jobs, wire, ending=ending, temporary=arguments.temporary)
+    serve(jobs, wire, ending=ending, temporary=arguments.temporary)
     return 0
 
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import DataError, SettingsError, SourceError, Ts4sError
+from ts4s_core.host_user import expanded
 from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import WEIGHTS
@@ -297,7 +297,7 @@ def _tokenizer(path: str) -> str:
     """The content of a tokenizer's file."""
     if not path:
         return ""
-    file = Path(path).expanduser()
+    file = expanded(path)
     file = file / "tokenizer.json" if file.is_dir() else file
     try:
         return file.read_text(encoding="utf-8")

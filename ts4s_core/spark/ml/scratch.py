@@ -18,6 +18,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, Ts4sError
 from ts4s_core.modules.job_module import GRAPH, WEIGHTS
 from ts4s_core.modules.saved import SavedModule
+from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.settings import load_settings
 from ts4s_core.training.checkpoints.scratch_files import write_tensors
 
@@ -53,26 +54,28 @@ def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
     Raises:
         SettingsError: if executors could not reach it.
     """
-    name = f"ts4s-fit-{uuid.uuid4().hex[:12]}"
-    cache = Path(tempfile.gettempdir()) / f"{name}-cache"
-    if not uri:
-        if not str(frame.sparkSession.sparkContext.master).startswith("local"):
-            raise SettingsError(
-                f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "
-                "expected a folder or URL that every executor reaches. Set scratchUri"
-            )
-        uri = tempfile.gettempdir()
-    given = load_settings({"storage": {"uri": f"{uri.rstrip('/')}/{name}", "cache_dir": str(cache)}}).storage
-    store = ArtifactStore.open(given)
-    try:
-        yield store
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
+    if not uri and not str(frame.sparkSession.sparkContext.master).startswith("local"):
+        raise SettingsError(
+            f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "
+            "expected a folder or URL that every executor reaches. Set scratchUri"
+        )
+    # This host's own part is gone with the fit, or, should the fit be killed, with the next one that starts here.
+    with PrivateFolder("fit") as folder:
+        place = f"{uri.rstrip('/')}/ts4s-fit-{uuid.uuid4().hex[:12]}" if uri else str(folder / "store")
+        given = load_settings({"storage": {"uri": place, "cache_dir": str(folder / "cache")}}).storage
+        store = ArtifactStore.open(given)
         try:
-            if store.storage.folder is not None:
-                shutil.rmtree(store.storage.folder, ignore_errors=True)
-            else:
-                for entry in store.storage.list(temporary=True):
-                    store.storage.delete(entry.path)
-        except Ts4sError as exc:
-            log.warning("scratch files of a fit stay at %s: %s", store.storage.uri, exc)
+            yield store
+        finally:
+            _remove(store)
+
+
+def _remove(store: ArtifactStore) -> None:
+    try:
+        if store.storage.folder is not None:
+            shutil.rmtree(store.storage.folder, ignore_errors=True)
+        else:
+            for entry in store.storage.list(temporary=True):
+                store.storage.delete(entry.path)
+    except Ts4sError as exc:
+        log.warning("scratch files of a fit stay at %s: %s", store.storage.uri, exc)

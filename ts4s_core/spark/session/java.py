@@ -73,6 +73,12 @@ def find_java(environ: Mapping[str, str] | None = None) -> Java:
     )
 
 
+def java_option(option: str) -> str:
+    """An option as Spark's lists of Java options take it, where it holds a space."""
+    escaped = option.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if any(letter.isspace() or letter in "\"'\\" for letter in option) else option
+
+
 def _candidates(environ: Mapping[str, str]) -> list[tuple[str, Path]]:
     found = []
     home = environ.get("JAVA_HOME")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.errors import SettingsError, SparkError
+from ts4s_core.host_user import is_known, user_name
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.session.failures import first_cause
-from ts4s_core.spark.session.java import find_java
+from ts4s_core.spark.session.java import find_java, java_option
 from ts4s_core.spark.session.jvm import answer_of, watch
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 
 if TYPE_CHECKING:
+    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ def session_conf(plan: SessionPlan) -> dict[str, str]:
     conf = _defaults(plan) | given | {name: value for name, (value, _why) in fixed.items()}
     # Java takes the last of two equal options, so the user's own go behind ours.
     conf[_JAVA_OPTIONS] = f"{_java_options(plan.temporary)} {given.get(_JAVA_OPTIONS, '')}".strip()
+    if "," in str(plan.temporary):
+        raise SettingsError(f"temporary folder {plan.temporary} has a comma, at which Spark cuts lists of folders: set TMPDIR")
     return conf
 
 
@@ -91,14 +95,20 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
         # Waiting for a "better" host holds a barrier stage up, and none of our tasks has one.
         "spark.locality.wait": "0s",
     }
+    if not is_known():
+        conf["spark.jars.ivy"] = str(plan.temporary / "ivy")  # its default is in the home that Java takes from the system
     if plan.spark.master.startswith("local"):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     return conf
 
 
 def _java_options(temporary: Path) -> str:
-    return (
-        f"-Dlog4j2.configurationFile={(temporary / 'log4j2.properties').as_uri()} -Djava.io.tmpdir={temporary} -XX:-UsePerfData"
+    return " ".join(
+        (
+            f"-Dlog4j2.configurationFile={(temporary / 'log4j2.properties').as_uri()}",
+            java_option(f"-Djava.io.tmpdir={temporary}"),
+            "-XX:-UsePerfData",
+        )
     )
 
 
@@ -123,6 +133,8 @@ def start_session(plan: SessionPlan) -> SparkSession:
     from pyspark.sql import SparkSession
 
     settled = {name for name, _value in SparkConf().getAll()} if submitted else set()
+    if not submitted and not is_known():
+        _log_in(SparkConf(loadDefaults=False).setAll(list(conf.items())))
     builder = SparkSession.builder
     for name, value in conf.items():
         if name not in settled:
@@ -141,6 +153,16 @@ def start_session(plan: SessionPlan) -> SparkSession:
         watch(session, process)
     logger.info("%s", whereabouts(session))
     return session
+
+
+def _log_in(conf: SparkConf) -> None:
+    """Start the JVM and tell Hadoop who this is: it fails where the system knows no name for the user id."""
+    from pyspark import SparkContext
+
+    SparkContext._ensure_initialized(conf=conf)  # type: ignore[attr-defined]
+    assert SparkContext._jvm is not None
+    users = SparkContext._jvm.org.apache.hadoop.security.UserGroupInformation
+    users.setLoginUser(users.createRemoteUser(user_name()))
 
 
 def whereabouts(session: SparkSession) -> str:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ts4s_core.errors import SparkError
-from ts4s_core.spark.session.java import find_java
+from ts4s_core.spark.session.java import find_java, java_option
 
 HOST = "127.0.0.1"
 _PACKAGE = "org.apache.spark.deploy"
@@ -99,7 +99,7 @@ def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mappi
     folder.mkdir(parents=True, exist_ok=True)
     log4j = folder / "log4j2.properties"
     log4j.write_text(_LOG4J, encoding="utf-8")
-    java_options = f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={folder} -XX:-UsePerfData"
+    java_options = f"-Dlog4j2.configurationFile={log4j.as_uri()} {java_option(f'-Djava.io.tmpdir={folder}')} -XX:-UsePerfData"
     environment = find_java(environ).environment(environ) | {
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_DIRS": str(folder / "local"),

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ts4s_core.artifacts.leases.lease import Lease
@@ -21,6 +20,7 @@ from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.errors import Ts4sError
+from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.training.checkpoints.listing import prune
@@ -193,7 +193,7 @@ def _drop_checkpoints(store: ArtifactStore, name: str, key: str) -> None:
 
 def _absolute(folder: str | None) -> str | None:
     """A folder as workers find it, whose working directory is another."""
-    return None if folder is None else str(Path(folder).expanduser().absolute())
+    return None if folder is None else str(expanded(folder).absolute())
 
 
 def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRef) -> list[float] | None:
