@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ts4s_core.errors import Ts4sError
+from ts4s_core.errors import SettingsError
 
 _LOCK = ".lock"
 _TRIES = 100
@@ -38,14 +38,12 @@ class PrivateFolder:
             kind: what it is for, as in ``spark``.
 
         Raises:
-            Ts4sError: if the temporary folder cannot be written to.
+            SettingsError: if the temporary folder cannot be written to.
         """
         try:
             self.path, self.lock = _made(kind)
         except OSError as exc:
-            raise Ts4sError(
-                f"temporary folder {tempfile.gettempdir()} cannot be used: {exc.strerror or exc}. Free space there, or set TMPDIR"
-            ) from exc
+            raise SettingsError(f"the temporary folder cannot be used: {exc}. Free space there, or set TMPDIR") from exc
 
     def remove(self) -> None:
         """Remove it, whoever else still holds the lock."""

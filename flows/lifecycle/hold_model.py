@@ -26,6 +26,7 @@ def while_held(settings: Settings, work: Callable[[], dict[str, Any]]) -> dict[s
         try:
             leave_if_held(run)
             run.check_input()
+            run.preflight()
             with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
                 return work()
         except LeaseHeldError as exc:

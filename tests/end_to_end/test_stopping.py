@@ -88,8 +88,8 @@ def test_a_stopped_run_leaves_no_process_and_is_gone_on_with(
     assert not [child for child in children if _lives(child)]
     assert took < ENDS_WITHIN_S, f"took {took:.1f} s"
     assert "Traceback" not in log.read_text("utf-8")
-    wait_for(lambda: not list(temporary.glob("ts4s-prefect-*")), 10)
-    assert list(temporary.glob("ts4s-prefect-*")) == []
+    wait_for(lambda: not list(temporary.glob("ts4s-*/prefect-*")), 10)
+    assert list(temporary.glob("ts4s-*/prefect-*")) == []
 
     if not gone_on_with:
         return

@@ -117,15 +117,20 @@ def _store(stores: list[Path], names: list[str]) -> Iterator[str]:
 
 def _files(temporary: Path, before: Before) -> Iterator[str]:
     """Temporary files: a living program's folder may hold Spark's, but nothing of ours."""
+    own = temporary / f"ts4s-{os.getuid()}"
     for path in temporary.rglob("*"):
         if path.name.startswith("ts4s-") and path.parent != temporary:
             yield f"temporary file {path.relative_to(temporary)}"
-        elif path.parent == temporary and not path.name.startswith("ts4s-spark-"):
-            if path.name in before.temporary:
-                continue
+        elif path.parent == temporary and path != own and path.name not in before.temporary:
             yield f"temporary {path.name}"
-        elif path.parent == temporary and not any(str(path) in opened for pid in _all_pids() for opened in open_files(pid)):
+        elif path.parent == own and not path.name.startswith("spark-"):
+            yield f"temporary {path.relative_to(temporary)}"
+        elif path.parent == own and path.is_dir() and not _is_open(path.with_suffix(".lock")):
             yield f"folder of a dead program {path.name}"
+
+
+def _is_open(path: Path) -> bool:
+    return any(str(path) in opened for pid in _all_pids() for opened in open_files(pid))
 
 
 def _all_pids() -> list[int]:

@@ -157,18 +157,18 @@ sys.stdin.read()
 
 
 def test_a_folder_that_a_killed_family_left_is_removed_by_the_next_program(folder: Path) -> None:
-    dead, foreign = folder / "ts4s-spark-dead", folder / "ts4s-spark-young"
+    own = folder / f"ts4s-{os.getuid()}"
+    own.mkdir(mode=0o700)
+    dead = own / "spark-dead"
     dead.mkdir()
-    foreign.mkdir()  # has no lock file yet: its program is starting
-    (dead / program_module.LOCK_FILE).touch()
+    (own / "spark-dead.lock").touch()
     with SparkProgram(settings(folder, "none")) as one, SparkProgram(settings(folder, "none")) as two:
         one.run({"job": "echo", "items": ["a"]})
         two.run({"job": "echo", "items": ["a"]})
         assert not dead.exists()
-        assert foreign.exists()
-        assert len(list(folder.glob("ts4s-spark-*"))) == 3
+        assert len([path for path in own.iterdir() if path.is_dir()]) == 2
         assert one.run({"job": "echo", "items": ["b"]}) == {"items": ["b"]}
-    assert list(folder.iterdir()) == [foreign]
+    assert list(folder.iterdir()) == []
 
 
 def test_without_spark_the_same_program_has_no_jvm(folder: Path) -> None:

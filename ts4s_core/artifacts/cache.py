@@ -11,15 +11,17 @@ import fcntl
 import functools
 import hashlib
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest
-from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.versions.verified import check_file, remember
-from ts4s_core.errors import IntegrityError, NotFoundError, StoreError
+from ts4s_core.errors import IntegrityError, NotFoundError, SettingsError, StoreError
 from ts4s_core.host_user import expanded, home
 from ts4s_core.private_folders import own_folder
 from ts4s_core.settings import StorageSettings
@@ -84,6 +86,27 @@ class Cache:
         Named by the hash too: what another attempt left there is the beginning of these very bytes.
         """
         return self._root / "arriving" / hashlib.sha256(f"{ref}/{entry.path}\0{entry.sha256}".encode()).hexdigest()[:32]
+
+    def try_writes(self) -> Path:
+        """Make a file there under a lock, give it its name, and remove all that was not there before.
+
+        Raises:
+            SettingsError: if that does not go.
+        """
+        trial = self._root / f"{TEMPORARY}trial-{uuid.uuid4().hex}"
+        missing = [folder for folder in (trial, *trial.parents) if not folder.exists()]
+        try:
+            with _locked(trial / "lock"):
+                (trial / "arriving").write_bytes(b"1")
+                os.replace(trial / "arriving", trial / "file")
+        except OSError as exc:
+            raise SettingsError(f"cache folder {self._root} cannot be written to: {exc}. Set storage.cache_dir") from exc
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process uses it since
+                for folder in missing[1:]:
+                    folder.rmdir()
+        return self._root
 
     def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path) -> None:
         where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"

@@ -150,6 +150,14 @@ class ArtifactStore:
             return self.local_file(ref, path).open("rb")
         return PieceReader.buffered(self.storage, f"{ref}/{path}", entry)
 
+    def try_cache(self) -> str:
+        """Write into the local cache as reading does, and take it away again; returns where that is.
+
+        Raises:
+            SettingsError: if it cannot be written to.
+        """
+        return str(self._cache.try_writes())
+
     def delete(self, ref: ArtifactRef) -> None:
         """Delete a version: its manifest first, so that no reader sees a part of it."""
         self.storage.delete(f"{ref}/{MANIFEST}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ts4s_core.artifacts.storage.folder import nearest
 from ts4s_core.errors import DataError, SettingsError, listed
 from ts4s_core.host_user import expanded
 from ts4s_core.settings import Settings
@@ -27,11 +28,11 @@ def check_store(settings: Settings) -> None:
     if "://" in uri and not uri.startswith("file://"):
         return
     folder = expanded(uri.removeprefix("file://")).absolute()
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise SettingsError(f"storage.uri {uri} is not usable: expected a folder, got the file {nearest}. Choose another folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise SettingsError(f"storage.uri {uri} is not usable: no right to write in {nearest}. Choose another folder")
+    place = nearest(folder)
+    if not place.is_dir():
+        raise SettingsError(f"storage.uri {uri} is not usable: expected a folder, got the file {place}. Choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(f"storage.uri {uri} is not usable: no right to write in {place}. Choose another folder")
 
 
 def check_classes(settings: Settings, labels: Sequence[str]) -> None:

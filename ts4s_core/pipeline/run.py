@@ -18,6 +18,7 @@ from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.pipeline.checks import check_store
+from ts4s_core.pipeline.preflight import preflight
 from ts4s_core.progress import Progress, Value, silent
 from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.client import SparkProgram
@@ -62,6 +63,7 @@ class Run(ABC):
         self._progress = progress
         self._listeners: list[Progress] = []
         self._source: ModelSource | None = None
+        self._tried = False
 
     @property
     def registry(self) -> Registry:
@@ -89,6 +91,16 @@ class Run(ABC):
         Raises:
             InputError: naming what is wrong.
         """
+
+    def preflight(self) -> None:
+        """Try every kind of write that this run will need, once, right before the first of them; nothing is left.
+
+        Raises:
+            InputError: naming every place that does not take what a run writes.
+        """
+        if not self._tried:
+            preflight(self.settings, self.store)
+            self._tried = True
 
     def source(self) -> ModelSource:
         """The base model, checked; looked for once."""
@@ -144,6 +156,8 @@ class Run(ABC):
 
     def predict(self, trained: ArtifactRef, asked: Mapping[str, str | None]) -> dict[str, Any]:
         """Predict every row of the source."""
+        if not asked.get("output"):
+            self.preflight()
         with self.stage("predict"):
             return self._job("predict", trained=str(trained), options=dict(asked))
 
@@ -157,6 +171,7 @@ class Run(ABC):
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[Callable[[StepResult], StepResult]]:
+        self.preflight()
         with self.stage(name) as note:
 
             def done(result: StepResult) -> StepResult:

@@ -1,4 +1,4 @@
-"""``ts4s doctor``: what a run needs of this machine, checked without starting or writing anything."""
+"""``ts4s doctor``: what a run needs of this machine; nothing is started, and what is written for a trial is gone at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -19,8 +19,11 @@ import psutil
 from flows.cli.command import Invocation, Outcome
 from flows.cli.output import columns
 from flows.prefect_api.server import configured_api_url
+from ts4s_core.artifacts.storage.folder import nearest
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import Ts4sError
+from ts4s_core.host_user import expanded, home
+from ts4s_core.pipeline.preflight import trials
 from ts4s_core.settings import Settings, local_slots
 from ts4s_core.spark.session.java import find_java
 
@@ -59,7 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _memory()
     yield _slots(settings)
     yield _disk(settings)
-    yield _asked("store", lambda: _store(settings))
+    yield from _writes(settings)
     yield _prefect()
 
 
@@ -99,29 +102,21 @@ def _slots(settings: Settings) -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    folder = Path(settings.storage.uri) if "://" not in settings.storage.uri else Path.home()
-    free = shutil.disk_usage(_nearest(folder)).free
-    return Finding("disk", "ok" if free >= MIN_DISK_GB * _GB else "warning", f"{free / _GB:.1f} GB free at {_nearest(folder)}")
+    folder = settings.storage.uri if "://" not in settings.storage.uri else home() or tempfile.gettempdir()
+    place = nearest(expanded(folder).absolute())
+    free = shutil.disk_usage(place).free
+    return Finding("disk", "ok" if free >= MIN_DISK_GB * _GB else "warning", f"{free / _GB:.1f} GB free at {place}")
 
 
-def _store(settings: Settings) -> str:
-    """Whether the store answers, and whether it may be written to as far as that shows without writing."""
-    store = ArtifactStore.open(settings.storage)
-    count = sum(1 for _ in store.kinds_and_names())
-    if store.storage.folder is None:
-        return f"{store.storage.uri} answers, {count} artifact names"
-    folder = _nearest(store.storage.folder)
-    if not folder.is_dir():
-        raise Ts4sError(f"storage.uri {settings.storage.uri}: {folder} is no folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise Ts4sError(f"storage.uri {settings.storage.uri}: no right to write in {folder}")
-    return f"{store.storage.uri} can be written, {count} artifact names"
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    path = path.expanduser().absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+def _writes(settings: Settings) -> Iterator[Finding]:
+    """What a run tries before its first write."""
+    try:
+        store = ArtifactStore.open(settings.storage)
+    except Ts4sError as exc:
+        yield Finding("store", "failed", str(exc))
+        return
+    for trial in trials(settings, store):
+        yield _asked(trial.name, trial.attempt)
 
 
 def _prefect() -> Finding:

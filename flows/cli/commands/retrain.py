@@ -35,6 +35,7 @@ def checked_run(settings: Settings, display: Display) -> Iterator[None]:
         run.program.warm_up()
         with display.stage("check"):
             run.check_input()
+            run.preflight()
         if server is not None:
             with display.stage("prefect") as note:
                 server.wait()

@@ -227,4 +227,4 @@ def rename_to_free_name(source: Path, target: Path) -> None:
 
 def nearest(path: Path) -> Path:
     """The path itself, or the nearest one above it that exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
