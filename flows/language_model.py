@@ -14,7 +14,10 @@ from flows.lifecycle.parameters import ModelName, settings_of, with_form_default
 from flows.retrain import result_of
 from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
-from tasks.language_model import export_decoder, generate_text, import_decoder, prepare_text
+from tasks.export_decoder import export_decoder
+from tasks.generate_text import generate_text
+from tasks.import_decoder import import_decoder
+from tasks.prepare_text import prepare_text
 from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.language.defaults import with_defaults

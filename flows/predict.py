@@ -9,9 +9,10 @@ from pydantic import Field
 
 from flows.lifecycle.conclude import concluded
 from flows.lifecycle.parameters import settings_of
-from tasks.current_run import joined_run
+from tasks.current_run import begun
 from tasks.predict import predict as predict_rows
 from tasks.prefect_ui.run_log import run_log
+from ts4s_core.pipeline.prediction_run import PredictionRun
 from ts4s_core.settings import DataSettings, Settings, SparkSettings, StorageAddress, TrainSettings
 
 
@@ -49,5 +50,5 @@ def predict(
 
 
 def _predict(settings: Settings, model: str, asked: dict[str, str | None]) -> dict[str, Any]:
-    with joined_run(settings) as run, run_log():
-        return predict_rows(str(run.check_prediction(model, asked)), asked)
+    with begun(PredictionRun(settings)) as run, run_log():
+        return predict_rows(str(run.check(model, asked)), asked)

@@ -19,6 +19,7 @@ from tasks.import_model import import_model
 from tasks.prepare_dataset import prepare_dataset
 from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
+from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.pipeline.run import Run
 from ts4s_core.settings import (
     DataSettings,
@@ -62,12 +63,12 @@ def retrain(
     groups = {"model": model, "data": data, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
 
     def work() -> dict[str, Any]:
-        return while_held(settings_of(groups, name=name, reuse=reuse), lambda: _retrain(current_run()))
+        return while_held(settings_of(groups, name=name, reuse=reuse), lambda: _retrain(current_run(ClassifierRun)))
 
     return concluded(work)  # type: ignore[no-any-return]
 
 
-def _retrain(run: Run) -> dict[str, Any]:
+def _retrain(run: ClassifierRun) -> dict[str, Any]:
     began = time.monotonic()
     made: dict[str, dict[str, Any]] = {}
     made["export"] = export_onnx()

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
-from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.pipeline.run import Run, Stage, silent_stage
+from ts4s_core.pipeline.training_run import TrainingRun, training_run
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 
@@ -19,7 +19,7 @@ _CURRENT: ContextVar[Run | None] = ContextVar("ts4s_run", default=None)
 R = TypeVar("R", bound=Run)
 
 
-def current_run(kind: type[R] = Run) -> R:  # type: ignore[assignment]
+def current_run(kind: type[R]) -> R:
     """The run that is under way, of the kind that a task needs.
 
     Raises:
@@ -34,9 +34,8 @@ def current_run(kind: type[R] = Run) -> R:  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
-def open_run(settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage) -> Iterator[Run]:
+def begun(run: R) -> Iterator[R]:
     """Begin a run; at its end the Spark program and all that it started are gone."""
-    run = _run_class(settings)(settings, progress=progress, stage=stage)
     token = _CURRENT.set(run)
     try:
         with run.program:
@@ -45,20 +44,19 @@ def open_run(settings: Settings, *, progress: Progress = silent, stage: Stage = 
         _CURRENT.reset(token)
 
 
-def _run_class(settings: Settings) -> type[Run]:
-    if settings.model.task != "language-model":
-        return ClassifierRun
-    from ts4s_core.pipeline.language_run import LanguageRun
-
-    return LanguageRun
+def open_run(
+    settings: Settings, *, progress: Progress = silent, stage: Stage = silent_stage
+) -> contextlib.AbstractContextManager[TrainingRun]:
+    """Begin a run of the kind of task that the settings name."""
+    return begun(training_run(settings, progress=progress, stage=stage))
 
 
 @contextlib.contextmanager
-def joined_run(settings: Settings) -> Iterator[Run]:
+def joined_run(settings: Settings) -> Iterator[TrainingRun]:
     """The run that is under way (the command line checked its input already), or a new one (a deployment's)."""
     run = _CURRENT.get()
     if run is not None:
-        yield run
+        yield current_run(TrainingRun)
         return
-    with open_run(settings) as run:
-        yield run
+    with open_run(settings) as opened:
+        yield opened

@@ -12,6 +12,7 @@ from tasks.prefect_ui.show import show_picture, show_table, show_version
 from tasks.step import step
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.pipeline.run import Run
+from ts4s_core.pipeline.training_run import TrainingRun
 
 
 @step("evaluate")
@@ -23,7 +24,7 @@ def evaluate(trained: str, dataset: str, seconds: Mapping[str, float]) -> dict[s
         dataset: reference of the dataset.
         seconds: how long the steps before took; for the report alone.
     """
-    run = current_run()
+    run = current_run(TrainingRun)
     result = run.evaluate(ArtifactRef.parse(trained), ArtifactRef.parse(dataset), seconds=seconds)
     show_version(run, result)
     baseline = result.facts["baseline"]

@@ -13,6 +13,7 @@ from tasks.step import step
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.evaluation.steps.evaluation import read_decision
 from ts4s_core.pipeline.publication import publish_decision
+from ts4s_core.pipeline.run import Run
 
 #: What an automation can wait for.
 PROMOTED_EVENT = "ts4s.model.promoted"
@@ -31,7 +32,7 @@ def publish(trained: str, report: str, approved: bool, said: str = "") -> dict[s
     Returns:
         ``promoted``, ``why``, and ``new``: whether an entry was made now.
     """
-    run = current_run()
+    run = current_run(Run)
     published = publish_decision(run.store, trained=trained, report=report, approved=approved, said=said)
     text = f"{'Promoted' if published['promoted'] else 'Not promoted'}: {published['why']}"
     page = decision_page(text, read_decision(run.store, ArtifactRef.parse(report)))

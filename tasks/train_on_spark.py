@@ -10,6 +10,7 @@ from tasks.prefect_ui.show import show_picture, show_version, showing_progress
 from tasks.step import step
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.evaluation.steps.evaluation import curves_of
+from ts4s_core.pipeline.training_run import TrainingRun
 
 
 # It restarts its own attempts from checkpoints, up to train.max_restarts: a retry from outside would begin that anew.
@@ -24,7 +25,7 @@ def train_on_spark(dataset: str, model: str) -> dict[str, Any]:
     Raises:
         TrainingError: if every attempt failed, or a loss is not finite.
     """
-    run = current_run()
+    run = current_run(TrainingRun)
     with showing_progress(run, "train"):
         result = run.train(ArtifactRef.parse(dataset), ArtifactRef.parse(model))
     show_version(run, result)

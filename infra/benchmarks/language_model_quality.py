@@ -33,9 +33,9 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.corpus.dataset import TextDataset
 from ts4s_core.data.corpus.tokens import TextTokenizer
 from ts4s_core.language.copy_guard import SPAN, CopyGuard, guard_of, longest_copy, share_of_known_words, words_of
-from ts4s_core.language.defaults import DEFAULTS
 from ts4s_core.language.generate import Generator
 from ts4s_core.settings import GenerateSettings, StorageSettings
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 #: The longer setting is an LSTM whose output is tied to the token vectors, with much dropout: it goes on learning where the
 #: transformer fits the training side's 67,000 tokens too well after a dozen passes.
@@ -88,7 +88,7 @@ def n_grams(dataset: TextDataset, orders: tuple[int, ...] = (2, 3)) -> dict[str,
 
 def sample_of(generator: Generator, dataset: TextDataset, *, prompt: str, seed: int, guard: CopyGuard | None) -> dict[str, Any]:
     """A sample of 200 words with the settings of the flow's sample, and what is asked of it."""
-    options = GenerateSettings(**{**DEFAULTS["generate"], "max_new_tokens": SAMPLE_TOKENS, "seed": seed})
+    options = GenerateSettings(**{**LANGUAGE_MODEL.defaults["generate"], "max_new_tokens": SAMPLE_TOKENS, "seed": seed})
     made = generator.generate([prompt], options, stop_at_end=False, guard=guard)[0]
     return {**checked(first_words(made.text, SAMPLE_WORDS), dataset), "tokens_per_s": len(made.ids) / made.seconds}
 

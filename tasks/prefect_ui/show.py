@@ -20,9 +20,10 @@ from prefect.artifacts import (
 )
 
 from ts4s_core.artifacts.steps import StepResult
-from ts4s_core.evaluation.gate.decision import SHOWN, Decision
+from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.pipeline.run import Run
 from ts4s_core.progress import Value, as_line
+from ts4s_core.task_kinds.registry import METRICS
 
 UPDATE_EVERY_S = 3.0
 LOG_EVERY_S = 10.0
@@ -84,7 +85,7 @@ def decision_page(text: str, decision: Decision) -> str:
     if gain:
         rows.append((f"champion {decision.champion}", gain["champion"]))
     rows.append(("best constant answer", figures.get("baseline")))
-    lines = [f"**{text}**", "", f"| | {SHOWN.get(metric, metric)} |", "| --- | --- |"]
+    lines = [f"**{text}**", "", f"| | {METRICS[metric].shown if metric in METRICS else metric} |", "| --- | --- |"]
     lines += [f"| {who} | {score:.4g} |" for who, score in rows if isinstance(score, int | float)]
     if gain:
         lines += [

@@ -15,6 +15,7 @@ from ts4s_core.data.sides import SIDES, SidePlan, row_digest
 from ts4s_core.data.sources import DataSource, Split, open_source
 from ts4s_core.errors import DataError, listed
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.registry import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -145,10 +146,10 @@ def scan(settings: Settings, engine: DataEngine) -> Scan:
         SourceError: if the source cannot be found or read.
         DataError: naming everything about the rows that training could not use.
     """
-    data, multi_label = settings.data, settings.model.task == "multi-label"
-    if settings.model.task == "language-model":
-        raise DataError("Labelled data are not for model.task language-model: use the language-model command")
-    source = open_source(data, settings.storage, engine, multi_label=multi_label)
+    data, kind = settings.data, kind_of(settings.model.task)
+    if kind.labels == "none":
+        raise DataError(f"Labelled data are not for model.task {kind.name}: use the {kind.flow} command")
+    source = open_source(data, settings.storage, engine, multi_label=kind.labels == "many")
     side_plan = SidePlan(data.seed, data.validation_fraction, data.test_fraction)
     # Docstrings were chosen, balanced over the libraries, when the source was opened.
     max_rows = 0 if source.format == "docstrings" else data.max_rows

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 ROWS_PER_GROUP = 256
 ROWS_PER_FILE = 65_536
@@ -16,7 +17,7 @@ ROWS_PER_BUCKET = 49_152
 TEXT_BYTES_PER_BUCKET = 256 * 2**20
 ID_BYTES = 16
 #: What the dataset of a language model says of itself, and its file of the windows in each row group.
-TASK = "language-model"
+TASK = LANGUAGE_MODEL.name
 WINDOWS_FILE = "windows.json"
 
 

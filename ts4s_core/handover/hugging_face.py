@@ -59,9 +59,7 @@ def write_hugging_face(trained: Trained, folder: Path) -> dict[str, Any]:
     model = _module(trained, record)
     with _quiet():
         model.save_pretrained(folder)
-        causal = trained.spec.task == "language-model"
-        auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
-        loaded = auto.from_pretrained(folder, local_files_only=True).eval()
+        loaded = getattr(transformers, trained.spec.kind.hugging_face_class).from_pretrained(folder, local_files_only=True).eval()
     difference = trained.check(_forward(loaded), form="hf")
     return {"class": type(loaded).__name__, "model_type": record["model_type"], "difference": difference}
 
@@ -75,7 +73,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             f"Export as hf of {trained.manifest.ref}: expected a base of a Hugging Face family, got an ONNX file made elsewhere. "
             "Use --format onnx or torch"
         )
-    if spec.task == "language-model":
+    if spec.kind.head is None:
         return dict(config)
     if family == "distilbert":
         config = _distilbert_as_bert(config)
@@ -87,13 +85,12 @@ def _config(trained: Trained) -> dict[str, Any]:
             "Use --format onnx or torch"
         )
     labels = dict(enumerate(spec.labels))
-    problem = "multi_label_classification" if spec.task == "multi-label" else "single_label_classification"
     dropped = ("architectures", "id2label", "label2id", "num_labels")
     return {
         **{name: value for name, value in config.items() if name not in dropped},
         "id2label": labels,
         "label2id": {label: number for number, label in labels.items()},
-        "problem_type": problem,
+        "problem_type": spec.kind.problem_type,
         "classifier_dropout": spec.dropout,
     }
 
@@ -126,8 +123,7 @@ def _module(trained: Trained, record: Mapping[str, Any]) -> Any:
     config = config_object(dict(record), source=str(trained.manifest.ref))
     prepare_config(config)
     config.use_cache = True
-    causal = trained.spec.task == "language-model"
-    auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
+    auto = getattr(transformers, trained.spec.kind.hugging_face_class)
     with _quiet():
         module = auto.from_config(config, dtype=torch.float32).eval()
     tensors = _renamed(trained, family=str(record["model_type"]), prefix=module.base_model_prefix)
@@ -156,7 +152,7 @@ def _tied_to(module: Any, name: str, tensors: Mapping[str, Array]) -> bool:
 
 
 def _renamed(trained: Trained, *, family: str, prefix: str) -> dict[str, Array]:
-    if trained.spec.task == "language-model":
+    if trained.spec.kind.head is None:
         return dict(trained.tensors)
     source = trained.config["model_type"]
     names: dict[str, Array] = {}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.handover.trained import Floats, Trained
+from ts4s_core.task_kinds.kind import load
 
 PROGRAM_FILE = "model.pt2"
 _EXPORT_SHAPE = (2, 8)
@@ -59,16 +60,15 @@ def _library_module(trained: Trained) -> Any:
     """
     import torch
 
-    from ts4s_core.models.heads import HEAD, ClassificationHead
+    from ts4s_core.models.heads import HEAD
     from ts4s_core.onnx.importing.importer import put_tensors
     from ts4s_core.onnx.sources.families import ExportWrapper, build_module
     from ts4s_core.onnx.sources.resolve import config_object
 
     spec = trained.spec
-    causal = spec.task == "language-model"
-    task: Any = "causal-lm" if causal else "encoder"
-    encoder = build_module(config_object(dict(trained.config), source=str(trained.manifest.ref)), task)
-    head = None if causal else ClassificationHead(spec.hidden_size, spec.classes, dropout=0.0)
+    kind = spec.kind
+    encoder = build_module(config_object(dict(trained.config), source=str(trained.manifest.ref)), kind.base)
+    head = None if kind.head is None else load(kind.head)(spec.hidden_size, spec.classes, dropout=0.0)
     with torch.no_grad():
         for name, parameter in encoder.named_parameters(remove_duplicate=False):
             array = trained.tensors.get(name)
@@ -85,7 +85,7 @@ def _library_module(trained: Trained) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = ExportWrapper(encoder, task)
+            self.encoder = ExportWrapper(encoder, kind.base)
             self.head = torch.nn.Identity() if head is None else head
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -49,10 +49,11 @@ def write_quantised(
         NotFoundError: the dataset is no longer in the store.
         ParityError: more than a point of accuracy is lost.
     """
-    if trained.spec.task == "language-model":
+    kind = trained.spec.kind
+    if kind.predictions is None:
         raise UnsupportedModelError(
             f"Export as {form} of {trained.manifest.ref}: expected a classifier, whose loss of accuracy can be measured on "
-            "held-out rows, got a language model. Use --format onnx"
+            f"held-out rows, got {kind.noun}. Use --format onnx"
         )
     rows, tokens, columns = _held_out(store, trained)
     with tempfile.TemporaryDirectory(prefix="ts4s-fp32-") as temporary:
@@ -119,7 +120,7 @@ def _measured(
     return {
         "bytes": path.stat().st_size,
         "rows_per_s": round(len(tokens) / seconds, 1),
-        "accuracy": _accuracy(logits, rows, multi_label=trained.spec.task == "multi-label"),
+        "accuracy": _accuracy(logits, rows, multi_label=trained.spec.kind.labels == "many"),
     }
 
 

@@ -1,9 +1,4 @@
-"""What is different by default for a language model, and the built-in transformers. No torch here.
-
-Chosen on the embedded corpus with the default vocabulary: eight epochs of the default decoder come to 2.09 bits per byte of the
-test side in three and a half minutes of two cores, where an interpolated Kneser-Ney bigram has 2.17 and a trigram 2.06.
-``infra/benchmarks/language_model_quality.py`` measures a run.
-"""
+"""Fills in a language model's defaults, and describes the built-in transformers. No torch here."""
 
 from __future__ import annotations
 
@@ -12,33 +7,17 @@ from typing import Any
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.task_kinds.language_model import DECODER, LANGUAGE_MODEL
+from ts4s_core.task_kinds.registry import kind_of_flow
 
-DECODER, LLAMA_DECODER = "config:decoder", "config:llama-decoder"
+LLAMA_DECODER = "config:llama-decoder"
 #: Sizes of the networks, where the settings say 0.
 TRANSFORMER_SIZES = {"hidden_size": 192, "layers": 4, "attention_heads": 4}
 NETWORK_SIZES = {"hidden_size": 256, "layers": 1, "embedding_size": 128}
 #: A multiplication of matrices likes multiples of this.
 _ALIGNMENT = 16
 
-#: Defaults of ``ts4s language-model`` that differ from those of the settings, by group.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "model": {"task": "language-model", "source": DECODER},
-    "data": {"test_fraction": 0.1},
-    # Of the whole distribution a small vocabulary's pieces make words that are none: 15 of 100, and with these fewer than 8.
-    "generate": {"max_new_tokens": 400, "max_copied_tokens": 11, "temperature": 0.8, "top_p": 0.9},
-}
-#: Further ones for what begins with random weights: many passes at a high rate, with dropout, and the weights that did best
-#: on the validation side. Windows overlap by three quarters, so that a token is seen at several places.
-DEFAULTS_NEW: dict[str, dict[str, Any]] = {
-    "model": {"dropout": 0.2},
-    "train": {
-        "batch_size": 16,
-        "epochs": 8,
-        "learning_rate": 2e-3,
-        "weight_decay": 0.1,
-        "early_stopping_patience": 2,
-    },
-}
+#: Windows of new models overlap by three quarters, so that a token is seen at several places.
 _STRIDES_IN_A_WINDOW = 4
 
 
@@ -48,26 +27,26 @@ def begins_anew(model: ModelSettings) -> bool:
 
 
 def with_defaults(settings: Settings) -> Settings:
-    """The settings of a language model: what was not set gets the value of :data:`DEFAULTS`, or of :data:`DEFAULTS_NEW`.
+    """The settings of a language model: what was not set gets the value of the kind's defaults, or of those of new models.
 
     Raises:
         SettingsError: ``model.task`` or ``model.max_length`` was set to something that no language model has.
     """
     model, window = settings.model, settings.data.window
-    if "task" in model.model_fields_set and model.task != "language-model":
-        raise SettingsError(f"model.task {model.task} does not go with ts4s language-model: leave it out, or use ts4s retrain")
+    if "task" in model.model_fields_set:
+        kind_of_flow(LANGUAGE_MODEL.flow, model.task)
     if "max_length" in model.model_fields_set and model.max_length != window:
         raise SettingsError(
             f"model.max_length {model.max_length} has no meaning for a language model, whose texts are windows of "
             f"data.window {window} tokens: leave it out"
         )
-    settings = _filled(settings, DEFAULTS)
+    settings = _filled(settings, LANGUAGE_MODEL.defaults)
     changes: dict[str, Any] = {"model": settings.model.model_copy(update={"max_length": window})}
     if not begins_anew(settings.model):
         return settings.model_copy(update=changes)
     if "stride" not in settings.data.model_fields_set:
         changes["data"] = settings.data.model_copy(update={"stride": max(1, window // _STRIDES_IN_A_WINDOW)})
-    return _filled(settings.model_copy(update=changes), DEFAULTS_NEW)
+    return _filled(settings.model_copy(update=changes), LANGUAGE_MODEL.defaults_of_new)
 
 
 def _filled(settings: Settings, table: Mapping[str, Mapping[str, Any]]) -> Settings:

@@ -22,6 +22,7 @@ from ts4s_core.language.sampling import chance, next_token
 from ts4s_core.language.tokens import special_ids, tokenizer_of
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.settings import GenerateSettings
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -111,10 +112,10 @@ class Generator:
             IntegrityError: its files are damaged.
         """
         spec = ModelSpec.read(folder)
-        if spec.task != "language-model":
+        if spec.kind.base != LANGUAGE_MODEL.base:
             raise SettingsError(
-                f"The model's task is {spec.task}: expected language-model, which alone generates text. "
-                "Name a model that ts4s language-model trained"
+                f"The model's task is {spec.task}: expected {LANGUAGE_MODEL.name}, which alone generates text. "
+                f"Name a model that ts4s {LANGUAGE_MODEL.flow} trained"
             )
         from ts4s_core.language.steppers import stepper_of
 

@@ -20,6 +20,7 @@ from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,7 +214,7 @@ def _describe(writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, 
 def _model_spec(settings: Settings, network: NetworkSpec, *, pad_id: int) -> ModelSpec:
     model = settings.model
     return ModelSpec(
-        task="language-model",
+        task=LANGUAGE_MODEL.name,
         labels=(),
         hidden_size=network.vocab_size,
         dropout=DEFAULT_DROPOUT if model.dropout is None else model.dropout,

@@ -9,13 +9,14 @@ import numpy as np
 from torch import nn
 
 from ts4s_core.errors import SettingsError, UnsupportedModelError
-from ts4s_core.models.heads import HEAD, ClassificationHead
+from ts4s_core.models.heads import HEAD
 from ts4s_core.models.lora import add_lora
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.models.trainable import TrainableModel
 from ts4s_core.onnx.graph.failures import graph_failures
 from ts4s_core.onnx.graph.graph import Array, Graph
 from ts4s_core.onnx.importing.importer import assemble
+from ts4s_core.task_kinds.kind import load
 
 
 @graph_failures("Building of the model")
@@ -30,24 +31,24 @@ def compose(graph: Graph, spec: ModelSpec) -> TrainableModel:
     assemble(graph, dropout=spec.dropout, attention_dropout=spec.attention_dropout, into=model)
     if spec.lora_rank:
         add_lora(model, rank=spec.lora_rank, alpha=spec.lora_alpha)
-    if spec.task != "language-model":
+    if spec.kind.head is not None:
         if HEAD in model._modules:
             raise UnsupportedModelError(
                 f"New head for this graph: expected no weights called {HEAD}.*, got some. Export the encoder without its head"
             )
-        model.add_module(HEAD, ClassificationHead(spec.hidden_size, spec.classes, dropout=spec.dropout))
+        model.add_module(HEAD, load(spec.kind.head)(spec.hidden_size, spec.classes, dropout=spec.dropout))
     _choose_trained(model, spec)
     return model.train()
 
 
 def _choose_trained(model: nn.Module, spec: ModelSpec) -> None:
     for name, parameter in model.named_parameters():
-        new = name.startswith(f"{HEAD}.") and spec.task != "language-model"
+        new = name.startswith(f"{HEAD}.") and spec.kind.head is not None
         adapter = ".lora." in name
         parameter.requires_grad_(new or adapter or not (spec.freeze_encoder or spec.lora_rank))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise SettingsError(
-            "model.freeze_encoder true leaves nothing to train with model.task language-model, which has no new head: "
+            f"model.freeze_encoder true leaves nothing to train with model.task {spec.task}, which has no new head: "
             "leave it off, or use model.lora_rank"
         )
 

@@ -31,6 +31,11 @@ class ClassificationHead(nn.Module):
         self.dropout_out = SeededDropout(dropout)
         self.out_proj = nn.Linear(hidden_size, classes, device="meta")
 
+    @staticmethod
+    def initial(hidden_size: int, classes: int, *, seed: int) -> dict[str, Array]:
+        """See :func:`initial_head`."""
+        return initial_head(hidden_size, classes, seed=seed)
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(B, T, H)`` to logits ``(B, C)``."""
         pooled = torch.tanh(self.dense(self.dropout(hidden[:, 0])))

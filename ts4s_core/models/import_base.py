@@ -25,6 +25,7 @@ from ts4s_core.onnx.importing.parity import Original, Ranges, output_width, pari
 from ts4s_core.onnx.rewriting.rewrite import rewrite
 from ts4s_core.onnx.sources.resolve import ModelSource, max_positions, resolve_source
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.task_kinds.kind import BaseTask
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
@@ -46,7 +47,7 @@ class Base:
         fixed: batch and length of a graph that takes no other.
         longest: length that a graph of one shape was exported for.
         parity: figures of the gate.
-        is_language_model: whether its output is logits over the vocabulary.
+        task: what its output is for.
         head: weights of the head that a model of ours has.
         head_task: what that head is for.
         head_labels: its classes.
@@ -58,7 +59,7 @@ class Base:
     fixed: tuple[int, int] | None
     longest: int | None
     parity: dict[str, Any]
-    is_language_model: bool
+    task: BaseTask
     head: dict[str, Array] = field(default_factory=dict)
     head_task: str = ""
     head_labels: list[str] = field(default_factory=list)
@@ -155,7 +156,7 @@ def base_of_onnx(exported: Exported, original: Original | None) -> Base:
         fixed=fixed,
         longest=None if one_shape is None else one_shape[1],
         parity=figures,
-        is_language_model=exported.names["task"] == "causal-lm",
+        task=exported.names["task"],
     )
 
 
@@ -192,8 +193,7 @@ def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
     tensors = {name: np.array(tensor) for name, tensor in tensors_of(model).items()}
     spec = model.spec
     stored = exported.folder / "parity.json"
-    has_head = spec.task != "language-model"
-    head = {name: tensor for name, tensor in tensors.items() if has_head and name.startswith(f"{HEAD}.")}
+    head = {name: tensor for name, tensor in tensors.items() if spec.kind.head is not None and name.startswith(f"{HEAD}.")}
     return Base(
         graph=load_own_graph(exported.folder / GRAPH_FILE),
         tensors={name: tensor for name, tensor in tensors.items() if name not in head},
@@ -201,7 +201,7 @@ def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
         fixed=spec.fixed_shape,
         longest=None if spec.fixed_shape is None else spec.fixed_shape[1],
         parity={**(json.loads(stored.read_bytes()) if stored.is_file() else {}), "base": str(ref)},
-        is_language_model=not has_head,
+        task=spec.kind.base,
         head=head,
         head_task=spec.task,
         head_labels=list(spec.labels),

@@ -13,6 +13,8 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.kind import load
+from ts4s_core.task_kinds.registry import kind_of
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
@@ -67,7 +69,12 @@ def import_model(
         store,
         kind="model",
         name=settings.name,
-        key=step_key("model", entries=ENTRIES, inputs={"onnx": store.manifest(onnx_ref).content_sha256}, settings=bearing),
+        key=step_key(
+            "model",
+            entries=(*ENTRIES, *kind_of(model.task).facets("head")),
+            inputs={"onnx": store.manifest(onnx_ref).content_sha256},
+            settings=bearing,
+        ),
         settings=bearing,
         upstream={"onnx": onnx_ref},
         reuse=settings.reuse,
@@ -77,12 +84,12 @@ def import_model(
 
 def _labels(settings: Settings, classes: int, names: Sequence[str] | None) -> list[str]:
     task = settings.model.task
-    if task == "language-model":
+    least = kind_of(task).least_classes
+    if not least:
         if classes or names:
-            raise SettingsError(f"model.task language-model has no classes: expected 0, got {classes or len(names or ())}. Use 0")
+            raise SettingsError(f"model.task {task} has no classes: expected 0, got {classes or len(names or ())}. Use 0")
         return []
     labels = [str(number) for number in range(classes)] if names is None else list(names)
-    least = 1 if task == "multi-label" else 2
     if classes != len(labels) or classes < least or len(set(labels)) != classes:
         raise SettingsError(
             f"model.classes of task {task}: expected at least {least} classes, each with a name of its own, got {classes} "
@@ -137,7 +144,7 @@ def _write(writer: ArtifactWriter, settings: Settings, made: tuple[Exported, Bas
             "trainable": sum(tensor.size for tensor in trained.values()),
         },
         parity=base.parity,
-        head="none" if spec.task == "language-model" else "kept" if kept else "new",
+        head="none" if spec.kind.head is None else "kept" if kept else "new",
         weights_sha256=weights_sha256(trained),
     )
 
@@ -146,10 +153,10 @@ def _spec(settings: Settings, exported: Exported, base: Base, *, labels: list[st
     from ts4s_core.models.spec import ModelSpec
 
     model = settings.model
-    if base.is_language_model != (model.task == "language-model"):
+    if base.task != kind_of(model.task).base:
         raise SettingsError(
             f"model.task {model.task} does not go with this base: expected a graph for it, got one "
-            f"{'with' if base.is_language_model else 'without'} a language model's head. Use another model.source or model.task"
+            f"{'with' if base.task == 'causal-lm' else 'without'} a language model's head. Use another model.source or model.task"
         )
     if base.longest is not None and model.max_length > base.longest:
         raise SettingsError(
@@ -175,9 +182,8 @@ def _spec(settings: Settings, exported: Exported, base: Base, *, labels: list[st
 
 
 def _new_tensors(settings: Settings, model: TrainableModel, labels: list[str], *, hidden_size: int) -> dict[str, Array]:
-    from ts4s_core.models.heads import initial_head
     from ts4s_core.models.lora import initial_lora
 
-    seed = settings.train.seed
-    head = initial_head(hidden_size, len(labels), seed=seed) if labels else {}
+    seed, head_facet = settings.train.seed, model.spec.kind.head
+    head = {} if head_facet is None else load(head_facet).initial(hidden_size, len(labels), seed=seed)
     return {**head, **(initial_lora(model, seed=seed) if settings.model.lora_rank else {})}

@@ -6,14 +6,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ts4s_core.errors import IntegrityError
+from ts4s_core.errors import InputError, IntegrityError
+from ts4s_core.task_kinds.kind import TaskKind
+from ts4s_core.task_kinds.registry import kind_of
 
 SPEC_FILE, GRAPH_FILE, WEIGHTS_FILE = "model.json", "graph.onnx", "model.safetensors"
 #: Name of the head's module: its weights are ``classifier.*``.
 HEAD = "classifier"
-Task = Literal["classification", "multi-label", "language-model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class ModelSpec:
         network: sizes of a small network (:mod:`ts4s_core.models.small_networks`) in place of a graph; None: there is a graph.
     """
 
-    task: Task
+    task: str
     labels: tuple[str, ...]
     hidden_size: int
     dropout: float
@@ -53,6 +54,11 @@ class ModelSpec:
     parameters: tuple[str, ...] = ()
     tied: dict[str, str] = dataclasses.field(default_factory=dict)
     network: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of its task."""
+        return kind_of(self.task)
 
     @property
     def classes(self) -> int:
@@ -75,8 +81,9 @@ class ModelSpec:
             record.pop("classes")
             for name in ("labels", "parameters", "fixed_shape"):
                 record[name] = None if record[name] is None else tuple(record[name])
+            kind_of(record["task"])
             return cls(**record)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        except (InputError, OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
             raise IntegrityError(
                 f"Reading of {SPEC_FILE}: expected the description of a model, got {exc}. Make the model again"
             ) from exc

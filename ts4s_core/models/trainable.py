@@ -17,6 +17,7 @@ class TrainableModel(ImportedGraph):
         super().__init__()
         self.spec = spec
         self.fixed = spec.fixed_shape
+        self._has_head = spec.kind.head is not None
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ class TrainableModel(ImportedGraph):
         """``(B, T)`` int64 twice to logits: ``(B, C)``, or ``(B, T, V)`` for a language model."""
         output = self.encode(input_ids, attention_mask)
         head = self._modules.get(HEAD)
-        if self.spec.task == "language-model" or head is None:
+        if not self._has_head or head is None:
             return output
         logits: torch.Tensor = head(output)
         return logits

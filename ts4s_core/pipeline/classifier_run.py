@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import InputError
 from ts4s_core.pipeline.checks import check_classes, check_source, check_store
-from ts4s_core.pipeline.run import Run
+from ts4s_core.pipeline.training_run import Given, TrainingRun
 from ts4s_core.training.settings_checks import check_strategy
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Checked:
     rows: Mapping[str, int]
 
 
-class ClassifierRun(Run):
-    """Steps of a classifier; those that every kind of task has stand in :class:`ts4s_core.pipeline.run.Run`."""
+class ClassifierRun(TrainingRun):
+    """Steps of a classifier; those that every kind of task has stand in the base class."""
 
     _checked: Checked | None = None
 
@@ -79,8 +80,25 @@ class ClassifierRun(Run):
         return Checked(found, labels, scan["sides"])
 
     def scan(self) -> dict[str, Any]:
-        """Read the data completely; writes nothing."""
+        """Read the data completely; writes nothing. Preparing them later does not read them for that again."""
         return self._job("scan")
+
+    def export_alone(self, to: Path | None) -> StepResult:
+        """See :class:`TrainingRun`."""
+        with self.stage("check"):
+            self.source()
+        return self._export_source(to)
+
+    def export(self) -> StepResult:
+        """Export the base model."""
+        return self._export_source()
+
+    def import_alone(self, given: Given) -> StepResult:
+        """See :class:`TrainingRun`; class names come from a dataset, else from ``model.classes``."""
+        with self.stage("check"):
+            base = self._base(given)
+            classes, labels = self._classes(given)
+        return self.import_model(base, classes=classes, labels=labels)
 
     def import_model(self, base: ArtifactRef, *, classes: int, labels: Sequence[str] | None) -> StepResult:
         """Put a head of so many classes on an exported model."""
@@ -103,3 +121,32 @@ class ClassifierRun(Run):
     def prepare(self, base: ArtifactRef) -> StepResult:
         """Check, split and tokenise the data with the tokenizer of an exported model."""
         return self._spark_step("prepare", onnx=str(base))
+
+    def prepare_alone(self, given: Given) -> StepResult:
+        """See :class:`TrainingRun`; the tokenizer is an exported model's."""
+        with self.stage("check"):
+            base = self._base(given)
+            self.scan()
+        return self.prepare(base)
+
+    def _base(self, given: Given) -> ArtifactRef:
+        """The exported base model: the one named, else the newest of model.source."""
+        if "onnx" in given:
+            return self.newest("onnx", given)
+        source = self.source()
+        return source.ref or self.newest("onnx", given, name=source.slug)
+
+    def _classes(self, given: Given) -> tuple[int, tuple[str, ...] | None]:
+        """How many classes, and what they are called: from the dataset if there is one, else from model.classes."""
+        settings = self.settings
+        dataset = given.get("dataset") or self.store.newest("dataset", settings.name)
+        if dataset is not None:
+            labels = tuple(self.store.manifest(dataset).facts["labels"])
+            check_classes(settings, labels)
+            return len(labels), labels
+        if not settings.model.classes:
+            raise InputError(
+                f"import needs the number of classes: no dataset named {settings.name} in {self.store.storage.uri} and "
+                "model.classes is 0. Run ts4s prepare first, name one with --from dataset/NAME/VERSION, or set model.classes"
+            )
+        return settings.model.classes, None

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.corpus.dataset import TextDataset
+from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.generation_step import generate_texts, given_prompts
 from ts4s_core.pipeline.checks import check_store
-from ts4s_core.pipeline.run import Run
+from ts4s_core.pipeline.training_run import Given, TrainingRun
 from ts4s_core.training.settings_checks import check_strategy
 
 
-class LanguageRun(Run):
-    """Steps of a language model; those that are the same stand in :class:`ts4s_core.pipeline.run.Run`."""
+class LanguageRun(TrainingRun):
+    """Steps of a language model; those that every kind of task has stand in the base class.
+
+    They come in another order than for labelled texts: a new decoder's vocabulary is that of the dataset's tokenizer.
+    """
 
     _text: dict[str, Any] | None = None
     _tokenizer: dict[str, bytes] | None = None
@@ -64,9 +68,43 @@ class LanguageRun(Run):
             tokenizer = self._tokenizer_of(dataset)
             return done(import_decoder(self.settings, self.store, tokenizer=tokenizer, exported=exported, progress=self.progress))
 
-    def evaluate(self, trained: ArtifactRef, dataset: ArtifactRef, *, seconds: Mapping[str, float]) -> StepResult:
-        """Evaluate a trained version against the champion of now; the report shows what may follow the prompts."""
-        return self._evaluate(trained, dataset, seconds=seconds, prompts=given_prompts(self.settings.generate))
+    def prepare_alone(self, given: Given) -> StepResult:
+        """See :class:`TrainingRun`; the tokenizer is the text's own."""
+        with self.stage("check"):
+            self.check_text()
+        return self.prepare_text()
+
+    def export_alone(self, to: Path | None) -> StepResult:
+        """See :class:`TrainingRun`; for the newest dataset's tokens, where there is one and no file is wanted.
+
+        Raises:
+            InputError: if it is a small network, which has no graph.
+        """
+        with self.stage("check"):
+            dataset = self.store.newest("dataset", self.settings.name)
+            if dataset is None or to is not None:
+                self.source()
+        if dataset is None or to is not None:
+            return self._export_source(to)
+        result = self.export_decoder(dataset)
+        if result is None:
+            raise InputError(
+                f"model.architecture {self.settings.model.architecture} is not exported: expected transformer. "
+                "Run ts4s import at once"
+            )
+        return result
+
+    def import_alone(self, given: Given) -> StepResult:
+        """See :class:`TrainingRun`: of the exported transformer that is named, or of the one that the settings name."""
+        dataset, onnx = self.newest("dataset", given), given.get("onnx")
+        if onnx is None:
+            found = self.export_decoder(dataset)
+            onnx = None if found is None else found.ref
+        return self.import_decoder(dataset, onnx)
+
+    def _evaluation_inputs(self) -> dict[str, Any]:
+        """The report shows what may follow the prompts."""
+        return {"prompts": given_prompts(self.settings.generate)}
 
     def generate(self, trained: ArtifactRef, dataset: ArtifactRef) -> StepResult:
         """Write texts of a trained version."""

@@ -14,6 +14,7 @@ from torch import nn
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import ModelSettings
+from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.step.built_model import BuiltModel
@@ -97,17 +98,17 @@ def model(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     hidden = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
     if not hidden:
         raise SettingsError(f"model.source {job.extra['source']} does not say its hidden size: run ts4s import first, then plan")
-    causal = job.task == "language-model"
+    kind = kind_of(job.task)
     settings = ModelSettings(**job.extra["model"])
     for name in _ATTENTION_DROPOUT:
         if hasattr(config, name):
             setattr(config, name, settings.attention_dropout)
     torch.manual_seed(0)
-    base = build_module(config, "causal-lm" if causal else "encoder")
+    base = build_module(config, kind.base)
     for module in base.modules():
         if isinstance(module, nn.Dropout) and settings.dropout is not None:
             module.p = settings.dropout
-    whole = _WithHead(base, hidden=int(hidden), classes=0 if causal else max(2, settings.classes))
-    if settings.freeze_encoder and not causal:
+    whole = _WithHead(base, hidden=int(hidden), classes=0 if kind.head is None else max(2, settings.classes))
+    if settings.freeze_encoder and kind.head is not None:
         base.requires_grad_(requires_grad=False)
     return BuiltModel(whole)

@@ -20,6 +20,7 @@ import torch
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, Ts4sError, to_wire
 from ts4s_core.processes import die_with_parent
+from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import PlannedStep, planned_steps
@@ -208,7 +209,7 @@ def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
 
     with torch.device("meta"):
         config = config_object(job.extra["config"], source=str(job.extra["source"]))
-        empty = build_module(config, "causal-lm" if job.task == "language-model" else "encoder")
+        empty = build_module(config, kind_of(job.task).base)
     weights = sum(parameter.numel() for parameter in empty.parameters())
     job.extra["vocabulary"] = int(getattr(config, "vocab_size", 1_000))
     # Weights and gradients: what even many workers need of each.

@@ -27,6 +27,7 @@ from ts4s_core.prediction.runners import onnx_runner, torch_runner
 from ts4s_core.prediction.source_rows import TextSource, open_texts
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.kind import load
 
 Embeddings = Literal["none", "mean", "first"]
 Form = Literal["parquet", "vectors"]
@@ -108,8 +109,7 @@ def predict(
     source = open_texts(settings.data, settings.storage, engine, slots=slots)
     folder = store.local(model)
     spec = ModelSpec.read(folder)
-    if spec.task == "language-model":
-        raise DataError(f"Prediction with {model}: expected a classifier, got a language model. Use ts4s generate")
+    check_predicts(spec, model)
     progress(STAGE, {"doing": "check the model"})
     runtime = checked_runtime(folder, embeddings=options.embeddings)
     output: Any = "logits" if options.embeddings == "none" else options.embeddings
@@ -131,14 +131,26 @@ def predict(
 
 
 def layout_of(spec: ModelSpec, model: ArtifactRef, *, embeddings: str, has_id: bool) -> Layout:
-    """The columns of a model's predictions."""
-    return Layout(
-        labels=spec.labels if embeddings == "none" else (),
-        multi_label=spec.task == "multi-label",
-        size=spec.hidden_size,
-        has_id=has_id,
-        version=model.version,
-    )
+    """The columns of a model's predictions.
+
+    Raises:
+        DataError: rows are not predicted with this kind of model.
+    """
+    make = load(check_predicts(spec, model))
+    layout: Layout = make(spec, version=model.version, embeddings=embeddings != "none", has_id=has_id)
+    return layout
+
+
+def check_predicts(spec: ModelSpec, model: ArtifactRef) -> str:
+    """The facet that says the columns of a model's predictions.
+
+    Raises:
+        DataError: rows are not predicted with this kind of model.
+    """
+    kind = spec.kind
+    if kind.predictions is None:
+        raise DataError(f"Prediction with {model}: expected a classifier, got {kind.noun}. Use {kind.use}")
+    return kind.predictions
 
 
 def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, options: PredictOptions) -> Target:
@@ -150,7 +162,9 @@ def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, opt
         "embeddings": options.embeddings,
         "form": options.form,
     }
-    key = step_key("predictions", entries=ENTRIES, inputs={"trained": store.manifest(model).content_sha256}, settings=bearing)
+    own = ModelSpec.read(store.local(model)).kind.facets("head", "head_nodes", "predictions")
+    inputs = {"trained": store.manifest(model).content_sha256}
+    key = step_key("predictions", entries=(*ENTRIES, *own), inputs=inputs, settings=bearing)
     return ArtifactTarget(store, trained=model, key=key, settings=bearing)
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.source_rows import TextRow
 
 Floats = npt.NDArray[np.float32]
@@ -150,3 +151,14 @@ def error_lines(table: pa.Table) -> Iterator[str]:
     names = [name for name in ("id", "text", "error") if name in table.column_names]
     for record in marked.select(names).to_pylist():
         yield json.dumps(record, ensure_ascii=False)
+
+
+def label_layout(spec: ModelSpec, *, version: str, embeddings: bool, has_id: bool) -> Layout:
+    """The columns of a classifier: its labels with their probabilities; or embeddings in their place."""
+    return Layout(
+        labels=() if embeddings else spec.labels,
+        multi_label=spec.kind.labels == "many",
+        size=spec.hidden_size,
+        has_id=has_id,
+        version=version,
+    )

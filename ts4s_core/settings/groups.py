@@ -6,12 +6,17 @@ The names are the command contract. A group is a plain frozen model; only the ro
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-Task = Literal["classification", "multi-label", "language-model"]
+from ts4s_core.task_kinds.registry import TASK_NAMES
+
+if TYPE_CHECKING:
+    Task = str
+else:
+    Task = Literal[TASK_NAMES]
 DataFormat = Literal["tsv", "csv", "json", "parquet", "text", "docstrings", "table"]
 TokenizerKind = Literal["byte-level-bpe", "word-level"]
 SplitBy = Literal["block", "document"]
@@ -47,7 +52,7 @@ class ModelSettings(Group):
     vocabulary_size: int = Field(
         2_048, ge=260, le=1_000_000, description="tokens of a tokenizer that language-model trains, at most"
     )
-    task: Task = Field("classification", description="what the head predicts")
+    task: Task = Field(TASK_NAMES[0], description="what the head predicts")
     classes: int = Field(0, ge=0, le=100_000, description="number of classes; 0: from the dataset")
     max_length: int = Field(128, ge=2, le=8_192, description="tokens a text is cut to")
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout on hidden states; default: the base model's own")

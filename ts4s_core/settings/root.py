@@ -21,6 +21,7 @@ from ts4s_core.settings.groups import (
     StorageSettings,
     TrainSettings,
 )
+from ts4s_core.task_kinds.registry import kind_of
 
 ENV_PREFIX = "TS4S_"
 #: Which architectures a setting of the network is for.
@@ -171,10 +172,13 @@ def _storage_conflicts(settings: Settings) -> Iterator[str]:
 
 def _model_conflicts(settings: Settings) -> Iterator[str]:
     model, generate = settings.model, settings.generate
-    if model.task == "language-model" and model.classes:
-        yield f"model.classes {model.classes} has no meaning with model.task language-model: leave it at 0"
-    if model.task != "multi-label" and model.classes == 1:
-        yield f"model.classes 1 leaves nothing to tell apart with model.task {model.task}: use 2 or more, or 0"
+    least = kind_of(model.task).least_classes
+    if model.classes and not least:
+        yield f"model.classes {model.classes} has no meaning with model.task {model.task}: leave it at 0"
+    elif 0 < model.classes < least:
+        yield (
+            f"model.classes {model.classes} leaves nothing to tell apart with model.task {model.task}: use {least} or more, or 0"
+        )
     if model.freeze_encoder and model.lora_rank:
         yield (
             f"model.freeze_encoder true and model.lora_rank {model.lora_rank} contradict each other: "
@@ -195,8 +199,8 @@ def _network_conflicts(model: ModelSettings) -> Iterator[str]:
                 f"model.{name} {getattr(model, name)} has no meaning with model.architecture {kind}: "
                 f"use architecture {' or '.join(_NETWORK_SETTINGS[name])}, or leave it out"
             )
-    # The command language-model sets the task itself, later.
-    if kind != "transformer" and "task" in model.model_fields_set and model.task != "language-model":
+    # A flow sets the task itself, later, where it is not given.
+    if kind != "transformer" and "task" in model.model_fields_set and "model.architecture" not in kind_of(model.task).settings:
         yield f"model.architecture {kind} does not go with model.task {model.task}: it is a language model's"
     if kind != "transformer" and (model.lora_rank or model.freeze_encoder):
         yield f"model.lora_rank and model.freeze_encoder have no meaning with model.architecture {kind}: leave them out"

@@ -123,10 +123,9 @@ def _predictor(
     ref = Registry(store).resolve(model)
     folder = store.local(ref)
     spec = ModelSpec.read(folder)
-    if spec.task == "language-model":
-        raise DataError(f"Prediction with {ref}: expected a classifier, got a language model. Use ts4s generate")
+    layout = layout_of(spec, ref, embeddings=embeddings, has_id=False)
     output: Any = "logits" if embeddings == "none" else embeddings
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
     runtime = checked_runtime(folder, embeddings=embeddings)  # type: ignore[arg-type]
     use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
-    return _Predictor(use, layout_of(spec, ref, embeddings=embeddings, has_id=False))
+    return _Predictor(use, layout)

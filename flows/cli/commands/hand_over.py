@@ -7,12 +7,13 @@ from typing import Any
 from flows.cli.command import Invocation, Outcome
 from flows.cli.commands.steps import inputs
 from flows.cli.output import columns, shown, table
-from tasks.current_run import open_run
+from tasks.current_run import begun
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.evaluation.gate.compare_versions import check_comparable, dataset_for
 from ts4s_core.handover.export import check_export, export_trained
 from ts4s_core.host_user import expanded
+from ts4s_core.pipeline.run import Run
 
 
 def export_command(invocation: Invocation) -> Outcome:
@@ -40,7 +41,7 @@ def compare_command(invocation: Invocation) -> Outcome:
     """Two versions on the same held-out rows."""
     settings, options = invocation.settings, invocation.options
     given = inputs(options, ("dataset",))
-    with open_run(settings, progress=invocation.display.progress, stage=invocation.display.stage) as run:
+    with begun(Run(settings, progress=invocation.display.progress, stage=invocation.display.stage)) as run:
         with run.stage("check"):
             first, second = (run.registry.resolve(model) for model in (options.a, options.b))
             check_comparable(run.store, first, second)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from flows.cli.commands.retrain import flow_parameters, secrets_in_environment
-from flows.cli.commands.steps import inputs, newest
+from flows.cli.commands.steps import inputs
 from tasks.current_run import current_run, joined_run, open_run
 from ts4s_core.errors import DataError, InputError, NotFoundError, SettingsError, SourceError
 from ts4s_core.pipeline import checks
 from ts4s_core.pipeline.checks import check_classes, check_store
 from ts4s_core.pipeline.run import Run
+from ts4s_core.pipeline.training_run import TrainingRun
 from ts4s_core.settings import Settings, StorageAddress, load_settings
 
 
@@ -22,7 +23,7 @@ def settings_for(folder: Path, **groups: object) -> Settings:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[TrainingRun]:
     with open_run(settings_for(tmp_path / "store")) as opened:
         yield opened
 
@@ -30,13 +31,13 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def test_a_run_is_found_by_its_tasks_and_only_while_it_lasts(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with open_run(settings) as run:
-        assert current_run() is run
+        assert current_run(Run) is run
         with joined_run(settings) as joined:
             assert joined is run
     with pytest.raises(RuntimeError, match="inside one of its flows"):
-        current_run()
+        current_run(Run)
     with joined_run(settings) as run:
-        assert current_run() is run
+        assert current_run(Run) is run
 
 
 def test_progress_reaches_everybody_who_listens(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_classes_must_be_those_of_the_data(tmp_path: Path) -> None:
         check_classes(settings_for(tmp_path, model={"classes": 3}), ("a", "b"))
 
 
-def test_model_and_data_problems_are_told_together(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_and_data_problems_are_told_together(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise SourceError("no such model")
 
@@ -112,9 +113,9 @@ def test_inputs_that_make_no_sense_are_refused(given: list[str], message: str) -
         inputs(Namespace(**{"from": given}), ("onnx", "dataset"))
 
 
-def test_what_is_not_there_says_how_to_make_it(run: Run) -> None:
+def test_what_is_not_there_says_how_to_make_it(run: TrainingRun) -> None:
     with pytest.raises(NotFoundError, match=r"No dataset artifact named default .*: run ts4s prepare first"):
-        newest(run, "dataset", {})
+        run.newest("dataset", {})
 
 
 def test_parameters_of_the_flow_hold_what_was_given_and_no_secrets() -> None:

@@ -12,11 +12,12 @@ from small_language_models import MODELS, SMALL, WORDS
 
 from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
-from ts4s_core.language.defaults import DEFAULTS, DEFAULTS_NEW, with_defaults
+from ts4s_core.language.defaults import with_defaults
 from ts4s_core.models.build import build_model
 from ts4s_core.models.small_networks import NetworkModel, initial_weights
 from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
@@ -171,8 +172,8 @@ def test_defaults_fill_in_what_was_not_set():
     assert settings.model.task == "language-model"
     assert settings.model.max_length == 64
     assert settings.train.epochs == 3
-    assert settings.train.learning_rate == DEFAULTS_NEW["train"]["learning_rate"]
-    assert (settings.data.stride, settings.data.test_fraction) == (16, DEFAULTS["data"]["test_fraction"])
+    assert settings.train.learning_rate == LANGUAGE_MODEL.defaults_of_new["train"]["learning_rate"]
+    assert (settings.data.stride, settings.data.test_fraction) == (16, LANGUAGE_MODEL.defaults["data"]["test_fraction"])
     pretrained = with_defaults(Settings(model={"source": "gpt2"}))
     assert (pretrained.train, pretrained.model.dropout, pretrained.data.stride) == (Settings().train, None, 0)
     assert with_defaults(settings) == settings

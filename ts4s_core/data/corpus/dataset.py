@@ -7,8 +7,10 @@ import json
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.data.schema import TASK, WINDOWS_FILE
+from ts4s_core.data.schema import WINDOWS_FILE
 from ts4s_core.errors import DataError, IntegrityError
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
+from ts4s_core.task_kinds.registry import kind_of
 
 
 class TextDataset(Dataset):
@@ -24,8 +26,10 @@ class TextDataset(Dataset):
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
         super().__init__(store, manifest)
-        if self.task != TASK:
-            raise DataError(f"{self.ref} is a dataset for {self.task}: expected one for {TASK}. Prepare the text first")
+        if kind_of(self.task).rows != LANGUAGE_MODEL.rows:
+            raise DataError(
+                f"{self.ref} is a dataset for {self.task}: expected one for {LANGUAGE_MODEL.name}. Prepare the text first"
+            )
         facts = manifest.facts
         try:
             self.window, self.stride = int(facts["window"]), int(facts["stride"])

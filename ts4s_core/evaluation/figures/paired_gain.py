@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ts4s_core.evaluation.figures.metrics import macro_f1
 from ts4s_core.evaluation.scoring.predictions import Bools, Floats, Predictions
+from ts4s_core.task_kinds.registry import METRICS
 
 RESAMPLES = 2_000
 SEED = 20_240_229
@@ -67,7 +68,7 @@ def paired_gain(
     """
     assert np.array_equal(candidate.ids, champion.ids), "paired predictions are of the same rows"
     first, second = value_of(candidate, metric), value_of(champion, metric)
-    sign = -1.0 if metric == "loss" else 1.0
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     gains = sign * _resampled(candidate, champion, metric=metric, draws=_Draws(resamples, seed))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(gains, [tail, 1 - tail])

@@ -14,8 +14,7 @@ from ts4s_core.evaluation.figures.paired_gain import paired_gain
 from ts4s_core.evaluation.scoring.score_rows import predict_rows
 from ts4s_core.evaluation.scoring.scorer import columns_of, spec_of
 from ts4s_core.progress import Progress, silent
-
-METRICS = ("accuracy", "macro_f1", "loss")
+from ts4s_core.task_kinds.metrics import OF_CLASSES
 
 
 def check_comparable(store: ArtifactStore, first: ArtifactRef, second: ArtifactRef) -> None:
@@ -26,8 +25,8 @@ def check_comparable(store: ArtifactStore, first: ArtifactRef, second: ArtifactR
     """
     specs = [spec_of(store, ref) for ref in (first, second)]
     for ref, spec in zip((first, second), specs, strict=True):
-        if spec.task == "language-model":
-            raise DataError(f"Comparison with {ref}: expected a classifier, got a language model. Compare their reports' metrics")
+        if spec.kind.predictions is None:
+            raise DataError(f"Comparison with {ref}: expected a classifier, got {spec.kind.noun}. Compare their reports' metrics")
     columns_of(specs[0].labels, specs[1].labels)
 
 
@@ -93,7 +92,7 @@ def compare_versions(
         )
     ours, theirs = (answer.only(~seen) for answer in answers)
     metrics = {}
-    for name in METRICS:
+    for name in (metric.name for metric in OF_CLASSES):
         gain = paired_gain(theirs, ours, metric=name)
         metrics[name] = {"a": gain.champion, "b": gain.candidate, "gain": gain.gain, "low": gain.low, "high": gain.high}
     return {

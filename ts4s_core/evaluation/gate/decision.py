@@ -19,12 +19,7 @@ from typing import Any
 
 from ts4s_core.errors import IntegrityError, listed
 from ts4s_core.evaluation.figures.paired_gain import Gain
-
-NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "loss": "loss"}
-#: The metric of language models, which have no other here.
-BITS_PER_BYTE = "bits_per_byte"
-SHOWN = {**NAMES, BITS_PER_BYTE: "bits per byte"}
-LOWER_IS_BETTER = ("loss", BITS_PER_BYTE)
+from ts4s_core.task_kinds.registry import METRICS
 
 
 @dataclass(frozen=True)
@@ -141,15 +136,14 @@ def stopping_reasons(evidence: Evidence) -> list[str]:
 
 
 def _against_majority(evidence: Evidence) -> tuple[bool, str]:
-    name, lower = SHOWN[evidence.metric], evidence.metric in LOWER_IS_BETTER
-    better = evidence.candidate < evidence.baseline if lower else evidence.candidate > evidence.baseline
+    metric, found, constant = METRICS[evidence.metric], evidence.candidate, evidence.baseline
+    better = found > constant if metric.higher_is_better else found < constant
     verb = "beats" if better else "does not beat"
-    constant = "how often each token occurs" if evidence.metric == BITS_PER_BYTE else "the majority class"
-    return better, f"first version: {name} {evidence.candidate:.4f} {verb} {constant} ({evidence.baseline:.4f})"
+    return better, f"first version: {metric.shown} {found:.4f} {verb} {metric.constant} ({constant:.4f})"
 
 
 def _against_champion(evidence: Evidence, champion: str, *, min_improvement: float) -> tuple[bool, str]:
-    gain, name = evidence.gain, SHOWN[evidence.metric]
+    gain, name = evidence.gain, METRICS[evidence.metric].shown
     if gain is None:
         return False, f"no test row that neither this version nor {champion} was trained on: nothing to compare"
     shown = (

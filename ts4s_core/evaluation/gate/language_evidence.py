@@ -11,10 +11,11 @@ from ts4s_core.errors import listed
 from ts4s_core.evaluation.figures.lineage import training_datasets
 from ts4s_core.evaluation.figures.overlap import seen_in_training
 from ts4s_core.evaluation.figures.paired_gain import CONFIDENCE, RESAMPLES, SEED, Gain
-from ts4s_core.evaluation.gate.decision import BITS_PER_BYTE, Decision, Evidence, decide
+from ts4s_core.evaluation.gate.decision import Decision, Evidence, decide
 from ts4s_core.evaluation.scoring.language_scores import LanguageScores, score_text
 from ts4s_core.progress import Progress
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.metrics import BITS_PER_BYTE
 
 _NUMBERS_AT_ONCE = 4_000_000
 
@@ -61,8 +62,8 @@ def language_gate(
             theirs = theirs.only(np.isin(theirs.ids, scores.ids))
             gain = paired_bits_gain(scores.only(~seen), theirs.only(~seen))
     evidence = Evidence(
-        metric=BITS_PER_BYTE,
-        candidate=scores.metrics()["bits_per_byte"],
+        metric=BITS_PER_BYTE.name,
+        candidate=scores.metrics()[BITS_PER_BYTE.name],
         baseline=unigram,
         gain=gain,
         removed=removed,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ts4s_core.evaluation.gate.decision import BITS_PER_BYTE, NAMES, SHOWN
 from ts4s_core.evaluation.report import charts
 from ts4s_core.evaluation.report.elements import (
     Cell,
@@ -25,6 +24,8 @@ from ts4s_core.evaluation.report.elements import (
     text,
     verdict,
 )
+from ts4s_core.task_kinds.metrics import ACCURACY, OF_CLASSES
+from ts4s_core.task_kinds.registry import METRICS
 
 if TYPE_CHECKING:
     from ts4s_core.evaluation.report.data import Mistake, ReportData
@@ -44,8 +45,8 @@ def verdict_of(data: ReportData) -> Markup:
 def summary(data: ReportData) -> Markup:
     """The gate's verdict and the headline figures beside those of the best constant answer."""
     metrics, base = data.metrics, data.metrics["baseline"]
-    tiles = facts([("test rows", metrics["rows"]), *((NAMES[name], metrics[name]) for name in NAMES)])
-    constant = facts((f"{NAMES[name]}, majority class", base[name]) for name in NAMES)
+    tiles = facts([("test rows", metrics["rows"]), *((metric.shown, metrics[metric.name]) for metric in OF_CLASSES)])
+    constant = facts((f"{metric.shown}, majority class", base[metric.name]) for metric in OF_CLASSES)
     answer = ", ".join(base["answer"]) or "no label"
     return joined(
         verdict_of(data),
@@ -60,12 +61,12 @@ def champion(data: ReportData) -> Markup:
     figures = data.decision.figures
     gain = figures.get("gain")
     if data.decision.champion is None:
-        constant = "how often each token occurs" if figures.get("metric") == BITS_PER_BYTE else "the majority class"
-        compared = note(f"No champion yet: this is compared with {constant} alone.")
+        metric = METRICS.get(figures.get("metric", ""), ACCURACY)
+        compared = note(f"No champion yet: this is compared with {metric.constant} alone.")
     elif gain is None:
         compared = note(f"Not compared with the champion {data.decision.champion}: {data.decision.why}.")
     else:
-        name = SHOWN[figures["metric"]]
+        name = METRICS[figures["metric"]].shown
         compared = joined(
             paragraph(f"Champion: {data.decision.champion}. Both answered the same test rows."),
             facts(

@@ -13,6 +13,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.evaluation.scoring.predictions import ID_DTYPE, Bools
+from ts4s_core.task_kinds.registry import kind_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def dataset_labels(store: ArtifactStore, dataset: ArtifactRef) -> list[str]:
 def sides_labels(store: ArtifactStore, dataset: ArtifactRef) -> tuple[list[str], bool]:
     """Label names, and whether a row has any number of them."""
     opened = Dataset.open(store, dataset)
-    return list(opened.labels), opened.task == "multi-label"
+    return list(opened.labels), kind_of(opened.task).labels == "many"
 
 
 def rows_of(store: ArtifactStore, dataset: ArtifactRef, *, side: str, indices: Sequence[int], texts: bool) -> Rows:

@@ -20,6 +20,7 @@ from ts4s_core.evaluation.report.prediction_file import most_confident_mistakes,
 from ts4s_core.evaluation.report.render import render
 from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
 from ts4s_core.evaluation.scoring.score_rows import STAGE, predict_rows
+from ts4s_core.evaluation.scoring.scorer import spec_of
 from ts4s_core.evaluation.steps.evaluation import Evaluation, add_page
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
@@ -63,7 +64,8 @@ def evaluate(
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
     # Approval comes after the report: it bears on nothing in it.
     wanted = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
-    return run.run({"evaluate": wanted, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=ENTRIES)
+    entries = (*ENTRIES, *spec_of(store, trained).kind.facets("head"))
+    return run.run({"evaluate": wanted, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=entries)
 
 
 def _build(run: Evaluation, writer: ArtifactWriter) -> None:

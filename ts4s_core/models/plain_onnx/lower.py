@@ -18,6 +18,7 @@ from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.models.plain_onnx.builder import GraphBuilder, Lowered
 from ts4s_core.models.spec import HEAD, ModelSpec
 from ts4s_core.onnx.graph.graph import DOMAIN, Dim, Graph, Node
+from ts4s_core.task_kinds.kind import load
 
 #: What a lowered graph gives out: the model's logits, or one vector a text.
 Output = Literal["logits", "mean", "first"]
@@ -44,8 +45,9 @@ def lower(graph: Graph, spec: ModelSpec, *, output: Output = "logits") -> Lowere
     for node in graph.nodes:
         work.lower(node)
     hidden = graph.output
-    if output == "logits" and spec.task != "language-model":
-        work.head(hidden)
+    head_nodes = spec.kind.head_nodes
+    if output == "logits" and head_nodes is not None:
+        load(head_nodes)(work, hidden)
         shape: tuple[Dim, ...] = (spec.classes,)
     elif output == "logits":
         work.emit("Identity", [hidden], output="logits")
@@ -70,6 +72,16 @@ def _apart(graph: Graph, name: str) -> Graph:
     return graph
 
 
+def classification_head(work: GraphBuilder, hidden: str) -> None:
+    """:class:`ts4s_core.models.heads.ClassificationHead`: ``(B, T, H)`` to ``logits`` ``(B, C)``."""
+    first = work.emit("Gather", [hidden, work.constant(0)], axis=1)
+    names = {f"{layer}.{kind}": f"{HEAD}.{layer}.{kind}" for layer in ("dense", "out_proj") for kind in ("weight", "bias")}
+    dense = work.emit("Gemm", [first, work.weight(names["dense.weight"]), work.weight(names["dense.bias"])], transB=1)
+    pooled = work.emit("Tanh", [dense])
+    last = [pooled, work.weight(names["out_proj.weight"]), work.weight(names["out_proj.bias"])]
+    work.emit("Gemm", last, output="logits", transB=1)
+
+
 class _Lowering(GraphBuilder):
     """Writes the nodes of one graph."""
 
@@ -89,15 +101,6 @@ class _Lowering(GraphBuilder):
                 "Use --format hf or torch"
             )
         write(node)
-
-    def head(self, hidden: str) -> None:
-        """``(B, T, H)`` to ``logits`` ``(B, C)``."""
-        first = self.emit("Gather", [hidden, self.constant(0)], axis=1)
-        names = {f"{layer}.{kind}": f"{HEAD}.{layer}.{kind}" for layer in ("dense", "out_proj") for kind in ("weight", "bias")}
-        dense = self.emit("Gemm", [first, self.weight(names["dense.weight"]), self.weight(names["dense.bias"])], transB=1)
-        pooled = self.emit("Tanh", [dense])
-        last = [pooled, self.weight(names["out_proj.weight"]), self.weight(names["out_proj.bias"])]
-        self.emit("Gemm", last, output="logits", transB=1)
 
     def pool(self, hidden: str, how: Output) -> None:
         """``(B, T, H)`` to ``embedding`` ``(B, H)``."""

@@ -21,7 +21,8 @@ from torch import nn
 
 from ts4s_core.errors import ParityError, SourceError, UnsupportedModelError
 from ts4s_core.onnx.graph.weight_names import NameMap, distinct_weights, map_initializers, refuse_folded, restore_weights
-from ts4s_core.onnx.sources.families import ExportWrapper, Task
+from ts4s_core.onnx.sources.families import ExportWrapper
+from ts4s_core.task_kinds.kind import BaseTask
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -46,10 +47,10 @@ class ExportedGraph:
 
     model: onnx_ir.Model
     names: NameMap
-    task: Task
+    task: BaseTask
 
 
-def export_graph(module: nn.Module, *, task: Task, max_positions: int) -> ExportedGraph:
+def export_graph(module: nn.Module, *, task: BaseTask, max_positions: int) -> ExportedGraph:
     """Trace a module into a graph; the module is left as it was.
 
     Args:
@@ -88,7 +89,7 @@ def write_graph(graph: ExportedGraph, folder: Path) -> None:
     onnx_ir.save(graph.model, folder / MODEL_FILE, external_data=DATA_FILE)
 
 
-def check_graph(path: Path, module: nn.Module, *, task: Task) -> float:
+def check_graph(path: Path, module: nn.Module, *, task: BaseTask) -> float:
     """Check a written graph: ONNX's checker, then ONNX Runtime against the module on shapes it was not exported with.
 
     Returns:
@@ -173,7 +174,7 @@ def check_target(target: Path) -> None:
         raise SourceError(f"--to {target} cannot be written: no right to write in {target.parent}. Choose another folder")
 
 
-def _traced(wrapper: ExportWrapper, *, task: Task, max_positions: int) -> onnx_ir.Model:
+def _traced(wrapper: ExportWrapper, *, task: BaseTask, max_positions: int) -> onnx_ir.Model:
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     sequence = torch.export.Dim("sequence", min=1, max=max_positions)
     shapes = ({0: batch, 1: sequence}, {0: batch, 1: sequence})

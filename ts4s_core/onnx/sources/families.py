@@ -5,14 +5,13 @@ Shapes: ``B`` texts, ``T`` tokens, ``H`` hidden size, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ts4s_core.errors import UnsupportedModelError, listed
-
-Task = Literal["encoder", "causal-lm"]
+from ts4s_core.task_kinds.kind import BaseTask
 
 #: Encoders, and whether their class would bring a pooler of its own (the head that ts4s puts on has one).
 ENCODERS = {"bert": True, "roberta": True, "xlm-roberta": True, "camembert": True, "distilbert": False, "electra": False}
@@ -25,7 +24,7 @@ REFUSED = {
 }
 
 
-def family_task(model_type: str, *, wanted: Task, source: str) -> Task:
+def family_task(model_type: str, *, wanted: BaseTask, source: str) -> BaseTask:
     """The task that a family is exported for, if it is the one that is wanted.
 
     Args:
@@ -60,7 +59,7 @@ def family_task(model_type: str, *, wanted: Task, source: str) -> Task:
     )
 
 
-def build_module(config: Any, task: Task) -> nn.Module:
+def build_module(config: Any, task: BaseTask) -> nn.Module:
     """A Hugging Face module of the configuration, with the weights that PyTorch's generator happens to draw, in eval mode.
 
     Raises:
@@ -94,7 +93,7 @@ class ExportWrapper(nn.Module):
     index arithmetic that the library's general mask code leaves in a graph.
     """
 
-    def __init__(self, module: nn.Module, task: Task) -> None:
+    def __init__(self, module: nn.Module, task: BaseTask) -> None:
         super().__init__()
         self.module = module
         self.task = task

@@ -15,12 +15,13 @@ from ts4s_core.onnx.sources import folder as sources_folder
 from ts4s_core.onnx.sources import hub as sources_hub
 from ts4s_core.onnx.sources.tokenizer_files import has_tokenizer, tokenizer_files, tokenizer_hash
 from ts4s_core.settings import ModelSettings
+from ts4s_core.task_kinds.kind import BaseTask
+from ts4s_core.task_kinds.registry import kind_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.onnx.sources.families import Task
 
 #: Where and with what a configuration was written: not part of the model.
 _LOCAL_KEYS = ("_name_or_path", "name_or_path", "transformers_version")
@@ -47,7 +48,7 @@ class ModelSource:
     kind: Kind
     slug: str
     identity: str
-    task: Task
+    task: BaseTask
     config: dict[str, Any] = field(default_factory=dict, repr=False)
     tokenizer: dict[str, bytes] = field(default_factory=dict, repr=False)
     path: Path | None = None
@@ -97,7 +98,7 @@ def resolve_source(settings: ModelSettings, store: ArtifactStore, *, seed: int =
         SettingsError: if ``model.max_length`` is longer than the model takes.
     """
     given = settings.source
-    task: Task = "causal-lm" if settings.task == "language-model" else "encoder"
+    task = kind_of(settings.task).base
     if settings.architecture != "transformer":
         raise SettingsError(
             f"model.architecture {settings.architecture} is no transformer that model.source could name: expected transformer. "
@@ -159,7 +160,7 @@ def max_positions(config: dict[str, Any]) -> int:
     return min(limits, default=2**20)
 
 
-def _folder_source(folder: Path, settings: ModelSettings, *, task: Task, kind: Kind, name: str) -> ModelSource:
+def _folder_source(folder: Path, settings: ModelSettings, *, task: BaseTask, kind: Kind, name: str) -> ModelSource:
     given = settings.source
     sources_folder.check_folder(folder, source=given)
     record = sources_folder.read_json_object(folder / sources_folder.CONFIG_FILE, source=given)
@@ -173,7 +174,7 @@ def _folder_source(folder: Path, settings: ModelSettings, *, task: Task, kind: K
     return ModelSource(kind, named, _joined(identity, tokenizer), task, config, tokenizer, folder)
 
 
-def _config_source(settings: ModelSettings, *, task: Task, seed: int) -> ModelSource:
+def _config_source(settings: ModelSettings, *, task: BaseTask, seed: int) -> ModelSource:
     given = settings.source
     path = Path(os.path.expanduser(given.removeprefix("config:")))
     if not path.is_file():
@@ -185,7 +186,7 @@ def _config_source(settings: ModelSettings, *, task: Task, seed: int) -> ModelSo
     return ModelSource("config", named, _joined(f"{identity}:{seed}", tokenizer), task, config, tokenizer, seed=seed)
 
 
-def _onnx_source(path: Path, settings: ModelSettings, *, task: Task) -> ModelSource:
+def _onnx_source(path: Path, settings: ModelSettings, *, task: BaseTask) -> ModelSource:
     from ts4s_core.onnx.sources.onnx_file import read_onnx_file
 
     given = settings.source
@@ -198,7 +199,7 @@ def _onnx_source(path: Path, settings: ModelSettings, *, task: Task) -> ModelSou
     return ModelSource("onnx", named, _joined(identity, tokenizer), task, config, tokenizer, path)
 
 
-def _registry_source(given: str, store: ArtifactStore, *, task: Task) -> ModelSource:
+def _registry_source(given: str, store: ArtifactStore, *, task: BaseTask) -> ModelSource:
     from ts4s_core.artifacts.registry import Registry
 
     ref = Registry(store).resolve(given.removeprefix("model:"))
@@ -208,7 +209,7 @@ def _registry_source(given: str, store: ArtifactStore, *, task: Task) -> ModelSo
     return ModelSource("registry", ref.name, manifest.content_sha256, task, config, ref=ref)
 
 
-def checked_config(record: dict[str, Any], *, task: Task, source: str) -> dict[str, Any]:
+def checked_config(record: dict[str, Any], *, task: BaseTask, source: str) -> dict[str, Any]:
     """A configuration with its defaults, of a family that is taken and describes a module that can be built.
 
     Raises:
@@ -219,7 +220,7 @@ def checked_config(record: dict[str, Any], *, task: Task, source: str) -> dict[s
     return config
 
 
-def _with_defaults(record: dict[str, Any], *, task: Task, source: str) -> dict[str, Any]:
+def _with_defaults(record: dict[str, Any], *, task: BaseTask, source: str) -> dict[str, Any]:
     from ts4s_core.onnx.sources.families import family_task
 
     config = config_object(record, source=source)
@@ -228,7 +229,7 @@ def _with_defaults(record: dict[str, Any], *, task: Task, source: str) -> dict[s
     return {name: value for name, value in sorted(values.items()) if name not in _LOCAL_KEYS}
 
 
-def _empty_module(config: dict[str, Any], *, task: Task, source: str) -> nn.Module:
+def _empty_module(config: dict[str, Any], *, task: BaseTask, source: str) -> nn.Module:
     """The module without memory for its weights: a wrong configuration shows here."""
     import torch
 

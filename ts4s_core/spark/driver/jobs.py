@@ -5,22 +5,19 @@ A job is JSON: ``{"job": NAME, "settings": Settings.plain(), ...}``; so is its r
 
 from __future__ import annotations
 
-import base64
-import functools
 import importlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.progress import Progress
+from ts4s_core.spark.driver.job import Job, Result, artifact_of
 from ts4s_core.spark.driver.place import Place
+from ts4s_core.task_kinds.kind import load
+from ts4s_core.task_kinds.registry import kind_of
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.steps import StepResult
-    from ts4s_core.artifacts.versions.refs import ArtifactRef
-
-Job = Mapping[str, Any]
-Result = dict[str, Any]
 
 
 def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
@@ -60,72 +57,15 @@ def _folded(text: str) -> str:
 
 
 def _scan(job: Job, place: Place, progress: Progress) -> Result:
-    """Read all of the data once; nothing is written."""
-    if place.settings.model.task == "language-model":
-        return _scan_text(job, place, progress)
-    found = place.scan(again=True)
-    progress("scan", {"rows": found.rows, "labels": len(found.labels), "bad_rows": found.bad_rows})
-    return {
-        "rows": found.rows,
-        "labels": list(found.labels),
-        "sides": found.sides,
-        "label_rows": found.label_rows,
-        "bad_rows": found.bad_rows,
-        "blank_lines": found.blank_lines,
-        "fingerprint": found.fingerprint,
-    }
-
-
-def _scan_text(job: Job, place: Place, progress: Progress) -> Result:
-    """Read all of a text once and train its tokenizer, if none is given; nothing is written."""
-    found = place.scan_text(_tokenizer(job), again=True)
-    sides = {name: counts.blocks for name, counts in found.sides.items()}
-    size = {name: counts.size for name, counts in found.sides.items()}
-    progress("scan", {"bytes": sum(size.values()), "blocks": sum(sides.values()), "bad_rows": found.bad_rows})
-    return {
-        "rows": sum(sides.values()),
-        "labels": [],
-        "sides": sides,
-        "bytes": size,
-        "lines": found.lines,
-        "bad_rows": found.bad_rows,
-        "fingerprint": found.fingerprint,
-    }
-
-
-def _tokenizer(job: Job) -> dict[str, bytes] | None:
-    """The files that travel with a job, in base64."""
-    files = job.get("tokenizer")
-    return None if files is None else {name: base64.b64decode(data) for name, data in files.items()}
-
-
-def _prepare_text(job: Job, place: Place, progress: Progress) -> Result:
-    """The dataset artifact of a language model."""
-    from ts4s_core.data.corpus.prepare import prepare_text
-
-    found = place.scan_text(_tokenizer(job), again=False)
-    place.scanned_text = None  # should the text have changed, the next try looks again
-    return prepare_text(place.settings, place.store(), place.engine(), scan=found, progress=progress).to_json()
+    """Read all of the data once, as the task's kind of data is read; nothing is written."""
+    result: Result = load(kind_of(place.settings.model.task).scan_job)(job, place, progress)
+    return result
 
 
 def _prepare(job: Job, place: Place, progress: Progress) -> Result:
-    """The dataset artifact, tokenised as the ``onnx`` (or ``model``) artifact's tokenizer does."""
-    if place.settings.model.task == "language-model":
-        return _prepare_text(job, place, progress)
-    from ts4s_core.data.prepare import prepare_dataset
-
-    store, onnx = place.store(), _ref(job, "onnx")
-    found = place.scan(again=False)
-    place.scanned = None  # should the rows have changed, the next try looks again
-    return prepare_dataset(
-        place.settings,
-        store,
-        place.engine(),
-        scan=found,
-        tokenizer_folder=store.local(onnx) / "tokenizer",
-        upstream={"onnx": onnx},
-        progress=progress,
-    ).to_json()
+    """The dataset artifact of the data."""
+    result: Result = load(kind_of(place.settings.model.task).prepare_job)(job, place, progress)
+    return result
 
 
 def _train(job: Job, place: Place, progress: Progress) -> Result:
@@ -136,8 +76,8 @@ def _train(job: Job, place: Place, progress: Progress) -> Result:
         place.settings,
         place.store(),
         place.launcher(),
-        dataset=_ref(job, "dataset"),
-        model=_ref(job, "model"),
+        dataset=artifact_of(job, "dataset"),
+        model=artifact_of(job, "model"),
         progress=progress,
     ).to_json()
 
@@ -145,25 +85,20 @@ def _train(job: Job, place: Place, progress: Progress) -> Result:
 def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
     """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one.
 
-    That of a language model shows what the model holds likely after each of the ``prompts``.
+    ``inputs`` are what the dataset's kind of task shows besides.
     """
-    store, dataset = place.store(), _ref(job, "dataset")
-    step: Callable[..., StepResult]
-    if store.manifest(dataset).facts.get("task") == "language-model":
-        from ts4s_core.evaluation.steps.language_model import evaluate_language
-
-        step = functools.partial(evaluate_language, prompts=job.get("prompts") or ())
-    else:
-        from ts4s_core.evaluation.steps.classifier import evaluate as step
+    store, dataset = place.store(), artifact_of(job, "dataset")
+    step: Callable[..., StepResult] = load(kind_of(str(store.manifest(dataset).facts.get("task"))).evaluation)
     return step(
         place.settings,
         store,
         place.engine(),
-        trained=_ref(job, "trained"),
+        trained=artifact_of(job, "trained"),
         dataset=dataset,
-        champion=_ref(job, "champion") if job.get("champion") else None,
+        champion=artifact_of(job, "champion") if job.get("champion") else None,
         step_seconds=job.get("step_seconds"),
         progress=progress,
+        **job.get("inputs", {}),
     ).to_json()
 
 
@@ -174,9 +109,9 @@ def _compare(job: Job, place: Place, progress: Progress) -> Result:
     return compare_versions(
         place.store(),
         place.engine(),
-        first=_ref(job, "first"),
-        second=_ref(job, "second"),
-        dataset=_ref(job, "dataset"),
+        first=artifact_of(job, "first"),
+        second=artifact_of(job, "second"),
+        dataset=artifact_of(job, "dataset"),
         threads=place.settings.train.threads_per_worker,
         progress=progress,
     )
@@ -190,20 +125,11 @@ def _predict(job: Job, place: Place, progress: Progress) -> Result:
         place.settings,
         place.store(),
         place.engine(),
-        model=_ref(job, "trained"),
+        model=artifact_of(job, "trained"),
         options=PredictOptions.of(job.get("options") or {}),
         slots=place.slots(),
         progress=progress,
     )
-
-
-def _ref(job: Job, role: str) -> ArtifactRef:
-    from ts4s_core.artifacts.versions.refs import ArtifactRef
-
-    text = job.get(role)
-    if not isinstance(text, str):
-        raise SettingsError(f"job {job.get('job')}: expected {role} as KIND/NAME/VERSION, got {text!r}")
-    return ArtifactRef.parse(text)
 
 
 JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {

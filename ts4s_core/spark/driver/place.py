@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.data.corpus.scan import TextScan
     from ts4s_core.data.data_engine import DataEngine
-    from ts4s_core.data.scan import Scan
     from ts4s_core.spark.execution.data_engine import SparkEngine
     from ts4s_core.training.driver.launcher import Launcher
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -30,18 +30,15 @@ class Place:
         settings: the settings of the job.
         temporary: private folder of the program.
         sessions: holds at most one Spark session.
-        scanned: what was scanned last, and what it says.
         progress: told of files that go to the store or come from there.
-        scanned_text: the same for the text of a language model.
     """
 
     settings: Settings
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
-    scanned: tuple[object, Scan] | None = None
-    scanned_text: tuple[object, TextScan] | None = None
     progress: Progress = silent
     _engine: tuple[SparkSession, SparkEngine] | None = None
+    _scanned: tuple[object, Any] | None = None
 
     @property
     def has_spark(self) -> bool:
@@ -95,23 +92,19 @@ class Place:
 
         return ArtifactStore.open(self.settings.storage, progress=self.progress)
 
-    def scan(self, *, again: bool) -> Scan:
-        """What the data are: what the last scan of the same data found, unless it is to be done again."""
-        from ts4s_core.data.scan import scan
+    def scanned(self, wanted: object, scan: Callable[[], T]) -> T:
+        """What the data are: what the last scan found, if it was of the same data.
 
-        wanted = (self.settings.data, self.settings.model.task)
-        if again or self.scanned is None or self.scanned[0] != wanted:
-            self.scanned = None
-            self.scanned = (wanted, scan(self.settings, self.engine()))
-        return self.scanned[1]
+        Args:
+            wanted: which data, and how they are read.
+            scan: reads them.
+        """
+        if self._scanned is None or self._scanned[0] != wanted:
+            self._scanned = None
+            self._scanned = (wanted, scan())
+        found: T = self._scanned[1]
+        return found
 
-    def scan_text(self, tokenizer: Mapping[str, bytes] | None, *, again: bool) -> TextScan:
-        """What the text is, and its tokenizer: what the last scan of the same text found, unless it is to be done again."""
-        from ts4s_core.data.corpus.scan import scan_text
-
-        model = self.settings.model
-        wanted = (self.settings.data, model.tokenizer_kind, model.vocabulary_size, tokenizer)
-        if again or self.scanned_text is None or self.scanned_text[0] != wanted:
-            self.scanned_text = None
-            self.scanned_text = (wanted, scan_text(self.settings, self.engine(), tokenizer=tokenizer))
-        return self.scanned_text[1]
+    def forget_scan(self) -> None:
+        """Let the data be read again."""
+        self._scanned = None

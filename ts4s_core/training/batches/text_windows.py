@@ -13,12 +13,19 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.corpus.dataset import TextDataset
 from ts4s_core.training.batches.batch import Batch
 
 #: Target that does not count: what PyTorch's cross-entropy leaves out.
 NO_TARGET = -100
 _COLUMNS = ("id", "input_ids", "starts")
+
+
+def window_rows(store: ArtifactStore, ref: ArtifactRef) -> WindowRows:
+    """The windows of a ``dataset`` artifact of running text."""
+    return WindowRows(TextDataset.open(store, ref))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from ts4s_core.errors import Ts4sError
 from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.task_kinds.kind import load
+from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.checkpoints.listing import prune
 from ts4s_core.training.driver.attempts import Attempts, largest_divisor
 from ts4s_core.training.driver.launcher import Launcher
@@ -86,7 +88,8 @@ def train(
         "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
     }
     inputs = {"dataset": store.manifest(dataset).content_sha256, "model": store.manifest(model).content_sha256}
-    key = step_key("trained", entries=factories.entries, inputs=inputs, settings=bearing)
+    own = kind_of(task).facets("head", "training_rows", "objective", "class_weights")
+    key = step_key("trained", entries=(*factories.entries, *own), inputs=inputs, settings=bearing)
 
     def build(writer: ArtifactWriter) -> None:
         job = TrainJob(
@@ -197,13 +200,13 @@ def _absolute(folder: str | None) -> str | None:
 
 
 def _class_weights(settings: Settings, store: ArtifactStore, dataset: ArtifactRef) -> list[float] | None:
-    if settings.model.class_weights == "none" or settings.model.task != "classification":
+    weights = kind_of(settings.model.task).class_weights
+    if settings.model.class_weights == "none" or weights is None:
         return None
     from ts4s_core.data.dataset import Dataset
-    from ts4s_core.training.driver.class_weights import balanced_weights
 
     with Dataset.open(store, dataset) as opened:
-        return balanced_weights(opened)
+        return load(weights)(opened)  # type: ignore[no-any-return]
 
 
 def _seal(

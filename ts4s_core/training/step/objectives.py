@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from ts4s_core.task_kinds.kind import load
+from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import Batch
 
 
@@ -83,9 +85,9 @@ class NextToken:
 
 def objective_for(task: str, class_weights: Sequence[float] | None = None) -> Objective:
     """The objective of ``model.task``."""
-    if task == "language-model":
-        return NextToken()
-    return MultiLabel() if task == "multi-label" else Classification(class_weights)
+    make = load(kind_of(task).objective)
+    objective: Objective = make() if class_weights is None else make(class_weights)
+    return objective
 
 
 def _part_loss(losses: torch.Tensor, items: float, *, right: torch.Tensor, predictions: float | None = None) -> PartLoss:

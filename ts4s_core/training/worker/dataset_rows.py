@@ -11,6 +11,8 @@ import pyarrow as pa
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
+from ts4s_core.task_kinds.kind import load
+from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import RowBlock
 from ts4s_core.training.batches.read_ahead import RowSource
 from ts4s_core.training.job import TrainJob
@@ -19,13 +21,14 @@ _COLUMNS = ("id", "label", "input_ids")
 
 
 def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> RowSource:
-    """The rows of a ``dataset`` artifact; of a language model's, its windows."""
+    """The rows of a ``dataset`` artifact, as its kind of task has them."""
     ref = ArtifactRef.parse(job.dataset)
-    if store.manifest(ref).facts.get("task") == "language-model":
-        from ts4s_core.data.corpus.dataset import TextDataset
-        from ts4s_core.training.batches.text_windows import WindowRows
+    kind = kind_of(str(store.manifest(ref).facts.get("task")))
+    return load(kind.training_rows)(store, ref)  # type: ignore[no-any-return]
 
-        return WindowRows(TextDataset.open(store, ref))
+
+def labelled_rows(store: ArtifactStore, ref: ArtifactRef) -> RowSource:
+    """The rows of labelled texts."""
     return DatasetRows(Dataset.open(store, ref))
 
 
@@ -35,7 +38,7 @@ class DatasetRows:
     def __init__(self, dataset: Dataset) -> None:
         self.pad_id = dataset.pad_id
         self._dataset = dataset
-        self._classes = len(dataset.labels) if dataset.task == "multi-label" else 0
+        self._classes = len(dataset.labels) if kind_of(dataset.task).labels == "many" else 0
 
     def rows_per_group(self, side: str) -> tuple[int, ...]:
         """Rows of each row group of a side."""

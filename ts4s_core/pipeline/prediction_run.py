@@ -1,0 +1,37 @@
+"""A run that predicts rows with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.checks import check_store
+from ts4s_core.pipeline.run import Run
+
+
+class PredictionRun(Run):
+    """Steps of a prediction."""
+
+    def check(self, model: str, asked: Mapping[str, str | None]) -> ArtifactRef:
+        """The version that a prediction is asked of, and whether its output can be written; writes nothing.
+
+        Raises:
+            InputError: naming what is wrong.
+        """
+        from ts4s_core.prediction.job import PredictOptions
+        from ts4s_core.prediction.output import open_target
+
+        options = PredictOptions.of(asked)
+        if options.output:
+            open_target(options.output, self.settings.storage)
+        else:
+            check_store(self.settings)
+        return self.store.manifest(self.registry.resolve(model)).ref
+
+    def predict(self, trained: ArtifactRef, asked: Mapping[str, str | None]) -> dict[str, Any]:
+        """Predict every row of the source."""
+        if not asked.get("output"):
+            self.preflight()
+        with self.stage("predict"):
+            return self._job("predict", trained=str(trained), options=dict(asked))

@@ -1,0 +1,40 @@
+"""The jobs that read running text: kinds of task name them."""
+
+from __future__ import annotations
+
+from ts4s_core.data.corpus.prepare import prepare_text
+from ts4s_core.data.corpus.scan import TextScan, scan_text
+from ts4s_core.progress import Progress
+from ts4s_core.spark.driver.job import Job, Result, tokenizer_of
+from ts4s_core.spark.driver.place import Place
+
+
+def scan(job: Job, place: Place, progress: Progress) -> Result:
+    """Read all of a text once and train its tokenizer, if none is given; nothing is written."""
+    place.forget_scan()
+    found = _scanned(job, place)
+    sides = {name: counts.blocks for name, counts in found.sides.items()}
+    size = {name: counts.size for name, counts in found.sides.items()}
+    progress("scan", {"bytes": sum(size.values()), "blocks": sum(sides.values()), "bad_rows": found.bad_rows})
+    return {
+        "rows": sum(sides.values()),
+        "labels": [],
+        "sides": sides,
+        "bytes": size,
+        "lines": found.lines,
+        "bad_rows": found.bad_rows,
+        "fingerprint": found.fingerprint,
+    }
+
+
+def prepare(job: Job, place: Place, progress: Progress) -> Result:
+    """The dataset artifact of a text."""
+    found = _scanned(job, place)
+    place.forget_scan()  # should the text have changed, the next try looks again
+    return prepare_text(place.settings, place.store(), place.engine(), scan=found, progress=progress).to_json()
+
+
+def _scanned(job: Job, place: Place) -> TextScan:
+    model, tokenizer = place.settings.model, tokenizer_of(job)
+    wanted = (place.settings.data, model.task, model.tokenizer_kind, model.vocabulary_size, tokenizer)
+    return place.scanned(wanted, lambda: scan_text(place.settings, place.engine(), tokenizer=tokenizer))

@@ -1,0 +1,32 @@
+"""Multi-label classification: any number of labels for each text."""
+
+from __future__ import annotations
+
+from ts4s_core.task_kinds.kind import TaskKind
+from ts4s_core.task_kinds.metrics import OF_CLASSES
+from ts4s_core.task_kinds.shared_settings import FIRST_OF_LABELLED_TEXTS, OF_LABELLED_TEXTS
+
+MULTI_LABEL = TaskKind(
+    name="multi-label",
+    noun="a classifier",
+    flow="retrain",
+    labels="many",
+    least_classes=1,
+    rows="texts",
+    base="encoder",
+    use="ts4s predict",
+    metrics=OF_CLASSES,
+    hugging_face_class="AutoModelForSequenceClassification",
+    problem_type="multi_label_classification",
+    first_settings=FIRST_OF_LABELLED_TEXTS,
+    settings=OF_LABELLED_TEXTS,
+    run="ts4s_core.pipeline.classifier_run:ClassifierRun",
+    scan_job="ts4s_core.spark.driver.labelled_jobs:scan",
+    prepare_job="ts4s_core.spark.driver.labelled_jobs:prepare",
+    head="ts4s_core.models.heads:ClassificationHead",
+    head_nodes="ts4s_core.models.plain_onnx.lower:classification_head",
+    training_rows="ts4s_core.training.worker.dataset_rows:labelled_rows",
+    objective="ts4s_core.training.step.objectives:MultiLabel",
+    evaluation="ts4s_core.evaluation.steps.classifier:evaluate",
+    predictions="ts4s_core.prediction.result_table:label_layout",
+)

@@ -1,0 +1,41 @@
+"""Settings that bear on several kinds of task, in the order in which forms, help and reports show them."""
+
+from __future__ import annotations
+
+#: What people change first where texts have labels.
+FIRST_OF_LABELLED_TEXTS = (
+    "data.source",
+    "data.format",
+    "data.text_column",
+    "data.label_column",
+    "model.source",
+    "train.epochs",
+    "train.learning_rate",
+    "train.batch_size",
+    "model.max_length",
+    "train.workers",
+)
+#: Where it runs and where artifacts go; `models gc` alone reads storage.keep_last and storage.grace_hours.
+_PLACES = ("spark", "storage.uri", "storage.endpoint_url", "storage.region", "storage.cache_dir", "storage.key", "storage.secret")
+OF_EVERY_TRAINING = ("name", "reuse", "train", *_PLACES)
+OF_LABELLED_TEXTS = (
+    "model.task",
+    "model.tokenizer",
+    "model.classes",
+    "model.dropout",
+    "model.attention_dropout",
+    "model.freeze_encoder",
+    "model.lora_rank",
+    "model.lora_alpha",
+    "data.validation_fraction",
+    "data.test_fraction",
+    "data.max_rows",
+    "data.max_bad_fraction",
+    "data.seed",
+    "data.show_text",
+    "evaluate.metric",
+    "evaluate.min_improvement",
+    "evaluate.max_drift",
+    "evaluate.require_approval",
+    *OF_EVERY_TRAINING,
+)
