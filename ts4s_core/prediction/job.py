@@ -34,6 +34,8 @@ Form = Literal["parquet", "vectors"]
 STAGE = "predict"
 #: Where the code of this step begins, for its key.
 ENTRIES = (__name__,)
+#: What it loads of the task's kind.
+FACETS = ("head", "head_nodes", "predictions")
 #: ONNX Runtime against PyTorch before a job: a mistake shows as 1e-2 and more, FP32 rounding stays far below.
 TOLERANCE = 1e-4
 _LOG = logging.getLogger(__name__)
@@ -162,7 +164,7 @@ def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, opt
         "embeddings": options.embeddings,
         "form": options.form,
     }
-    own = ModelSpec.read(store.local(model)).kind.facets("head", "head_nodes", "predictions")
+    own = ModelSpec.read(store.local(model)).kind.facets(*FACETS)
     inputs = {"trained": store.manifest(model).content_sha256}
     key = step_key("predictions", entries=(*ENTRIES, *own), inputs=inputs, settings=bearing)
     return ArtifactTarget(store, trained=model, key=key, settings=bearing)

@@ -20,8 +20,12 @@ from ts4s_core.models import import_step
 from ts4s_core.onnx.exporting import step as export_step
 from ts4s_core.prediction import job as prediction
 from ts4s_core.spark.ml.fit import FACTORIES
+from ts4s_core.task_kinds.classification import CLASSIFICATION
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
+from ts4s_core.training.driver import train_step
 from ts4s_core.training.driver.train_step import Factories
 
+WINDOWS = ("training/batches/text_windows.py",)
 ELSEWHERE = ("handover", "planning", "spark", "pipeline")
 REPORT = ("evaluation/report/page.py", "evaluation/report/model_sections.py", "evaluation/report/charts.py")
 #: Of each step: its entries, files that it reaches, and files or whole folders that it does not.
@@ -52,7 +56,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("training", "evaluation", "onnx", "models", "data/prepare.py", "language", "prediction", *ELSEWHERE),
     ),
     "train": (
-        Factories().entries,
+        (*Factories().entries, *CLASSIFICATION.facets(*train_step.FACETS)),
         (
             "training/driver/attempts.py",
             "training/step/engine.py",
@@ -62,6 +66,20 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
             "models/build.py",
             "onnx/converters/reductions.py",
         ),
+        (
+            "evaluation",
+            "language",
+            "prediction",
+            "modules",
+            "data/prepare.py",
+            "data/corpus",
+            "training/batches/text_windows.py",
+            *ELSEWHERE,
+        ),
+    ),
+    "train a language model": (
+        (*Factories().entries, *LANGUAGE_MODEL.facets(*train_step.FACETS)),
+        ("training/batches/text_windows.py", "training/step/objectives.py", "models/small_networks.py"),
         ("evaluation", "language", "prediction", "modules", "data/prepare.py", "data/corpus/prepare.py", *ELSEWHERE),
     ),
     "fit in Spark ML": (
@@ -85,7 +103,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("training", "evaluation", "prediction", "data/corpus/prepare.py", *ELSEWHERE),
     ),
     "predict": (
-        prediction.ENTRIES,
+        (*prediction.ENTRIES, *CLASSIFICATION.facets(*prediction.FACETS)),
         ("prediction/runners.py", "prediction/result_table.py", "models/plain_onnx/lower.py", "data/formats/parquet.py"),
         ("training", "evaluation", "language", "data/prepare.py", *ELSEWHERE),
     ),

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: What every launcher starts, in processes of its own.
 WORKER = "ts4s_core.training.worker.worker"
+#: What the step loads of the task's kind.
+FACETS = ("head", "training_rows", "objective", "class_weights")
 #: Files of the model artifact that the trained one has its own of, or that say nothing of it.
 _NOT_COPIED = ("model.safetensors", "parity.json")
 
@@ -88,7 +90,7 @@ def train(
         "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
     }
     inputs = {"dataset": store.manifest(dataset).content_sha256, "model": store.manifest(model).content_sha256}
-    own = kind_of(task).facets("head", "training_rows", "objective", "class_weights")
+    own = kind_of(task).facets(*FACETS)
     key = step_key("trained", entries=(*factories.entries, *own), inputs=inputs, settings=bearing)
 
     def build(writer: ArtifactWriter) -> None:
