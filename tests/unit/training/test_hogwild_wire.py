@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -79,11 +81,11 @@ def test_strangers_are_turned_away_on_both_sides(owner: SliceOwner, server: Slic
 class Impostor(SliceServer):
     """Lets everybody in, and claims to know the secret."""
 
-    def _admit(self, connection: socket.socket) -> bool:
+    def _admit(self, connection: socket.socket, _peer: str) -> Callable[[], None]:
         connection.sendall(b"\1" * 32)
         connection.recv(64)
         connection.sendall(b"\2" * 32)
-        return True
+        return functools.partial(self._answer, connection)
 
 
 def test_an_owner_that_is_gone_is_named(server: SliceServer):
@@ -91,4 +93,17 @@ def test_an_owner_that_is_gone_is_named(server: SliceServer):
     server.close()
     with pytest.raises(WorkerLostError, match="slices of rank 1 are lost"):
         peer.ask(PULL, (), [torch.zeros(2 * BLOCK)])
+    peer.close()
+
+
+def test_strangers_that_left_are_forgotten(server: SliceServer):
+    for _ in range(100):
+        socket.create_connection(server.address, timeout=5).close()
+    peer = client(server)
+    weights = torch.zeros(2 * BLOCK)
+    assert peer.ask(PULL, (), [weights]) == (0, 0)
+    deadline = time.monotonic() + 20
+    while server.connections > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     peer.close()

@@ -106,7 +106,9 @@ class RemoteSlices:
         self._peers = peers
         self._shared = shared
         elements = owner.elements if shared is None else 0
-        self._server = SliceServer(peers.address, secret=peers.secret, elements=elements, serve=owner.serve)
+        self._server = SliceServer(
+            peers.address, secret=peers.secret, elements=elements, serve=owner.serve, timeout_s=peers.timeout_s
+        )
         addresses = peers.gather("slices", list(self._server.address))
         self._clients = {
             rank: SliceClient(address, owner=rank, secret=peers.secret, timeout_s=peers.timeout_s)

@@ -8,13 +8,12 @@ slices of the parameters. Nothing is parsed but those numbers. Ranks that share 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hmac
 import logging
 import secrets
 import socket
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from ts4s_core.errors import WorkerLostError
+from ts4s_core.sockets import Listener, StrangerError, notice_silence, shut
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ _ANSWER = struct.Struct("<QQ")
 _PULL, _PUSH = 0, 1
 _NONCE_BYTES, _DIGEST = 32, "sha256"
 _DIGEST_BYTES = 32
-_HANDSHAKE_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -62,49 +61,44 @@ class SliceServer:
         secret: of the run.
         elements: of the slices, 0 where they are shared memory.
         serve: answers requests.
+        timeout_s: longest time for which a peer's host may be silent to what it is sent.
 
     Attributes:
         address: (host, port) for the peers.
     """
 
-    def __init__(self, host: str, *, secret: str, elements: int, serve: Serve) -> None:
+    def __init__(self, host: str, *, secret: str, elements: int, serve: Serve, timeout_s: float = 120.0) -> None:
         self._secret = secret.encode()
         self._elements = elements
         self._serve = serve
-        self._connections: list[socket.socket] = []
-        self._lock = threading.Lock()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._server = socket.create_server((host, 0), family=family, backlog=1024)
-        self.address: tuple[str, int] = (host, self._server.getsockname()[1])
-        threading.Thread(target=self._accept, name="slices-accept", daemon=True).start()
+        self._timeout_s = timeout_s
+        self._listener = Listener(host, name="slices", admit=self._admit)
+        self.address: tuple[str, int] = (host, self._listener.port)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return self._listener.connections
 
     def close(self) -> None:
         """End every connection."""
-        with self._lock:
-            sockets = [self._server, *self._connections]
-        for each in sockets:
-            _shut(each)
+        self._listener.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _peer = self._server.accept()
-            except OSError:
-                return
-            with self._lock:
-                self._connections.append(connection)
-            threading.Thread(target=self._handle, args=(connection,), name="slices-peer", daemon=True).start()
+    def _admit(self, connection: socket.socket, _peer: str) -> Callable[[], None]:
+        notice_silence(connection, self._timeout_s)
+        challenge = secrets.token_bytes(_NONCE_BYTES)
+        connection.sendall(challenge)
+        answer = _received(connection, _DIGEST_BYTES + _NONCE_BYTES)
+        if not hmac.compare_digest(answer[:_DIGEST_BYTES], hmac.digest(self._secret, b"client" + challenge, _DIGEST)):
+            raise StrangerError("it does not know the secret")
+        connection.sendall(hmac.digest(self._secret, b"server" + answer[_DIGEST_BYTES:], _DIGEST))
+        return functools.partial(self._answer, connection)
 
-    def _handle(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        buffer = torch.zeros(self._elements)
+        view = _bytes(buffer)
         try:
-            connection.settimeout(_HANDSHAKE_LIMIT_S)
-            if not self._admit(connection):
-                log.warning("a stranger was turned away from the slices")
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.settimeout(None)
-            buffer = torch.zeros(self._elements)
-            view = _bytes(buffer)
             while True:
                 kind, rank, seen, rate, divisor = _REQUEST.unpack(_received(connection, _REQUEST.size))
                 if kind == _PUSH:
@@ -114,17 +108,6 @@ class SliceServer:
                 connection.sendall(view)
         except OSError as exc:
             log.debug("a peer of the slices left: %s", exc)
-        finally:
-            _shut(connection)
-
-    def _admit(self, connection: socket.socket) -> bool:
-        challenge = secrets.token_bytes(_NONCE_BYTES)
-        connection.sendall(challenge)
-        answer = _received(connection, _DIGEST_BYTES + _NONCE_BYTES)
-        if not hmac.compare_digest(answer[:_DIGEST_BYTES], hmac.digest(self._secret, b"client" + challenge, _DIGEST)):
-            return False
-        connection.sendall(hmac.digest(self._secret, b"server" + answer[_DIGEST_BYTES:], _DIGEST))
-        return True
 
 
 class SliceClient:
@@ -138,7 +121,7 @@ class SliceClient:
         except OSError as exc:
             raise WorkerLostError(f"The slices of rank {owner} cannot be reached at {host}:{port}: {exc}") from exc
         try:
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_silence(self._connection, timeout_s)
             challenge, own = _received(self._connection, _NONCE_BYTES), secrets.token_bytes(_NONCE_BYTES)
             self._connection.sendall(hmac.digest(secret.encode(), b"client" + challenge, _DIGEST) + own)
             proof = _received(self._connection, _DIGEST_BYTES)
@@ -172,7 +155,7 @@ class SliceClient:
 
     def close(self) -> None:
         """End the connection."""
-        _shut(self._connection)
+        shut(self._connection)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
@@ -192,9 +175,3 @@ def _fill(connection: socket.socket, view: memoryview) -> None:
         if not count:
             raise ConnectionError("the peer closed the connection")
         view = view[count:]
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # closed by the peer before
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
