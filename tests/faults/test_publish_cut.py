@@ -17,6 +17,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
 from ts4s_core.errors import Ts4sError
+from ts4s_core.retries import Backoff
 
 KEY = "1a2b3c4d" + "0" * 56
 ACTIONS = ("cut before", "cut body", "cut answer", "half answer", "500", "SlowDown")
@@ -35,7 +36,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second attempts: what breaks stays broken."""
     monkeypatch.setattr(objects, "ATTEMPTS_PER_CALL", 1)
     monkeypatch.setattr(s3_pieces, "ATTEMPTS", 1)
-    monkeypatch.setattr(lease, "GIVE_BACK_PAUSES_S", ())
+    monkeypatch.setattr(s3_pieces, "BODIES", Backoff(tries=1, first_s=0.0))
+    monkeypatch.setattr(lease, "GIVING_BACK", Backoff(tries=1, first_s=0.0))
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
 
 

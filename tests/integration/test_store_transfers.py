@@ -21,6 +21,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.collect import collect
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import StoreError
+from ts4s_core.retries import Backoff
 from ts4s_core.training.job import storage_to_wire
 
 KEY = "1a2b3c4d" + "0" * 56
@@ -61,6 +62,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "ATTEMPTS_PER_CALL", 1)
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     monkeypatch.setattr(s3_pieces, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3_pieces, "BODIES", Backoff(tries=1, first_s=0.0))
 
 
 def publish(store: ArtifactStore, tmp_path: Path) -> ArtifactRef:

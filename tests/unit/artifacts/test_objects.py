@@ -12,6 +12,7 @@ from ts4s_core.artifacts.storage import objects
 from ts4s_core.artifacts.storage.objects import WRITER, ObjectFiles, S3Files
 from ts4s_core.artifacts.storage.s3_parts import PieceClient
 from ts4s_core.errors import ConflictError, StoreError
+from ts4s_core.retries import Backoff
 
 
 def answered(code: str, **more: str) -> OSError:
@@ -72,7 +73,7 @@ def test_an_object_that_was_deleted_since_is_still_a_conflict() -> None:
 
 
 def test_a_write_that_is_under_way_elsewhere_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "CONFLICT_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(objects, "CONFLICTS", Backoff(tries=3, first_s=0.0))
     server = Server(answered("ConditionalRequestConflict"), answered("ConditionalRequestConflict"))
     S3Files(server, "bucket", aws=True, pieces=PieceClient({})).create("a.json", b"1")
     assert server.writes == 3
@@ -109,20 +110,20 @@ class Forgetful:
 
 @pytest.mark.parametrize("keeps", [None, b"ab"], ids=["nothing", "its beginning"])
 def test_an_object_that_the_server_lost_is_written_again(monkeypatch: pytest.MonkeyPatch, keeps: bytes | None) -> None:
-    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "CREATIONS", Backoff(tries=3, first_s=0.0))
     server = Forgetful(2, keeps=keeps)
     ObjectFiles(server, "bucket").create("a.json", b"abc")
     assert (server.writes, server.held) == (3, b"abc")
 
 
 def test_a_server_that_keeps_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "CREATIONS", Backoff(tries=3, first_s=0.0))
     with pytest.raises(StoreError, match=r"a\.json was written 3 times, and is not there whole"):
         ObjectFiles(Forgetful(9), "bucket").create("a.json", b"abc")
 
 
 def test_what_somebody_else_wrote_meanwhile_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "CREATE_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(objects, "CREATIONS", Backoff(tries=3, first_s=0.0))
     server = Forgetful(9, keeps=b"another's")
     with pytest.raises(ConflictError):
         ObjectFiles(server, "bucket").create("a.json", b"abc")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ts4s_core.errors import LeaseHeldError, NotFoundError, Ts4sError
+from ts4s_core.retries import Backoff, retried
 
 log = logging.getLogger(__name__)
 #: Tokens of claims that this process could not remove when it was done.
@@ -36,7 +37,7 @@ RENEW_S = 10.0
 POLL_S = 0.2
 SETTLE_S = 10.0
 _MOST_TIME_S = 253_402_300_800.0  # the year 10000
-GIVE_BACK_PAUSES_S = (0.5, 1.0, 2.0)
+GIVING_BACK = Backoff(tries=4, first_s=0.5)
 
 
 class StoredObject(Protocol):
@@ -175,15 +176,14 @@ class Lease:
 
     def _give_back(self) -> None:
         """What was done under the lease is done, whether the store answers now or not."""
-        for pause in GIVE_BACK_PAUSES_S:
-            try:
-                self._storage.delete(self._path)
-                return
-            except Ts4sError as exc:
-                log.info("lease of %s could not be given back, again in %.1f s: %s", self._name, pause, exc)
-                time.sleep(pause)
-        _left.add(self._claim.token)
-        log.warning("lease of %s could not be given back: others wait %.0f s, or until this process ends", self._name, EXPIRES_S)
+        try:
+            retried(
+                lambda: self._storage.delete(self._path), backoff=GIVING_BACK, what=f"the lease of {self._name} is still there"
+            )
+        except Ts4sError as exc:
+            _left.add(self._claim.token)
+            wait = f"others wait {EXPIRES_S:.0f} s, or until this process ends"
+            log.warning("lease of %s could not be given back, %s: %s", self._name, wait, exc)
 
     @property
     def _path(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import time
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from ts4s_core.artifacts.storage.s3_parts import PieceClient
 from ts4s_core.artifacts.storage.transfer import Told, unheard, upload
 from ts4s_core.artifacts.versions.verified import hash_file
 from ts4s_core.errors import ConflictError, SettingsError, StoreError
+from ts4s_core.retries import Backoff, retried
 from ts4s_core.settings import StorageSettings
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,10 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 ATTEMPTS_PER_CALL = 4
 WRITER = "ts4s-writer"
-#: Between writing an object that is created under a lease and looking at it.
-CREATE_PAUSES_S = (0.0, 0.2, 1.0)
-CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+#: Writes of an object that a server without conditional writes does not hold as it was written.
+CREATIONS = Backoff(tries=3, first_s=0.2, factor=5.0)
+#: Conditional writes of an object while another one of it is under way.
+CONFLICTS = Backoff(tries=8, first_s=0.05)
 
 
 class Upload(NamedTuple):
@@ -84,6 +85,10 @@ def s3_options(settings: StorageSettings) -> dict[str, Any]:
     }
 
 
+class _NotWholeError(StoreError):
+    """An object is not there as it was written."""
+
+
 class ObjectFiles:
     """The write side of any object store that fsspec knows; creation is guarded by a lease (see ``Storage.create``)."""
 
@@ -110,20 +115,20 @@ class ObjectFiles:
         full = f"{self._root}/{path}"
         if self._fs.exists(full):
             raise already_there(path)
-        # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
-        for pause_s in CREATE_PAUSES_S:
+
+        def write() -> None:
             self.write(path, data)
-            time.sleep(pause_s)
             try:
                 there = bytes(self._fs.cat_file(full))
             except FileNotFoundError:
                 there = b""
-            if there == data:
-                return
-            if not data.startswith(there):
-                raise already_there(path)
-            log.warning("%s is not there as it was written, writing it again", path)
-        raise StoreError(f"{path} was written {len(CREATE_PAUSES_S)} times, and is not there whole. Look at the server")
+            if there != data:
+                if not data.startswith(there):
+                    raise already_there(path)
+                raise _NotWholeError(f"{path} was written {CREATIONS.tries} times, and is not there whole. Look at the server")
+
+        # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
+        retried(write, backoff=CREATIONS, passes=lambda exc: isinstance(exc, _NotWholeError), what=f"{path} is not there whole")
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""
@@ -210,23 +215,25 @@ class S3Files(ObjectFiles):
         if not self.conditional_writes:
             super().create(path, data)
             return
-        full, writer, pauses = f"{self._root}/{path}", uuid.uuid4().hex, iter(CONFLICT_PAUSES_S)
-        while True:
+        full, writer = f"{self._root}/{path}", uuid.uuid4().hex
+
+        def write() -> None:
             try:
                 self._fs.pipe_file(full, data, mode="create", Metadata={WRITER: writer})
             except OSError as exc:
-                if isinstance(exc, FileExistsError) or _code(exc) in ("PreconditionFailed", "412"):
-                    # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
-                    if self._writer_of(full) != writer:
-                        raise already_there(path) from exc
-                    return
-                pause = next(pauses, None)
-                if _code(exc) not in ("ConditionalRequestConflict", "409") or pause is None:
+                if not (isinstance(exc, FileExistsError) or _code(exc) in ("PreconditionFailed", "412")):
                     raise
-                # AWS says so while another conditional write of this object is under way: who wins is not known yet.
-                time.sleep(pause)
-                continue
-            return
+                # The first attempt may have arrived and only its answer been lost: the object then bears our own mark.
+                if self._writer_of(full) != writer:
+                    raise already_there(path) from exc
+
+        # AWS says so while another conditional write of this object is under way: who wins is not known yet.
+        retried(
+            write,
+            backoff=CONFLICTS,
+            passes=lambda exc: isinstance(exc, OSError) and _code(exc) in ("ConditionalRequestConflict", "409"),
+            what=f"{path} is being written by another",
+        )
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file in parallel parts, with bounded memory."""

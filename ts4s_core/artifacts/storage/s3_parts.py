@@ -6,13 +6,18 @@ s3fs does that work on its one event loop, which keeps one core busy and no more
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
+
+from ts4s_core.retries import Backoff, retried
 
 #: Tries of one request: back-off with jitter on 5xx, SlowDown and lost connections, 20 s at most between two.
 ATTEMPTS = 10
 #: Before an answer that broke off within its body, which botocore does not ask for again, is asked for again.
-BODY_PAUSES_S = (0.1, 0.5, 2.0, 5.0)
+BODIES = Backoff(tries=5, first_s=0.1, factor=4.0)
+
+
+class _BodyBrokenError(OSError):
+    """An answer broke off within its body."""
 
 
 class PieceClient:
@@ -47,17 +52,18 @@ class PieceClient:
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         bucket, _, key = path.partition("/")
-        pauses = iter(BODY_PAUSES_S[: ATTEMPTS - 1])
-        while True:
+
+        def read() -> bytes:
             body = self.call("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]
             try:
                 with body:
                     return bytes(body.read())
-            except (HTTPClientError, IncompleteReadError):
-                pause_s = next(pauses, None)
-                if pause_s is None:
-                    raise
-                time.sleep(pause_s)
+            except (HTTPClientError, IncompleteReadError) as exc:
+                raise _BodyBrokenError(str(exc)) from exc
+
+        return retried(
+            read, backoff=BODIES, passes=lambda exc: isinstance(exc, _BodyBrokenError), what=f"the body of {path} broke off"
+        )
 
     def _client(self) -> Any:
         with self._lock:

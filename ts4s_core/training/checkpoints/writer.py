@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ts4s_core.artifacts.storage.retries import retried
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import StoreError, Ts4sError
+from ts4s_core.retries import retried
 from ts4s_core.training.checkpoints.listing import prune
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
 from ts4s_core.training.checkpoints.state import BEST_FILE, STATE_FILE, WEIGHTS_FILE, Snapshot

@@ -20,6 +20,7 @@ from ts4s_core.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
+from ts4s_core.retries import Backoff
 from ts4s_core.training.checkpoints.listing import checkpoints
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.launcher import Launcher
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 _RETRIED = (WorkerLostError, WorkerFailedError, SparkError, StoreError)
 #: Failures that come from outside: the next attempt may well be spared, however often they came.
 _FROM_OUTSIDE = (WorkerLostError, StoreError)
-_LONGEST_PAUSE_S = 30.0
+#: Before an attempt that follows on a failure of the store.
+_OF_THE_STORE = Backoff(tries=1, first_s=2.0, longest_s=30.0)
 #: What differs from attempt to attempt in the text of one and the same failure.
 _PARTICULARS = re.compile(r"[Ww]orkers? \d+|[Rr]ank \d+|pid \d+|stage \d+\.\d+|TID \d+|task \d+\.\d+|attempt \d+|0x[0-9a-f]+")
 
@@ -86,7 +88,7 @@ class Attempts:
                 self._refused = isinstance(exc, SlotsError)
                 log.warning("training attempt failed, restart %d of %d: %s", self.restarts, self._max_restarts, exc)
                 if isinstance(exc, StoreError):
-                    time.sleep(min(_LONGEST_PAUSE_S, 2.0**self.restarts))
+                    time.sleep(_OF_THE_STORE.pause_s(self.restarts))
 
     def _is_final(self, failure: Ts4sError) -> bool:
         """Whether another attempt would fail in the same way: damaged files, too few slots, the same error at the same step."""

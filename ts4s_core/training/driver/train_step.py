@@ -12,7 +12,6 @@ from typing import Any
 
 from ts4s_core.artifacts.leases.lease import Lease
 from ts4s_core.artifacts.steps import StepResult, run_step
-from ts4s_core.artifacts.storage.retries import retried
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
 from ts4s_core.artifacts.versions.keys import step_key
@@ -22,6 +21,7 @@ from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.errors import Ts4sError
 from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
+from ts4s_core.retries import retried
 from ts4s_core.settings import Settings
 from ts4s_core.task_kinds.kind import load
 from ts4s_core.task_kinds.registry import kind_of

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ts4s_core.artifacts.storage.retries import retried
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
 from ts4s_core.models.weights import weights_sha256
+from ts4s_core.retries import retried
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
 from ts4s_core.training.checkpoints.state import Progressed
