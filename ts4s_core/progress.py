@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ts4s_core.shown_text import line
+
 Value = str | int | float | None
 #: ``progress("train", {"step": 12, "steps": 30, "loss": 0.693, "tokens_per_s": 810})``
 Progress = Callable[[str, Mapping[str, Value]], None]
@@ -22,4 +24,4 @@ def as_line(stage: str, fields: Mapping[str, Value]) -> str:
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         total = fields.get(f"{name}s")
         parts.append(f"{name}={shown}" if total is None else f"{name}={shown}/{total}")
-    return " ".join(parts)
+    return line(" ".join(parts))

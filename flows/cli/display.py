@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ts4s_core.progress import Value, as_line
+from ts4s_core.shown_text import for_encoding
+from ts4s_core.shown_text import line as shown
 
 LINE_EVERY_S = 2.0
 HEARTBEAT_EVERY_S = 5.0
@@ -123,7 +125,7 @@ class _Lines:
     def _write(self, stage: str, line: str, now: float) -> None:
         self._last[stage] = now
         self._spoke = time.monotonic()
-        self._stream.write(f"{line}\n")
+        self._stream.write(for_encoding(f"{shown(line)}\n", self._stream.encoding))
         self._stream.flush()
 
     def _heartbeat(self) -> None:
@@ -150,7 +152,7 @@ class _Bars:
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=28),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             console=Console(file=stream),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -177,7 +179,7 @@ class _Bars:
             if stage == "check" or not note:
                 self._bars.remove_task(self._tasks.pop(stage))
                 return
-            self._bars.update(task, completed=1.0, total=1.0, news=f"{note} in {seconds:.1f} s")
+            self._bars.update(task, completed=1.0, total=1.0, news=f"{shown(note)} in {seconds:.1f} s")
             self._bars.stop_task(task)
 
     def close(self) -> None:

@@ -21,10 +21,11 @@ from types import FrameType
 from flows.cli.command import Command, Invocation
 from flows.cli.help import command_help, overview, prefix_help
 from flows.cli.options import Parsed, parse
-from flows.cli.output import write
+from flows.cli.output import write, write_text
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
 from ts4s_core.settings import Settings, load_settings
+from ts4s_core.shown_text import line, lines
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -45,7 +46,7 @@ def main(words: Sequence[str] | None = None, commands: Sequence[Command] = COMMA
     given = list(sys.argv[1:] if words is None else words)
     asked = _help_text(given, commands)
     if asked is not None:
-        sys.stdout.write(asked + "\n")
+        write_text(asked + "\n", sys.stdout)
         return 0
     secrets: list[str] = []
     debug = "--debug" in given
@@ -137,11 +138,13 @@ def _signals() -> Iterator[None]:
 def _quiet(debug: bool) -> Iterator[None]:
     """Own warnings go to standard error, one line each; other libraries' logs and warnings only with ``--debug``."""
     if debug:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Lines("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         yield
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_OneLine("warning: %(message)s"))
     handler.setLevel(logging.WARNING)
     nothing = logging.NullHandler()  # else logging's last resort would print other libraries' warnings
     handled: list[tuple[logging.Logger, logging.Handler]] = [(logging.getLogger(), nothing)]
@@ -157,9 +160,23 @@ def _quiet(debug: bool) -> Iterator[None]:
             logger.removeHandler(added)
 
 
+class _Lines(logging.Formatter):
+    """Records, with their tracebacks, as a terminal may have them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines(super().format(record))
+
+
+class _OneLine(logging.Formatter):
+    """One line a record, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return line(super().format(record))
+
+
 def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequence[str], debug: bool) -> int:
     if debug:
-        sys.stderr.write(_redacted("".join(traceback.format_exception(exc)), secrets))
+        sys.stderr.write(lines(_redacted("".join(traceback.format_exception(exc)), secrets)))
     sys.stderr.write(f"error: {_redacted(one_line(message), secrets)}\n")
     return exit_code
 
@@ -167,7 +184,7 @@ def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequen
 def _kept_traceback(exc: BaseException, secrets: Sequence[str]) -> str:
     handle, path = tempfile.mkstemp(prefix="ts4s-error-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(_redacted("".join(traceback.format_exception(exc)), secrets))
+        file.write(lines(_redacted("".join(traceback.format_exception(exc)), secrets)))
     return path
 
 

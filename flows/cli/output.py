@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from flows.cli.command import Outcome
+from ts4s_core.shown_text import for_encoding, json_line, line, lines
 
 
 def write(outcome: Outcome, *, as_json: bool, stream: TextIO) -> None:
     """Print what a command gave back."""
     if as_json:
-        stream.write(json.dumps(_finite(outcome.values), ensure_ascii=False, allow_nan=False) + "\n")
-    elif outcome.text is not None:
-        stream.write(outcome.text.rstrip("\n") + "\n" if outcome.text else "")
-    else:
-        stream.write("\n".join(table(outcome.values)) + "\n")
+        stream.write(json_line(_finite(outcome.values), stream.encoding) + "\n")
+    elif outcome.text is None:
+        write_text("\n".join(table(outcome.values)) + "\n", stream)
+    elif outcome.text:
+        write_text(outcome.text.rstrip("\n") + "\n", stream)
     stream.flush()
+
+
+def write_text(text: str, stream: TextIO) -> None:
+    """Write text that is laid out already: what a terminal would obey, or the stream cannot take, is shown escaped."""
+    stream.write(for_encoding(lines(text), stream.encoding))
 
 
 def table(values: Mapping[str, Any]) -> Iterator[str]:
     """``metrics.accuracy  0.934``: one line a value, nested names joined by points."""
-    rows = list(_rows("", values))
+    rows = [(line(name), line(value)) for name, value in _rows("", values)]
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         yield f"{name:<{width}}  {value}".rstrip()
@@ -31,9 +36,9 @@ def table(values: Mapping[str, Any]) -> Iterator[str]:
 
 def columns(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A table with a head line."""
-    lines = [heads, *rows]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    cells = [[line(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(heads))]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 def in_bytes(count: int) -> str:

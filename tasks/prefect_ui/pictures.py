@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ts4s_core.shown_text import line
+
 #: More classes than this are no matrix that a person reads.
 MOST_CLASSES = 25
 _BLUE, _ORANGE = "#2f6fbb", "#d9822b"
@@ -46,8 +48,9 @@ def confusion_picture(labels: Sequence[str], matrix: Sequence[Sequence[int]]) ->
             for column, count in enumerate(row):
                 dark = shares[at][column] > 0.5
                 axes.text(column, at, str(count), ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        names = [line(label) for label in labels]  # as they are: nothing in them is a formula to be set
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
         axes.set_xlabel("answered")
         axes.set_ylabel("true label")
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from prefect import get_run_logger, runtime
 from prefect.logging.loggers import LoggingAdapter
 
+from ts4s_core.shown_text import line
+
 OWN_LOGGER = "ts4s_core"
 
 
@@ -37,4 +39,4 @@ class _ToRun(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, "%s", record.getMessage())
+        self._log.log(record.levelno, "%s", line(record.getMessage()))

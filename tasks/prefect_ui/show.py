@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 from prefect import get_run_logger
 from prefect.artifacts import (
@@ -23,6 +24,7 @@ from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.pipeline.run import Run
 from ts4s_core.progress import Value, as_line
+from ts4s_core.shown_text import line, markdown
 from ts4s_core.task_kinds.registry import METRICS
 
 UPDATE_EVERY_S = 3.0
@@ -44,10 +46,11 @@ def show_version(run: Run, result: StepResult) -> None:
     lines = [
         f"`{ref}` {'was there already' if result.reused else f'made in {result.seconds:.1f} s'}",
         "",
-        f"[{ref}]({run.store.storage.uri}/{ref})",
+        f"[{ref}](<{quote(f'{run.store.storage.uri}/{ref}', safe=':/')}>)",
     ]
     if rows:
-        lines += ["", "| fact | value |", "| --- | --- |", *(f"| {row['fact']} | {row['value']} |" for row in rows)]
+        lines += ["", "| fact | value |", "| --- | --- |"]
+        lines += [f"| {markdown(row['fact'])} | {markdown(row['value'])} |" for row in rows]
     show_page(ref.kind, ref.name, "\n".join(lines), description=str(ref))
     get_run_logger().info("%s %s", ref, "was there already" if result.reused else f"made in {result.seconds:.1f} s")
 
@@ -59,7 +62,8 @@ def show_page(kind: str, name: str, text: str, *, description: str) -> None:
 
 def show_table(kind: str, name: str, rows: list[dict[str, Any]], *, description: str) -> None:
     """Show a table."""
-    _leave(lambda: create_table_artifact(rows, key=artifact_key(kind, name), description=description))
+    cells = [{line(name): line(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    _leave(lambda: create_table_artifact(cells, key=artifact_key(kind, name), description=description))
 
 
 def show_picture(kind: str, name: str, png: bytes, *, description: str) -> None:
@@ -77,7 +81,7 @@ def _leave(create: Callable[[], object]) -> None:
 
 
 def decision_page(text: str, decision: Decision) -> str:
-    """The gate's decision with the scores that it came from, as markdown."""
+    """The gate's decision with the scores that it came from, as markdown; its text is a person's, perhaps."""
     figures = decision.figures
     metric = str(figures.get("metric", ""))
     gain = figures.get("gain")
@@ -85,8 +89,9 @@ def decision_page(text: str, decision: Decision) -> str:
     if gain:
         rows.append((f"champion {decision.champion}", gain["champion"]))
     rows.append(("best constant answer", figures.get("baseline")))
-    lines = [f"**{text}**", "", f"| | {METRICS[metric].shown if metric in METRICS else metric} |", "| --- | --- |"]
-    lines += [f"| {who} | {score:.4g} |" for who, score in rows if isinstance(score, int | float)]
+    head = METRICS[metric].shown if metric in METRICS else markdown(metric)
+    lines = [f"**{markdown(text)}**", "", f"| | {head} |", "| --- | --- |"]
+    lines += [f"| {markdown(who)} | {score:.4g} |" for who, score in rows if isinstance(score, int | float)]
     if gain:
         lines += [
             "",
@@ -116,20 +121,20 @@ class _Bar:
         if stage != self._stage:
             return
         step, steps, now = fields.get("step"), fields.get("steps"), time.monotonic()
-        line, last = as_line(stage, fields), step is not None and step == steps
+        news, last = as_line(stage, fields), step is not None and step == steps
         if last or now - self._logged >= LOG_EVERY_S:
             self._logged = now
-            self._log.info("%s", line)
+            self._log.info("%s", news)
         counted = isinstance(step, int | float) and isinstance(steps, int | float) and steps > 0
         if counted and (last or now - self._updated >= UPDATE_EVERY_S):
             self._updated = now
-            self._update(100 * float(step) / float(steps), line)  # type: ignore[arg-type]
+            self._update(100 * float(step) / float(steps), news)  # type: ignore[arg-type]
 
-    def _update(self, percent: float, line: str) -> None:
+    def _update(self, percent: float, news: str) -> None:
         try:
             if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, key=self._key, description=line)  # type: ignore[assignment]
+                self._artifact = create_progress_artifact(percent, key=self._key, description=news)  # type: ignore[assignment]
             else:
-                update_progress_artifact(self._artifact, percent, description=line)
+                update_progress_artifact(self._artifact, percent, description=news)
         except Exception as exc:  # a bar that cannot be drawn must not end the training that it shows
             logger.info("progress could not be shown in Prefect: %s", exc)

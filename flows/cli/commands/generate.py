@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from flows.cli.command import Invocation, Outcome
+from flows.cli.output import write_text
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
@@ -51,8 +52,7 @@ def _written(stream: TextIO) -> OnPiece:
         if number and number not in begun:
             stream.write("\n\n")
         begun.add(number)
-        # A lone half of a surrogate pair in a prompt can be written nowhere.
-        stream.write(piece.encode("utf-8", "replace").decode("utf-8"))
+        write_text(piece, stream)
         stream.flush()
 
     return write

@@ -13,6 +13,7 @@ from ts4s_core.artifacts.upkeep.collect import collect
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import NotFoundError
+from ts4s_core.shown_text import line
 
 _HEADS = ("name", "versions", "champion", "newest", "accuracy", "macro_f1", "loss")
 
@@ -86,7 +87,7 @@ def verify_command(invocation: Invocation) -> Outcome:
         for version in versions
     ]
     heads = ("version", "files", "size", "made from", "code", "state")
-    lines = [columns(heads, rows), *(f"{damage.path}: {damage.problem}" for damage in damages)]
+    lines = [columns(heads, rows), *(line(f"{damage.path}: {damage.problem}") for damage in damages)]
     return Outcome(values, text="\n".join(lines), exit_code=1 if damages else 0)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from ts4s_core.errors import DataError
 from ts4s_core.evaluation.scoring.predictions import Predictions, class_indices
+from ts4s_core.shown_text import csv_bytes
 
 CALIBRATION_BINS = 15
 #: Above this many classes the whole matrix is no reading matter; confusion.csv has its non-zero cells.
@@ -156,24 +155,18 @@ def confusion_csv(predictions: Predictions, labels: Sequence[str]) -> bytes:
         cells = [
             [name, *np.asarray(matrix).ravel().tolist()] for name, matrix in zip(labels, confusion(predictions), strict=True)
         ]
-        return _csv(["label", "tn", "fp", "fn", "tp"], cells)
+        return csv_bytes(["label", "tn", "fp", "fn", "tp"], cells)
     pairs = np.stack([class_indices(predictions.truth), class_indices(predictions.predicted)], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
-    return _csv(["label", "predicted", "rows"], [[labels[t], labels[p], int(n)] for (t, p), n in zip(found, counts, strict=True)])
+    return csv_bytes(
+        ["label", "predicted", "rows"], [[labels[t], labels[p], int(n)] for (t, p), n in zip(found, counts, strict=True)]
+    )
 
 
 def per_class_csv(metrics: dict[str, Any]) -> bytes:
     """``label,precision,recall,f1,support``."""
     header = ["label", "precision", "recall", "f1", "support"]
-    return _csv(header, [[row[name] for name in header] for row in metrics["classes"]])
-
-
-def _csv(header: list[str], rows: list[list[Any]]) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue().encode("utf-8")
+    return csv_bytes(header, [[row[name] for name in header] for row in metrics["classes"]])
 
 
 def _for_sklearn(predictions: Predictions) -> tuple[Any, Any]:

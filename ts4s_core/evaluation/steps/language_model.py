@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from ts4s_core.evaluation.steps.evaluation import Evaluation, add_page
 from ts4s_core.language.word_vectors import write_word_vectors
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.shown_text import csv_bytes
 
 #: Where the code of this step begins, for its key.
 ENTRIES = (__name__,)
@@ -150,10 +149,11 @@ def _extent(scores: LanguageScores) -> dict[str, int]:
 
 
 def _blocks_csv(scores: LanguageScores) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "bits", "tokens", "correct", "bytes"])
     rows = zip(scores.ids.tolist(), scores.bits, scores.tokens, scores.correct, scores.size, strict=True)
-    for block, bits, tokens, correct, size in rows:
-        writer.writerow([bytes(block).ljust(16, b"\0").hex(), f"{bits:.6f}", int(tokens), int(correct), int(size)])
-    return text.getvalue().encode()
+    return csv_bytes(
+        ["id", "bits", "tokens", "correct", "bytes"],
+        (
+            [bytes(block).ljust(16, b"\0").hex(), f"{bits:.6f}", int(tokens), int(correct), int(size)]
+            for block, bits, tokens, correct, size in rows
+        ),
+    )
