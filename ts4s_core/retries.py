@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ts4s_core.errors import IntegrityError, StoreError
+from ts4s_core.errors import ConflictError, IntegrityError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ STORE = Backoff(tries=6, first_s=0.5)
 
 
 def store_failed(exc: Exception) -> bool:
-    """Whether a store may do the next time what it failed at: damaged files stay damaged."""
-    return isinstance(exc, StoreError | OSError) and not isinstance(exc, IntegrityError)
+    """Whether a store may do the next time what it failed at: damaged files stay damaged, and what others wrote is there."""
+    return isinstance(exc, StoreError | OSError) and not isinstance(exc, ConflictError | IntegrityError)
 
 
 def retried(

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Completed, Failed
 
-from ts4s_core.artifacts.leases.lease import claims
+from ts4s_core.artifacts.leases.lease import holder
 from ts4s_core.errors import LeaseHeldError, Ts4sError, one_line
 from ts4s_core.pipeline.run import Run
 
@@ -66,14 +66,16 @@ def said(result: dict[str, Any]) -> str:
 def leave_if_held(run: Run) -> None:
     """Let a run of a deployment end before it reads its data, where another holds the model; reads alone.
 
+    It watches until it sees the other one renew; a holder that is silent for 60 s is taken over later.
+
     Raises:
         LeaseHeldError: naming the holder.
     """
     if runtime.deployment.id is None:
         return
-    holders = [claim for claim in claims(run.store.storage, run.settings.name) if claim.alive and claim.number]
-    if holders:
-        raise LeaseHeldError(f"Lease of {run.settings.name} is held by {holders[0]}: that run does the work")
+    held_by = holder(run.store.storage, run.settings.name)
+    if held_by is not None:
+        raise LeaseHeldError(f"Lease of {run.settings.name} is held by {held_by}: that run does the work")
 
 
 def _drop_late_runs() -> None:

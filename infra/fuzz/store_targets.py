@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from mutations import by_json, by_parquet
 from target import Target
 
-from ts4s_core.artifacts.leases.lease import claims, live_claims
+from ts4s_core.artifacts.leases.lease import Limits, claims, live_claims
+from ts4s_core.artifacts.parts import Reservation
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
@@ -70,17 +71,29 @@ _ENTRY = {
     "metrics": {"accuracy": 0.5},
     "from": None,
 }
-_CLAIM = {"token": _TOKEN, "host": "h/boot", "pid": 1, "started": 1.0, "since": 1.0, "renewed": 1.0, "number": 1}
+_OLD_CLAIM = {"token": _TOKEN, "host": "h/boot", "pid": 1, "started": 1.0, "since": 1.0, "renewed": 1.0, "number": 1}
+_CLAIM = {
+    "token": _TOKEN,
+    "host": "h",
+    "boot": "b",
+    "pid_namespace": "pid:[1]",
+    "doing": "train",
+    "pid": 1,
+    "start_ticks": 1,
+    "since": 1.0,
+    "number": 1,
+}
+_RESERVATION = {"token": _TOKEN, "fences": [{"name": "demo", "token": _TOKEN, "number": 1}]}
 
 
 def _small_files() -> list[bytes]:
     """The first byte says which file the rest is."""
-    records = [_manifest("trained"), _manifest("dataset"), _ENTRY, _CLAIM]
+    records = [_manifest("trained"), _manifest("dataset"), _ENTRY, _CLAIM, _OLD_CLAIM, _RESERVATION]
     return [bytes([kind]) + json.dumps(record).encode() for kind, record in enumerate(records)]
 
 
 def _read_small_file(data: bytes, folder: Path) -> None:
-    kind, data = data[0] % 4 if data else 0, data[1:]
+    kind, data = data[0] % 6 if data else 0, data[1:]
     shutil.rmtree(folder / "store", ignore_errors=True)
     store = ArtifactStore.open(StorageSettings(uri=str(folder / "store")))
     if kind < 2:
@@ -93,7 +106,12 @@ def _read_small_file(data: bytes, folder: Path) -> None:
             _asked(question, "demo")
         _asked(registry.resolve, "demo@champion")
         json.dumps([vars(entry) for entry in registry.entries("demo")])
+    elif kind == 5:
+        reservation = Reservation.from_json(data, "a version")
+        assert Reservation.from_json(reservation.to_json(), "a version") == reservation
+        assert all(store.storage.full(fence.path).startswith(store.storage.full("leases/")) for fence in reservation.fences)
     else:
+        store.storage.limits = Limits(expires_s=0.0, poll_s=0.0)
         _put(folder, f"leases/demo/{_TOKEN}.json", data)
         living = live_claims(store.storage)
         found = claims(store.storage, "demo")

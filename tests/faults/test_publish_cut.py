@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.leases import lease
+from ts4s_core.artifacts.leases import renewal
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.storage import objects
 from ts4s_core.artifacts.storage import s3_parts as s3_pieces
@@ -37,7 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "ATTEMPTS_PER_CALL", 1)
     monkeypatch.setattr(s3_pieces, "ATTEMPTS", 1)
     monkeypatch.setattr(s3_pieces, "BODIES", Backoff(tries=1, first_s=0.0))
-    monkeypatch.setattr(lease, "GIVING_BACK", Backoff(tries=1, first_s=0.0))
+    monkeypatch.setattr(renewal, "GIVING_BACK", Backoff(tries=1, first_s=0.0))
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
 
 

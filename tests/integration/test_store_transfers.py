@@ -211,13 +211,13 @@ def test_a_version_has_one_writer(direct: ArtifactStore, moto_server: Any, tmp_p
     for store in (direct, ArtifactStore.open(moto_server.settings(tmp_path / "cache"))):
         folder = "model/demo/20261121T041500.123456Z-1a2b3c4d"
         other = ArtifactStore.open(store.storage.settings)
-        assert store.storage.reserve(folder)
-        assert not other.storage.reserve(folder)
-        assert other.storage.reserved(folder)
+        assert store.storage.reserve(folder, b"first")
+        assert not other.storage.reserve(folder, b"second")
+        assert other.storage.reservation(folder) == b"first"
         assert store.versions("model", "demo") == []
-        store.storage.publish(folder, b"{}")
-        assert not other.storage.reserve(folder)
-        assert not other.storage.reserved(folder)
+        store.storage.publish(folder, b"{}", check=list)
+        assert not other.storage.reserve(folder, b"third")
+        assert other.storage.reservation(folder) is None
         assert [entry.path for entry in store.storage.list("", temporary=True)] == [f"{folder}/manifest.json"]
 
 

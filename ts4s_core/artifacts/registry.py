@@ -1,86 +1,32 @@
-"""The registry: which version of a model an alias points to, as a sequence of entries that are never changed."""
+"""The registry: which version of a model an alias points to, as a sequence of entries that are never changed.
+
+A decision is made on the history that was read, and written against its last number: where somebody else decided meanwhile
+the creation of that number fails, the facts are read anew, and it is decided again. So two decisions never fork the history,
+whether or not anybody holds a lease. A decision under a lease looks once more after it was written: if the lease was lost
+just then, or the version was deleted, it is taken back by an entry of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
+import logging
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Any
 
+from ts4s_core.artifacts.history import CHAMPION, KIND, REGISTRY, RETRACT, Entry, History, entry_path, number_of
+from ts4s_core.artifacts.leases.lease import check_fences
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name
-from ts4s_core.errors import ConflictError, InputError, IntegrityError, NotFoundError, listed
+from ts4s_core.errors import ConflictError, IntegrityError, LeaseHeldError, NotFoundError, StoreError, Ts4sError, listed
 from ts4s_core.host_user import user_name
 
-REGISTRY = "registry"
-CHAMPION = "champion"
-KIND = "trained"
-ACTIONS = ("promote", "rollback", "refuse")
-_NUMBER = re.compile(r"(\d{8})\.json\Z")
+__all__ = ["CHAMPION", "KIND", "REGISTRY", "Entry", "History", "Registry"]
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One decision.
-
-    Attributes:
-        number: place in the sequence, from 1.
-        name: the model.
-        alias: the alias that was decided on.
-        action: promote, rollback, or refuse (the alias stays where it was).
-        before: version that the alias pointed to, if any.
-        to: version that was decided on; None takes the alias away.
-        why: the reason given.
-        who: user and host.
-        when: ISO time, UTC.
-        metrics: what the decision was made on.
-    """
-
-    number: int
-    name: str
-    alias: str
-    action: str
-    before: str | None
-    to: str | None
-    why: str
-    who: str
-    when: str
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        """The entry as it is stored."""
-        record = asdict(self)
-        record["from"] = record.pop("before")
-        return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes, path: str) -> Entry:
-        """Read a stored entry.
-
-        Raises:
-            IntegrityError: if it is none.
-        """
-        try:
-            record = json.loads(data)
-            record["before"] = record.pop("from")
-            entry = cls(**record)
-            texts = (entry.name, entry.alias, entry.action, entry.why, entry.who, entry.when)
-            if not all(isinstance(text, str) for text in texts) or not isinstance(entry.metrics, dict):
-                raise ValueError("a text or the metrics of another type")
-            if not isinstance(entry.before, str | None) or not isinstance(entry.to, str | None):
-                raise ValueError("a version that is no text")
-            if isinstance(entry.number, bool) or entry.number != _number(path) or entry.action not in ACTIONS:
-                raise ValueError("number or action that cannot be")
-            if entry.to is not None:
-                ArtifactRef(KIND, entry.name, entry.to)
-        except (ValueError, TypeError, KeyError, AttributeError, InputError, RecursionError) as exc:
-            raise IntegrityError(
-                f"Registry entry {path} is damaged: expected an entry as `ts4s models promote` writes it, got {exc}"
-            ) from exc
-        return entry
+log = logging.getLogger(__name__)
 
 
 class Registry:
@@ -94,14 +40,17 @@ class Registry:
         """Every name that has entries or a trained version."""
         return sorted({*self._storage.folders(REGISTRY), *self._store.names(KIND)})
 
+    def history(self, name: str) -> History:
+        """All entries of a name."""
+        return History(tuple(self._entry(path) for path in self._paths(name)))
+
     def entries(self, name: str) -> list[Entry]:
         """The history of a name, oldest first."""
-        return [self._entry(path) for path in self._paths(name)]
+        return list(self.history(name).entries)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Alias to version, as it stands."""
-        current: dict[str, str | None] = {entry.alias: entry.to for entry in self.entries(name) if entry.action != "refuse"}
-        return {alias: version for alias, version in sorted(current.items()) if version is not None}
+        return self.history(name).aliases
 
     def alias(self, name: str, alias: str = CHAMPION) -> str | None:
         """The version that an alias points to, if any."""
@@ -118,6 +67,7 @@ class Registry:
         metrics: Mapping[str, Any] | None = None,
         promoted: bool = True,
         action: str | None = None,
+        expected: int | None = None,
     ) -> Entry:
         """Append a decision.
 
@@ -130,18 +80,24 @@ class Registry:
             metrics: what the decision was made on.
             promoted: False records that the version was refused; the alias stays.
             action: default: ``promote`` or ``refuse``.
+            expected: number of the last entry that the decision was made on; None: it stands whatever was decided before.
 
         Raises:
             NotFoundError: if there is no such version.
+            ConflictError: if ``expected`` is not the last entry's number any more: read the facts anew and decide again.
+            LeaseHeldError: if a lease that is held through this store was lost.
         """
         check_name(alias)
-        if to is not None and not self._store.sealed(ArtifactRef(KIND, name, to)):
-            self._store.manifest(ArtifactRef(KIND, name, to))  # says which versions there are
         who = f"{user_name()}@{socket.gethostname()}" if who is None else who
-        paths = self._paths(name)
         while True:
+            if to is not None and not self._store.sealed(ArtifactRef(KIND, name, to)):
+                self._store.manifest(ArtifactRef(KIND, name, to))  # says which versions there are
+            paths = self._paths(name)
+            last = number_of(paths[-1]) if paths else 0
+            if expected is not None and last != expected:
+                raise _decided_meanwhile(name, expected=expected, last=last)
             entry = Entry(
-                number=1 + (_number(paths[-1]) if paths else 0),
+                number=1 + last,
                 name=name,
                 alias=alias,
                 action=action or ("promote" if promoted else "refuse"),
@@ -149,15 +105,17 @@ class Registry:
                 to=to,
                 why=why,
                 who=who,
-                when=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                when=_now(),
                 metrics=dict(metrics or {}),
+                fence=max((fence.number for fence in self._storage.fences), default=0),
             )
-            path = f"{REGISTRY}/{name}/{entry.number:08d}.json"
             try:
-                self._storage.create(path, entry.to_json())
+                self._storage.create(entry_path(name, entry.number), entry.to_json())
             except ConflictError:
-                paths.append(path)  # somebody else took that number: heed what they decided, and take the next
-                continue
+                if expected is not None:
+                    raise _decided_meanwhile(name, expected=expected, last=entry.number) from None
+                continue  # somebody else took that number: heed what they decided
+            self._let_stand(entry)
             return entry
 
     def rollback(self, name: str, *, alias: str = CHAMPION, why: str, who: str | None = None) -> Entry:
@@ -166,12 +124,26 @@ class Registry:
         Raises:
             NotFoundError: if there is nothing to go back to.
         """
-        stood = _stood(self.entries(name), alias)
+        while True:
+            history = self.history(name)
+            to = self.rollback_target(name, alias=alias, history=history)
+            try:
+                return self.decide(name, alias=alias, to=to, why=why, who=who, action="rollback", expected=history.number)
+            except ConflictError as exc:
+                log.info("%s; it is looked at anew", exc)
+
+    def rollback_target(self, name: str, *, alias: str = CHAMPION, history: History | None = None) -> str:
+        """Where a rollback would go.
+
+        Raises:
+            NotFoundError: if there is nothing to go back to.
+        """
+        stood = (history or self.history(name)).stood(alias)
         if len(stood) < 2 or stood[-2] is None:
             raise NotFoundError(
                 f"Rollback of {name}@{alias} is not possible: it has no earlier version. Use `ts4s models promote`"
             )
-        return self.decide(name, alias=alias, to=stood[-2], why=why, who=who, action="rollback")
+        return stood[-2]
 
     def resolve(self, text: str) -> ArtifactRef:
         """The trained version that ``NAME``, ``NAME@ALIAS`` or ``NAME@VERSION`` means; plain NAME: its champion, else the newest.
@@ -198,16 +170,48 @@ class Registry:
 
     def needed(self, name: str) -> set[str]:
         """Versions that an alias points to, or would after one rollback."""
-        entries = self.entries(name)
-        stacks = [_stood(entries, alias) for alias in {entry.alias for entry in entries}]
-        return {version for stack in stacks for version in stack[-2:] if version is not None}
+        return self.history(name).needed
+
+    def _let_stand(self, entry: Entry) -> None:
+        """Look once more: nothing ties the entry to the lease and to the version that it is about.
+
+        Raises:
+            LeaseHeldError, IntegrityError: if the entry came too late; it was taken back.
+        """
+        failure: Ts4sError
+        try:
+            check_fences(self._storage, self._storage.fences)
+            if entry.to is None or self._store.sealed(ArtifactRef(KIND, entry.name, entry.to)):
+                return
+            failure = IntegrityError(
+                f"Version {entry.to} of {entry.name} was deleted while it was decided on: it is not promoted"
+            )
+        except LeaseHeldError as exc:
+            failure = exc
+        except StoreError as exc:
+            log.info("whether entry %d of %s came in time could not be asked: %s", entry.number, entry.name, exc)
+            return
+        if entry.action != "refuse":
+            back = replace(
+                entry,
+                number=entry.number + 1,
+                action=RETRACT,
+                before=entry.to,
+                to=entry.before,
+                why=f"entry {entry.number} came too late and is taken back",
+                when=_now(),
+                metrics={},
+            )
+            with contextlib.suppress(ConflictError):  # somebody decided since, on what that entry said
+                self._storage.create(entry_path(back.name, back.number), back.to_json(), fenced=False)
+        raise failure
 
     def _sealed(self, ref: ArtifactRef) -> ArtifactRef:
         return self._store.manifest(ref).ref
 
     def _paths(self, name: str) -> list[str]:
         found = self._storage.list(f"{REGISTRY}/{check_name(name)}")
-        return sorted(entry.path for entry in found if _NUMBER.search(entry.path))
+        return sorted(entry.path for entry in found if number_of(entry.path))
 
     def _entry(self, path: str) -> Entry:
         return Entry.from_json(self._storage.read_bytes(path), path)
@@ -220,19 +224,11 @@ class Registry:
         return None
 
 
-def _stood(entries: list[Entry], alias: str) -> list[str | None]:
-    """Where an alias stood, oldest first; a rollback takes the last place away."""
-    stood: list[str | None] = []
-    for entry in entries:
-        if entry.alias != alias or entry.action == "refuse":
-            continue
-        if entry.action == "rollback":
-            del stood[-1:]
-        elif not stood or stood[-1] != entry.to:
-            stood.append(entry.to)
-    return stood
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _number(path: str) -> int:
-    found = _NUMBER.search(path)
-    return int(found.group(1)) if found else 0
+def _decided_meanwhile(name: str, *, expected: int, last: int) -> ConflictError:
+    return ConflictError(
+        f"Registry of {name} was changed while this was decided: expected entry {expected} to be the last, got {last}"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ts4s_core.artifacts.cache import Cache, default_cache_dir
+from ts4s_core.artifacts.parts import Reservation
 from ts4s_core.artifacts.pieces import PieceReader
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -61,11 +62,20 @@ class ArtifactStore:
         """
         check_kind(kind)
         check_name(name)
+        reservation = Reservation.new(self.storage)
         moment = datetime.datetime.now(datetime.UTC)
         while True:
             ref = ArtifactRef(kind, name, f"{moment:%Y%m%dT%H%M%S.%f}Z-{key[:8]}")
-            if self.storage.reserve(str(ref)):
-                return ArtifactWriter(self.storage, ref, key, settings=settings, upstream=upstream, manifest_of=self.manifest)
+            if self.storage.reserve(str(ref), reservation.to_json()):
+                return ArtifactWriter(
+                    self.storage,
+                    ref,
+                    key,
+                    settings=settings,
+                    upstream=upstream,
+                    manifest_of=self.manifest,
+                    reservation=reservation,
+                )
             moment += datetime.timedelta(microseconds=1)
 
     def kinds_and_names(self) -> list[tuple[str, str]]:

@@ -1,4 +1,10 @@
-"""Writing one version: data files in any order, the manifest last."""
+"""Writing one version: data files in any order, the manifest last.
+
+A version has one writer: the one whose token is in its reservation. Files that other processes write for it
+(:func:`put_part`) get names of their own, by path and content, and become the version's when the writer seals it: so a part
+that comes late, of whatever attempt, changes no file of a sealed version. Sealing refuses unless the reservation, every lease
+and mark that it was made under, and every file with its size are there.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ts4s_core.artifacts.parts import Reservation, check_files, put_part, readable, reservation_of
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
 from ts4s_core.artifacts.versions.keys import code_version
 from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest, RowGroup
 from ts4s_core.artifacts.versions.refs import MANIFEST, ArtifactRef, check_content, check_path
 from ts4s_core.errors import ConflictError, InputError, StoreError, Ts4sError
+
+__all__ = ["ArtifactWriter", "created_of", "put_part"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +48,7 @@ class ArtifactWriter:
         settings: Mapping[str, Any],
         upstream: Mapping[str, object],
         manifest_of: Callable[[ArtifactRef], Manifest],
+        reservation: Reservation,
     ) -> None:
         self.ref = ref
         self.facts: dict[str, Any] = {}
@@ -48,7 +58,9 @@ class ArtifactWriter:
         self._key = key
         self._settings = dict(settings)
         self._upstream = {role: str(source) for role, source in upstream.items()}
+        self._reservation = reservation
         self._files: dict[str, FileEntry] = {}
+        self._parts: list[FileEntry] = []
         self._sealed: Manifest | None = None
 
     def add_bytes(self, path: str, data: bytes, *, identity: bool = True) -> FileEntry:
@@ -58,8 +70,9 @@ class ArtifactWriter:
             InputError: on a path that leaves the version's folder or a kind of file that is not kept at rest.
         """
         self._free(path)
+        self._reservation.check(self._storage)
         self._storage.write_bytes(self._staged(path), data)
-        return self.register(FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), identity))
+        return self._take(FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), identity))
 
     def add_json(self, path: str, value: object, *, identity: bool = True) -> FileEntry:
         """Write a value as JSON: keys in the order given, UTF-8, no NaN."""
@@ -71,8 +84,9 @@ class ArtifactWriter:
     ) -> FileEntry:
         """Copy a local file in, with bounded memory."""
         self._free(path)
+        self._reservation.check(self._storage)
         size, sha256 = self._storage.put_file(local_path, self._staged(path))
-        return self.register(FileEntry(path, size, sha256, identity, None if row_groups is None else tuple(row_groups)))
+        return self._take(FileEntry(path, size, sha256, identity, None if row_groups is None else tuple(row_groups)))
 
     def add_folder(self, folder: Path, prefix: str = "", *, identity: bool = True) -> list[FileEntry]:
         """Copy every file below a local folder in, under ``prefix`` (as in ``tokenizer``)."""
@@ -87,6 +101,10 @@ class ArtifactWriter:
             InputError: if the path is taken or not allowed.
         """
         self._free(entry.path)
+        self._parts.append(entry)
+        return self._take(entry)
+
+    def _take(self, entry: FileEntry) -> FileEntry:
         self._files[entry.path] = entry
         return entry
 
@@ -94,10 +112,14 @@ class ArtifactWriter:
         """Write the manifest: from now on the version exists, and is never changed.
 
         Raises:
-            ConflictError: if somebody else sealed that version.
+            ConflictError: if somebody else sealed that version, or took it away while it was written.
+            LeaseHeldError: if a lease that it was begun under was lost.
+            StoreError: if a file is not there as it was written, or the manifest is larger than one that is read.
         """
         if self._sealed is not None:
             raise StoreError(f"Version {self.ref} is sealed already: begin a new one")
+        self.check()
+        check_files(self._storage, self.ref, list(self._files.values()), self._parts)
         manifest = Manifest(
             kind=self.ref.kind,
             name=self.ref.name,
@@ -113,9 +135,23 @@ class ArtifactWriter:
             facts=self.facts,
             upstream_sha256=self._upstream_sha256(),
         )
-        self._publish(manifest.to_json())
+        self._publish(readable(manifest))
         self._sealed = manifest
         return manifest
+
+    def check(self) -> None:
+        """Make sure that the version is still this writer's.
+
+        Raises:
+            ConflictError, LeaseHeldError: if it is not.
+        """
+        self._reservation.check(self._storage)
+        found = reservation_of(self._storage, self.ref)
+        if found is None or found.token != self._reservation.token:
+            raise ConflictError(
+                f"Version {self.ref} was taken away while it was written: its writer was silent, or `ts4s models gc` took it for "
+                "left behind. Run the command again"
+            )
 
     def _upstream_sha256(self) -> dict[str, str]:
         found = {}
@@ -128,7 +164,7 @@ class ArtifactWriter:
     def _publish(self, data: bytes) -> None:
         storage = self._storage
         try:
-            storage.publish(str(self.ref), data)
+            storage.publish(str(self.ref), data, check=self.check)
         except ConflictError:
             self.keep = True  # what lies there is somebody else's now
             raise
@@ -140,10 +176,11 @@ class ArtifactWriter:
             raise
 
     def abandon(self) -> None:
-        """Delete what was written, unless the version is sealed."""
-        if self._sealed is not None:
-            return
+        """Delete what was written, unless the version is sealed, or another writer's by now."""
         storage = self._storage
+        found = None if self._sealed is not None else reservation_of(storage, self.ref)
+        if self._sealed is not None or (found is not None and found.token != self._reservation.token):
+            return
         if storage.folder is None:
             # Should the manifest be there after all, no reader may see it without its files.
             storage.delete(f"{self.ref}/{MANIFEST}")
@@ -173,24 +210,6 @@ class ArtifactWriter:
         check_content(check_path(path))
         if path in self._files:
             raise InputError(f"File {path!r} of {self.ref} was written already: every path is written once")
-
-
-def put_part(
-    storage: Storage, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
-) -> FileEntry:
-    """Write one file of a version that another process began: for executors. A repeated attempt replaces the file.
-
-    Returns:
-        the entry to send back, for :meth:`ArtifactWriter.register`.
-
-    Raises:
-        ConflictError: if the version is sealed, or was abandoned.
-    """
-    check_content(check_path(path))
-    if not storage.reserved(str(ref)):
-        raise ConflictError(f"File {path!r} comes too late for {ref}: that version was sealed or given up")
-    size, sha256 = storage.put_file(local_file, f"{storage.stage(str(ref))}/{path}")
-    return FileEntry(path, size, sha256, True, None if row_groups is None else tuple(row_groups))
 
 
 def created_of(version: str) -> str:

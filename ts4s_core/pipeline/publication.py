@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from ts4s_core.artifacts.registry import Entry, Registry
+from ts4s_core.artifacts.registry import CHAMPION, Entry, History, Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import ConflictError
+from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.evaluation.steps.evaluation import read_decision
+
+log = logging.getLogger(__name__)
 
 
 def decided(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
     """What the registry says of a version's own evaluation: its first entry, whatever was decided by hand later."""
-    return next((entry for entry in Registry(store).entries(trained.name) if entry.to == trained.version), None)
+    return Registry(store).history(trained.name).first_about(trained.version)
 
 
 def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, said: str = "") -> dict[str, Any]:
     """Record a decision once; a version that has its entry already is left as it is.
 
     ``said`` is the reason of the person who was asked. The caller holds the model's lease. A champion that was changed by hand
-    since the evaluation stays.
+    since the evaluation stays: the decision is written against the history that it was made on, and made anew if that grew.
+
+    Raises:
+        LeaseHeldError: if the model's lease was lost.
     """
     ref, report_ref = ArtifactRef.parse(trained), ArtifactRef.parse(report)
-    before = decided(store, ref)
-    if before is not None:
-        return {"promoted": before.action == "promote", "why": before.why, "new": False}
-    registry, decision = Registry(store), read_decision(store, report_ref)
-    champion = registry.alias(ref.name)
+    decision, metrics = read_decision(store, report_ref), store.manifest(report_ref).facts["metrics"]
+    registry = Registry(store)
+    while True:
+        history = registry.history(ref.name)
+        before = history.first_about(ref.version)
+        if before is not None:
+            return {"promoted": before.action == "promote", "why": before.why, "new": False}
+        promote, why = _now(decision, history, ref, approved=approved, said=said)
+        try:
+            registry.decide(ref.name, to=ref.version, why=why, metrics=metrics, promoted=promote, expected=history.number)
+        except ConflictError as exc:
+            log.info("%s", exc)
+            continue
+        return {"promoted": promote, "why": why, "new": True}
+
+
+def _now(decision: Decision, history: History, ref: ArtifactRef, *, approved: bool, said: str) -> tuple[bool, str]:
+    """Whether the gate's decision still stands after what the history says, and why."""
+    champion = history.aliases.get(CHAMPION)
     now = None if champion is None else str(ArtifactRef(ref.kind, ref.name, champion))
-    promote, why = decision.promote, decision.why
-    if promote and now != decision.champion:
-        promote, why = False, f"{why}; but the champion was changed to {now} meanwhile: run again to compare with it"
-    if promote and not approved:
-        promote, why = False, f"{why}; but it was not approved{f': {said}' if said else ''}"
-    elif promote and said:
-        why = f"{why}; approved: {said}"
-    metrics = store.manifest(report_ref).facts["metrics"]
-    registry.decide(ref.name, to=ref.version, why=why, metrics=metrics, promoted=promote)
-    return {"promoted": promote, "why": why, "new": True}
+    if decision.promote and now != decision.champion:
+        return False, f"{decision.why}; but the champion was changed to {now} meanwhile: run again to compare with it"
+    if decision.promote and not approved:
+        return False, f"{decision.why}; but it was not approved{f': {said}' if said else ''}"
+    if decision.promote and said:
+        return True, f"{decision.why}; approved: {said}"
+    return decision.promote, decision.why

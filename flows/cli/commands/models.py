@@ -7,11 +7,12 @@ from typing import Any
 
 from flows.cli.command import Invocation, Outcome
 from flows.cli.output import columns, in_bytes, shown, table
+from ts4s_core.artifacts.leases.lease import Lease
 from ts4s_core.artifacts.registry import CHAMPION, KIND, Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.collect import collect
 from ts4s_core.artifacts.upkeep.verify import verify
-from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name
 from ts4s_core.errors import NotFoundError
 from ts4s_core.shown_text import line
 
@@ -43,22 +44,26 @@ def show_command(invocation: Invocation) -> Outcome:
 
 
 def promote_command(invocation: Invocation) -> Outcome:
-    """Make a version the champion."""
+    """Make a version the champion; waits while a run holds the model."""
     store = ArtifactStore.open(invocation.settings.storage)
     name, version = invocation.options.model, invocation.options.version
     ref = ArtifactRef(KIND, name, version)
-    metrics = metrics_of(store, ref)
-    alias = invocation.options.alias or CHAMPION
-    entry = Registry(store).decide(name, alias=alias, to=version, why=invocation.options.reason, metrics=metrics)
+    alias = check_name(invocation.options.alias or CHAMPION)
+    store.manifest(ref)
+    with Lease.hold(store, name, doing="models promote"):
+        metrics = metrics_of(store, ref)
+        entry = Registry(store).decide(name, alias=alias, to=version, why=invocation.options.reason, metrics=metrics)
     return Outcome({"name": name, "version": version, "alias": alias, "from": entry.before, "number": entry.number})
 
 
 def rollback_command(invocation: Invocation) -> Outcome:
-    """Make the champion before this one the champion again."""
+    """Make the champion before this one the champion again; waits while a run holds the model."""
     store = ArtifactStore.open(invocation.settings.storage)
-    name = invocation.options.model
+    name, registry = invocation.options.model, Registry(store)
     alias = invocation.options.alias or CHAMPION
-    entry = Registry(store).rollback(name, alias=alias, why=invocation.options.reason)
+    registry.rollback_target(name, alias=alias)
+    with Lease.hold(store, name, doing="models rollback"):
+        entry = registry.rollback(name, alias=alias, why=invocation.options.reason)
     return Outcome({"name": name, "version": entry.to, "alias": alias, "from": entry.before, "number": entry.number})
 
 

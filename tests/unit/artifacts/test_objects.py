@@ -11,6 +11,7 @@ from s3fs.errors import translate_boto_error
 from ts4s_core.artifacts.storage import objects
 from ts4s_core.artifacts.storage.objects import WRITER, ObjectFiles, S3Files
 from ts4s_core.artifacts.storage.s3_parts import PieceClient
+from ts4s_core.artifacts.versions.refs import TEMPORARY
 from ts4s_core.errors import ConflictError, StoreError
 from ts4s_core.retries import Backoff
 
@@ -95,10 +96,12 @@ class Forgetful:
         self.writes = 0
         self.held: bytes | None = None
 
-    def exists(self, _path: str) -> bool:
-        return self.held is not None
+    def exists(self, path: str) -> bool:
+        return TEMPORARY not in path and self.held is not None
 
-    def pipe_file(self, _path: str, data: bytes) -> None:
+    def pipe_file(self, path: str, data: bytes) -> None:
+        if TEMPORARY in path:
+            return  # the candidate
         self.writes += 1
         self.held = data if self.writes > self._forgets else self._keeps
 

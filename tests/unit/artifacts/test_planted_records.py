@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.leases.lease import Lease, claims, live_claims
+from ts4s_core.artifacts.leases.lease import Lease, Limits, claims, live_claims
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
@@ -40,7 +40,10 @@ def test_the_entry_and_the_claim_are_good(store: ArtifactStore) -> None:
     put(store, "registry/demo/00000001.json", ENTRY)
     assert Registry(store).aliases("demo") == {"champion": VERSION}
     put(store, "leases/demo/t.json", CLAIM)
-    assert [claim.pid for claim in live_claims(store.storage)["demo"]] == [1]
+    assert [claim.pid for claim in claims(store.storage, "demo")] == [1]
+    # Of an earlier ts4s: nothing is known of its process, so it is watched. It is not seen to renew.
+    store.storage.limits = Limits(expires_s=0.3, renew_s=0.05, poll_s=0.05)
+    assert live_claims(store.storage) == {}
 
 
 @pytest.mark.parametrize("field", ["number", "name", "alias", "action", "to", "why", "who", "when", "metrics", "from"])

@@ -92,6 +92,7 @@ def test_what_killed_writers_of_parts_left_does_not_come_along(store: ArtifactSt
         writer.register(put_part(store.storage, writer.ref, "a/model.safetensors", part))
         staged = tmp_path / "store" / store.storage.stage(str(writer.ref))
         for folder in (staged, staged / "a"):
+            folder.mkdir(exist_ok=True)
             (folder / f"{TEMPORARY}{'0' * 32}").write_bytes(b"1")
         writer.seal()
     assert below(tmp_path / "store") == [f"{writer.ref}/a/model.safetensors", f"{writer.ref}/manifest.json"]
@@ -113,9 +114,10 @@ def test_failure_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
 def test_kept_failure_stays_until_gc(store: ArtifactStore, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail_in_the_middle(store, keep=True)
-    (left,) = below(tmp_path / "store")
+    reservation, left = below(tmp_path / "store")
     assert left.startswith(f"model/demo/{TEMPORARY}")
     assert left.endswith("/model.safetensors")
+    assert reservation == left.replace("model.safetensors", f"{TEMPORARY}writer")
 
 
 def test_forgotten_seal_is_an_error(store: ArtifactStore, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, Lease
+from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, Lease, Limits
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.collect import Collected, collect
@@ -134,6 +134,7 @@ def test_half_written_goes_after_the_grace_time(store: ArtifactStore, tmp_path: 
 
 def test_running_job_keeps_what_it_may_need(store: ArtifactStore) -> None:
     old = [publish(store, "model") for _ in range(2)]
+    store.storage.limits = Limits(renew_s=0.1)
     with Lease.hold(store, "demo"):
         writer = store.begin("trained", "demo", KEY, settings={}, upstream={})
         writer.add_bytes("model.safetensors", b"1")
@@ -145,6 +146,7 @@ def test_running_job_keeps_what_it_may_need(store: ArtifactStore) -> None:
 def test_leases_of_the_dead_go(store: ArtifactStore) -> None:
     claim = {"token": "t", "host": "elsewhere/x", "pid": 1, "started": 1.0, "since": 1.0, "renewed": 1.0, "number": 1}
     store.storage.write_bytes("leases/demo/t.json", json.dumps(claim).encode())
+    store.storage.limits = Limits(expires_s=0.5, renew_s=0.1, poll_s=0.05)
     assert paths(gc(store)) == ["leases/demo/t.json"]
     assert store.storage.list() == []
 

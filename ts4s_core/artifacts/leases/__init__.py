@@ -1,1 +1,1 @@
-"""Who may write: leases that one process holds at a time."""
+"""Who may write now: leases that fence, marks of who uses the store, and how the dead are told from the living."""

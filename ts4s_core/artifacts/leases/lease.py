@@ -1,298 +1,187 @@
-"""Leases: one holder at a time, on any store, without conditional writes.
+"""Leases: one holder at a time, on any store, without conditional writes; and a holder that was silent is fenced out.
 
-Every contender keeps one object of its own, ``leases/<name>/<token>.json``, and nobody else writes it. Who goes first is
-Lamport's bakery: write "choosing", look at all numbers, take a higher one, then wait for everybody who is still choosing or
-holds a lower (number, token). It needs only that a finished write is seen by the next read and listing, which folders and
-S3 give. A claim holds host, pid, the process's start time and the time of its last renewal: on the same host a dead owner's
-claim is removed at once, any other when it was not renewed for 60 s (hosts' clocks must agree within a few seconds).
+Who goes first is Lamport's bakery: say "choosing", look at all numbers, take a higher one, then wait for everybody who is
+still choosing or has a lower (number, token). It needs only that a finished write, or deletion, is seen by the next read and
+listing, which folders and S3 give. Of the dead: see :mod:`ts4s_core.artifacts.leases.watch`. Whoever takes somebody for dead
+deletes his claim and looks again; whoever chose looks whether its word "choosing" is still there. So of a process that was
+stopped while it chose and the one that took it for dead, one sees the other, whatever their clocks say, and the first starts
+over.
+
+A lease is a fence. Its number is higher than all that were there; it goes along, with the claim's token, into every
+reservation, part, seal and decision, and right before each the claim must still be there (:func:`check_fences`). A claim is
+written once and only deleted by others, so a holder that was stopped for longer than the limit and wakes fails at its next
+write, by name. Between that look and the write itself no store lets anybody look at two objects at once: what decides
+(manifest, registry entry) is therefore a conditional create on the state that was read, everything else has names of its
+writer's own and no effect until it is sealed, and whoever created what decides looks once more and takes it back if it came
+too late.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import logging
-import os
-import socket
-import threading
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
 
-from ts4s_core.errors import LeaseHeldError, NotFoundError, Ts4sError
-from ts4s_core.retries import Backoff, retried
+from ts4s_core.artifacts.leases.claims import (
+    COLLECTION_LEASE,
+    IN_USE,
+    LEASES,
+    LIMITS,
+    STORE_LEASE,
+    Claim,
+    Fence,
+    KeepsLeases,
+    LeaseFiles,
+    Limits,
+    claims,
+    remove,
+)
+from ts4s_core.artifacts.leases.renewal import OwnClaim, check_fences
+from ts4s_core.artifacts.leases.watch import Seen, Watch, holder, live_claims
+from ts4s_core.errors import LeaseHeldError
+
+__all__ = [
+    "COLLECTION_LEASE",
+    "IN_USE",
+    "LEASES",
+    "LIMITS",
+    "STORE_LEASE",
+    "Claim",
+    "Fence",
+    "Lease",
+    "LeaseFiles",
+    "Limits",
+    "check_fences",
+    "claims",
+    "holder",
+    "live_claims",
+]
 
 log = logging.getLogger(__name__)
-#: Tokens of claims that this process could not remove when it was done.
-_left: set[str] = set()
-LEASES = "leases"
-#: Held by ``gc`` while it looks for living runs and deletes; no model can have this name.
-COLLECTION_LEASE = "_gc"
-EXPIRES_S = 60.0
-RENEW_S = 10.0
-POLL_S = 0.2
-SETTLE_S = 10.0
-_MOST_TIME_S = 253_402_300_800.0  # the year 10000
-GIVING_BACK = Backoff(tries=4, first_s=0.5)
-
-
-class StoredObject(Protocol):
-    """What a listing says of an object."""
-
-    @property
-    def path(self) -> str:
-        """Relative to the store."""
-
-
-class LeaseFiles(Protocol):
-    """What leases need of a storage."""
-
-    def write_bytes(self, path: str, data: bytes) -> None:
-        """Write an object, over an older one if there is one."""
-
-    def read_bytes(self, path: str) -> bytes:
-        """The object's bytes."""
-
-    def exists(self, path: str) -> bool:
-        """Whether there is such an object."""
-
-    def delete(self, path: str) -> None:
-        """Remove an object; none there is no error."""
-
-    def list(self, prefix: str = "") -> Sequence[StoredObject]:
-        """Every object below a folder."""
-
-    def folders(self, prefix: str = "") -> Sequence[str]:
-        """Names of the folders right below a folder."""
-
-
-@runtime_checkable
-class KeepsLeases(Protocol):
-    """A store, whose storage the leases are in."""
-
-    @property
-    def storage(self) -> LeaseFiles:
-        """Its storage."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One contender's object. ``number`` is 0 while it is choosing one."""
-
-    token: str
-    host: str
-    pid: int
-    started: float
-    since: float
-    renewed: float
-    number: int = 0
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Claim:
-        """Read a claim that anybody may have written.
-
-        Raises:
-            ValueError: if it is none.
-            TypeError: if it lacks a field, or has another.
-        """
-        claim = cls(**json.loads(data))
-        times = (claim.started, claim.since, claim.renewed)
-        wholes = (claim.pid, claim.number)
-        if not all(isinstance(text, str) for text in (claim.token, claim.host)):
-            raise ValueError("a token or host that is no text")
-        if not all(type(number) is int and 0 <= number < 2**63 for number in wholes):
-            raise ValueError("a process or place that is no number")
-        if not all(type(time_s) in (int, float) and 0 <= time_s < _MOST_TIME_S for time_s in times):
-            raise ValueError("a time that cannot be")
-        return claim
-
-    @property
-    def alive(self) -> bool:
-        """Whether the owner is to be respected."""
-        if self.host == this_host() and (self.token in _left or process_start(self.pid) != self.started):
-            return False
-        return time.time() - self.renewed < EXPIRES_S
-
-    def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since))
-        return f"process {self.pid} on {self.host.partition('/')[0]} since {since}"
+#: Whoever waits for longer than this looks less often, and says so.
+_PATIENCE_S = 1.0
+_LONG_POLLS = 5
 
 
 class Lease:
-    """A held lease. Use :meth:`hold`."""
+    """A held lease. Use :meth:`hold`.
 
-    def __init__(self, storage: LeaseFiles, name: str, claim: Claim) -> None:
+    Attributes:
+        replaced_silent: whether it was taken from somebody who was silent for too long, and who may wake.
+    """
+
+    def __init__(self, storage: LeaseFiles, name: str, *, doing: str = "") -> None:
+        self.replaced_silent = False
         self._storage = storage
         self._name = name
-        self._claim = claim
-        self._ended = threading.Event()
-        self._lost = threading.Event()
+        self._doing = doing
+        self._claim = OwnClaim(storage, name, doing=doing)
+        self._watch = Watch(storage)
 
     @classmethod
     @contextlib.contextmanager
-    def hold(cls, store: KeepsLeases | LeaseFiles, name: str, *, wait: bool = True) -> Iterator[Lease]:
+    def hold(
+        cls, store: KeepsLeases | LeaseFiles, name: str, *, wait: bool = True, fencing: bool = True, doing: str = ""
+    ) -> Iterator[Lease]:
         """Hold the lease of a name, and give it back at the end.
 
         Args:
-            store: where the lease is kept.
+            store: where the lease is kept; what is written through it meanwhile is written under the lease.
             name: what is held, a model's name as a rule.
-            wait: wait for another holder, or fail at once.
+            wait: wait for another holder; else watch until the other one is seen to live, or to be silent for too long.
+            fencing: whether writes through the store are under this lease.
+            doing: what it is held for, for people.
 
         Raises:
             LeaseHeldError: with ``wait=False``, naming the holder.
         """
         storage = store.storage if isinstance(store, KeepsLeases) else store
-        now = time.time()
-        claim = Claim(f"{time.time_ns():020d}-{uuid.uuid4().hex}", this_host(), os.getpid(), process_start(os.getpid()), now, now)
-        lease = cls(storage, name, claim)
-        renewer = threading.Thread(target=lease._renew, name=f"lease-{name}", daemon=True)
+        lease = cls(storage, name, doing=doing)
         try:
-            lease._choose()
-            renewer.start()
-            lease._queue(wait)
-            if not name.startswith("_"):
-                lease._let_collection_end()
-            yield lease
+            lease._enter(wait)
+            if name not in (COLLECTION_LEASE, STORE_LEASE):
+                let_collection_end(storage)
+            if fencing:
+                storage.fences.append(lease.fence)
+            try:
+                yield lease
+            finally:
+                if fencing:
+                    storage.fences.remove(lease.fence)
         finally:
-            lease._ended.set()
-            if renewer.is_alive():
-                renewer.join()
-            lease._give_back()
-
-    def check(self) -> None:
-        """Make sure that the lease is still ours; call it before what only one may do.
-
-        Raises:
-            LeaseHeldError: if this process was silent so long that it counts as dead.
-        """
-        if self._lost.is_set() or not self._storage.exists(self._path):
-            raise LeaseHeldError(
-                f"Lease of {self._name} was lost: it was not renewed for {EXPIRES_S:.0f} s. Run the command again"
-            )
-
-    def _give_back(self) -> None:
-        """What was done under the lease is done, whether the store answers now or not."""
-        try:
-            retried(
-                lambda: self._storage.delete(self._path), backoff=GIVING_BACK, what=f"the lease of {self._name} is still there"
-            )
-        except Ts4sError as exc:
-            _left.add(self._claim.token)
-            wait = f"others wait {EXPIRES_S:.0f} s, or until this process ends"
-            log.warning("lease of %s could not be given back, %s: %s", self._name, wait, exc)
+            lease._claim.give_back()
 
     @property
-    def _path(self) -> str:
-        return f"{LEASES}/{self._name}/{self._claim.token}.json"
+    def fence(self) -> Fence:
+        """What goes along into everything that is written under this lease."""
+        return self._claim.fence
 
-    def _write(self, claim: Claim) -> None:
-        self._storage.write_bytes(self._path, json.dumps(asdict(claim)).encode())
+    def check(self) -> None:
+        """Make sure that the lease is still ours; call it right before what only one may do.
 
-    def _choose(self) -> None:
-        self._write(self._claim)
-        number = 1 + max(claim.number for claim in claims(self._storage, self._name))
-        self._claim = replace(self._claim, number=number, renewed=time.time())
-        self._write(self._claim)
+        Raises:
+            LeaseHeldError: if this process was silent so long that others took it for dead.
+        """
+        self._claim.check()
 
-    def _queue(self, wait: bool) -> None:
-        mine, told, settled = (self._claim.number, self._claim.token), False, time.monotonic() + SETTLE_S
+    def _enter(self, wait: bool) -> None:
+        while not (self._choose() and self._queue(wait)):
+            log.info("lease of %s: this process was silent for too long while it waited, and starts over", self._name)
+            self._claim.give_back()
+            self._claim = OwnClaim(self._storage, self._name, doing=self._doing)
+
+    def _choose(self) -> bool:
+        """Take a number; false if others took this process for dead meanwhile."""
+        self._claim.say_choosing()
+        # The time makes numbers of holders that never met increase too, where clocks do. Nothing hangs on that.
+        self._claim.take(1 + max([time.time_ns() // 1_000_000, *(claim.number for claim in claims(self._storage, self._name))]))
+        return self._claim.chosen_in_time()
+
+    def _queue(self, wait: bool) -> bool:
+        """Wait until nobody is ahead; false if others took this process for dead meanwhile."""
+        mine, began, told = (self._claim.number, self._claim.token), time.monotonic(), False
         while True:
-            ahead = [claim for claim in self._living_others() if claim.number == 0 or (claim.number, claim.token) < mine]
+            seen = self._watch.look(self._name)
+            if not any(one.claim.token == self._claim.token and one.claim.number for one in seen):
+                return False
+            others = [one for one in seen if one.claim.token != self._claim.token]
+            if self._drop_dead(others):
+                continue  # somebody who chose meanwhile, and was taken for dead, may be ahead
+            ahead = [one for one in others if one.claim.number == 0 or (one.claim.number, one.claim.token) < mine]
             if not ahead:
-                return
-            holders = [claim for claim in ahead if claim.number]
-            if not wait and (holders or time.monotonic() > settled):
-                raise LeaseHeldError(f"Lease of {self._name} is held by {_first(ahead)}: try again when that run has ended")
-            if holders and not told:
-                log.info("waiting for the lease of %s, held by %s", self._name, _first(holders))
+                return True
+            living = [one for one in ahead if one.renewed]
+            if living and not wait:
+                raise LeaseHeldError(f"Lease of {self._name} is held by {_first(living)}: try again when that run has ended")
+            long = time.monotonic() - began > _PATIENCE_S
+            if long and not told:
+                level = logging.INFO if self._name.startswith("_") else logging.WARNING
+                log.log(level, "waiting for the lease of %s, held by %s", self._name, _first(ahead))
                 told = True
-            time.sleep(POLL_S if holders else POLL_S / 10)
+            poll_s = self._storage.limits.poll_s
+            time.sleep(
+                poll_s * _LONG_POLLS if long and wait else poll_s if any(one.claim.number for one in ahead) else poll_s / 10
+            )
 
-    def _let_collection_end(self) -> None:
-        """A collection that began before this claim was written may delete what this run would reuse; a later one sees it."""
-        told = False
-        while any(claim.alive for claim in claims(self._storage, COLLECTION_LEASE)):
-            if not told:
-                log.info("waiting until `ts4s models gc` has ended")
-                told = True
-            time.sleep(POLL_S)
-
-    def _living_others(self) -> list[Claim]:
-        living = []
-        for claim in claims(self._storage, self._name):
-            if claim.token == self._claim.token:
-                continue
-            if claim.alive:
-                living.append(claim)
-            else:
-                log.info("removing the lease of %s from %s, which is gone", self._name, claim)
-                self._storage.delete(f"{LEASES}/{self._name}/{claim.token}.json")
-        return living
-
-    def _renew(self) -> None:
-        while not self._ended.wait(RENEW_S):
-            try:
-                if not self._storage.exists(self._path):
-                    self._lost.set()
-                    return
-                silent_since = self._claim.renewed
-                renewed = replace(self._claim, renewed=time.time())
-                self._write(renewed)
-                self._claim = renewed  # not before: what a store did not take, the others do not know
-                # A process that was stopped between the look and the write brings a claim back that others have removed.
-                if time.time() - silent_since > EXPIRES_S and self._living_others():
-                    self._lost.set()
-                    return
-            except Ts4sError as exc:
-                if time.time() - self._claim.renewed > EXPIRES_S:
-                    self._lost.set()
-                    return
-                log.warning("lease of %s could not be renewed, trying again: %s", self._name, exc)
+    def _drop_dead(self, others: list[Seen]) -> bool:
+        dead = [one for one in others if one.dead]
+        for one in dead:
+            log.info("removing the lease of %s from %s, which is gone", self._name, one.claim)
+            remove(self._storage, self._name, one.claim.token)
+            self.replaced_silent = self.replaced_silent or not one.ended
+        return bool(dead)
 
 
-def _first(contenders: list[Claim]) -> Claim:
-    return min(contenders, key=lambda claim: (claim.number, claim.token))
+def let_collection_end(storage: LeaseFiles) -> None:
+    """Wait for ``gc``: one that began before one's own claim was written may delete what one would use; a later one sees it."""
+    watch, told = Watch(storage), False
+    while any(not seen.dead for seen in watch.look(COLLECTION_LEASE)):
+        if not told:
+            log.info("waiting until `ts4s models gc` has ended")
+            told = True
+        time.sleep(storage.limits.poll_s)
 
 
-def claims(storage: LeaseFiles, name: str) -> list[Claim]:
-    """Every claim on a name, dead ones included."""
-    found = []
-    for entry in storage.list(f"{LEASES}/{name}"):
-        try:
-            found.append(Claim.from_json(storage.read_bytes(entry.path)))
-        except NotFoundError:
-            continue  # given back since the listing
-        except (ValueError, TypeError, RecursionError):
-            log.warning("ignoring %s, which is no lease", entry.path)
-    return found
-
-
-def live_claims(storage: LeaseFiles) -> dict[str, list[Claim]]:
-    """Living claims by name, of the whole store."""
-    by_name = {name: [claim for claim in claims(storage, name) if claim.alive] for name in storage.folders(LEASES)}
-    return {name: living for name, living in by_name.items() if living}
-
-
-@functools.cache
-def this_host() -> str:
-    """Name and boot of this host: a process id means nothing after a reboot."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        boot = "unknown"
-    return f"{socket.gethostname()}/{boot}"
-
-
-def process_start(pid: int) -> float:
-    """When a process was started, or 0 if it is gone (a zombie included)."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
+def _first(contenders: list[Seen]) -> Claim:
+    return min((one.claim for one in contenders), key=lambda claim: (claim.number, claim.token))

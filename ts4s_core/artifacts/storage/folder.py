@@ -1,10 +1,15 @@
 """Writing to a local folder: whole or not at all, durable, never over an existing object unless asked to.
 
 A file is written under a temporary name beside its place, flushed to the disk, then linked or renamed into place, and the
-folder is flushed too. A version is built in a temporary folder, which one rename turns into the version.
+folder is flushed too. A version is built in a temporary folder, its stage, which one rename turns into the version. A stage
+that was taken away is never made again: what its writer writes after that fails, the rename too. Folders are taken away by a
+rename first, so that nobody's rename can make a version of one that is half deleted.
 
 A create-only object gets its name by a hard link, which never replaces; on a device without hard links (exFAT, SMB, many FUSE
 mounts) by Linux's rename that never replaces; where there is neither, by a plain rename under the store's lease.
+
+A client of a network file system sends a request again whose answer was lost, and is told then that what it wants to make is
+there, or that what it renames is not: so both look whether it was their own doing.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ts4s_core.artifacts.storage.storage_types import unchecked
 from ts4s_core.artifacts.storage.transfer import Told, unheard
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import ConflictError
@@ -67,11 +73,17 @@ class FolderFiles:
         with self._temporary(path, lambda file: file.write(data)) as temporary:
             os.replace(temporary, self._root / path)
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
         """Write an object that must not exist.
 
+        Args:
+            path: the object.
+            data: its content.
+            check: asked right before the plain rename of a device that has nothing better; raises if the lease was lost.
+            keep: of no use here.
+
         Raises:
-            ConflictError: if it does.
+            ConflictError: if it exists.
         """
         target = self._root / path
         with self._temporary(path, lambda file: file.write(data)) as temporary:
@@ -81,8 +93,13 @@ class FolderFiles:
                 elif target.exists():
                     raise FileExistsError(target)
                 else:  # the caller holds the store's lease
+                    check()
                     os.replace(temporary, target)
-            except FileExistsError as exc:
+            except (FileExistsError, FileNotFoundError) as exc:
+                if _made_before(temporary, target, data):
+                    return
+                if isinstance(exc, FileNotFoundError):
+                    raise
                 raise ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first") from exc
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
@@ -107,17 +124,32 @@ class FolderFiles:
             file.seek(start)
             return file.read(end - start)
 
-    def delete(self, path: str) -> None:
-        """Remove an object; none there is no error."""
+    def delete(self, path: str, *, prune: bool = False) -> None:
+        """Remove an object, and with ``prune`` the folders that are left empty; none there is no error."""
         target = self._root / path
         with contextlib.suppress(FileNotFoundError):
             target.unlink()
             _flush_folder(target.parent)
+        if prune:
+            self._prune(target)
+
+    def move(self, source: str, target: str) -> None:
+        """Rename a file, over an older one."""
+        self._make_folder((self._root / target).parent)
+        os.replace(self._root / source, self._root / target)
 
     def delete_tree(self, folder: str) -> None:
         """Remove a folder with all in it, and the folders above it that are left empty (the root stays)."""
         target = self._root / folder
-        shutil.rmtree(target, ignore_errors=not target.exists())
+        gone = target.parent / f"{TEMPORARY}gone-{uuid.uuid4().hex}"
+        try:
+            os.rename(target, gone)
+        except FileNotFoundError:
+            gone = target
+        shutil.rmtree(gone, ignore_errors=not gone.exists())
+        self._prune(target)
+
+    def _prune(self, target: Path) -> None:
         for parent in target.parents:
             if parent == self._root or self._root not in parent.parents:
                 return
@@ -146,10 +178,6 @@ class FolderFiles:
                 continue  # another process pruned the empty parent in between
             return True
 
-    def reserved(self, folder: str) -> bool:
-        """Whether a writer holds this version and has not published it."""
-        return (self._root / self.stage(folder)).is_dir()
-
     def publish(self, folder: str, manifest: bytes) -> None:
         """Put the manifest into the staged folder, without what killed writers left there, and turn it into the version.
 
@@ -166,9 +194,12 @@ class FolderFiles:
         try:
             os.rename(stage, target)  # a folder never replaces one that is not empty
         except OSError as exc:
+            if isinstance(exc, FileNotFoundError) and not target.exists():
+                raise _vanished(folder) from exc
             if not target.exists():
                 raise
-            raise ConflictError(f"{folder} exists already: versions are never rewritten") from exc
+            if stage.exists() or (target / MANIFEST).read_bytes() != manifest:
+                raise ConflictError(f"{folder} exists already: versions are never rewritten") from exc
         _flush_folder(target.parent)
 
     @contextlib.contextmanager
@@ -176,24 +207,65 @@ class FolderFiles:
         folder = (self._root / path).parent
         temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            with _opened_new(temporary) as file:
+            with self._opened_new(temporary) as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
             yield temporary
             _flush_folder(folder)
+        except FileNotFoundError as exc:
+            stage = self._stage_of(folder)
+            if stage is None or stage.exists():
+                raise
+            raise _vanished(path) from exc
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
 
+    def _opened_new(self, path: Path) -> BinaryIO:
+        while True:
+            self._make_folder(path.parent)
+            try:
+                return path.open("xb")
+            except FileNotFoundError:
+                continue  # another process pruned the empty folder in between
 
-def _opened_new(path: Path) -> BinaryIO:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it; but a stage is made by :meth:`reserve` alone.
+
+        Raises:
+            ConflictError: if it would be below a stage that is not there.
+        """
+        stage = self._stage_of(folder)
+        if stage is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        below = folder.relative_to(stage).parts
         try:
-            return path.open("xb")
-        except FileNotFoundError:
-            continue  # another process pruned the empty folder in between
+            for depth in range(len(below)):
+                stage.joinpath(*below[: depth + 1]).mkdir(exist_ok=True)
+        except FileNotFoundError as exc:
+            raise _vanished(str(folder.relative_to(self._root))) from exc
+        if not stage.exists():
+            raise _vanished(str(folder.relative_to(self._root)))
+
+    def _stage_of(self, folder: Path) -> Path | None:
+        """The stage that a folder is, or is in."""
+        above = [folder, *folder.parents]
+        return next((place for place in above[: above.index(self._root)] if place.name.startswith(TEMPORARY)), None)
+
+
+def _made_before(temporary: Path, target: Path, data: bytes) -> bool:
+    """Whether a name was given by the first of two requests of which the client saw the second one's answer."""
+    if temporary.exists():
+        return target.exists() and os.path.samefile(temporary, target)
+    return target.exists() and target.read_bytes() == data
+
+
+def _vanished(path: str) -> ConflictError:
+    return ConflictError(
+        f"{path} comes too late: what its writer had begun was taken away meanwhile, or sealed. Run the command again"
+    )
 
 
 def _flush_folder(folder: Path) -> None:

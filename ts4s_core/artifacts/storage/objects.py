@@ -10,15 +10,18 @@ import contextlib
 import functools
 import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
 
 from ts4s_core.artifacts.storage.s3_parts import PieceClient
+from ts4s_core.artifacts.storage.storage_types import unchecked
 from ts4s_core.artifacts.storage.transfer import Told, unheard, upload
+from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.artifacts.versions.verified import hash_file
-from ts4s_core.errors import ConflictError, SettingsError, StoreError
+from ts4s_core.errors import ConflictError, LeaseHeldError, SettingsError, StoreError
 from ts4s_core.retries import Backoff, retried
 from ts4s_core.settings import StorageSettings
 
@@ -105,21 +108,47 @@ class ObjectFiles:
         """Write an object, over an older one if there is one."""
         self._fs.pipe_file(f"{self._root}/{path}", data)
 
-    def create(self, path: str, data: bytes) -> None:
-        """Write an object that must not exist; only under the store's lease.
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
+        """Write an object that must not exist, for who holds the store's lease.
+
+        Nothing ties the look to the write here. A writer that is stopped just between them writes over what its successor
+        wrote. So each writes a candidate of its own first, under a name that nobody else has; a successor of somebody silent
+        lets its candidate lie; and whoever finds that the lease was lost after all puts the successor's candidate back.
+
+        Args:
+            path: the object.
+            data: its content.
+            check: asked right before each write, and after the last one; raises if the lease was lost.
+            keep: let the candidate lie for somebody who may wake; ``gc`` removes it.
 
         Raises:
-            ConflictError: if it exists.
+            ConflictError: if it exists, or somebody else wrote it meanwhile.
             StoreError: if the server does not hold what it said it took.
         """
-        full = f"{self._root}/{path}"
+        full, candidate = f"{self._root}/{path}", f"{_candidates(path)}{uuid.uuid4().hex}"
         if self._fs.exists(full):
             raise already_there(path)
+        self.write(candidate, data)
+        written = False
+        try:
+            self._create_whole(path, data, check=check)
+            written = True
+            check()
+        except LeaseHeldError as exc:
+            if not written:
+                raise
+            self._put_back(path, candidate)
+            raise already_there(path) from exc
+        finally:
+            if not (keep and written):
+                self.delete(candidate)
 
+    def _create_whole(self, path: str, data: bytes, *, check: Callable[[], None]) -> None:
         def write() -> None:
+            check()
             self.write(path, data)
             try:
-                there = bytes(self._fs.cat_file(full))
+                there = bytes(self._fs.cat_file(f"{self._root}/{path}"))
             except FileNotFoundError:
                 there = b""
             if there != data:
@@ -129,6 +158,15 @@ class ObjectFiles:
 
         # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
         retried(write, backoff=CREATIONS, passes=lambda exc: isinstance(exc, _NotWholeError), what=f"{path} is not there whole")
+
+    def _put_back(self, path: str, own: str) -> None:
+        """Write what a successor wrote over what came too late; if it had not come so far, nobody was wronged."""
+        folder, _, start = f"{self._root}/{_candidates(path)}".rpartition("/")
+        names = [str(found).rpartition("/")[2] for found in self._fs.ls(folder, detail=False)]
+        others = sorted(name for name in names if name.startswith(start) and not own.endswith(f"/{name}"))
+        for name in others[:1]:
+            log.warning("%s was written too late, over what somebody else had written there: that is put back", path)
+            self.write(path, bytes(self._fs.cat_file(f"{folder}/{name}")))
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""
@@ -141,14 +179,21 @@ class ObjectFiles:
         """Bytes of an object."""
         return bytes(self._fs.cat_file(f"{self._root}/{path}", start=start, end=end))
 
-    def delete(self, path: str) -> None:
-        """Remove an object; none there is no error."""
+    def move(self, source: str, target: str) -> None:
+        """Copy on the server and remove the source: no store of objects has a rename."""
+        self._fs.cp_file(f"{self._root}/{source}", f"{self._root}/{target}")
+        self.delete(source)
+
+    def delete(self, path: str, *, prune: bool = False) -> None:
+        """Remove an object; none there is no error. There are no folders to prune."""
         if self._fs.exists(f"{self._root}/{path}"):
             self._fs.rm_file(f"{self._root}/{path}")
 
     def delete_tree(self, folder: str) -> None:
-        """Remove every object below a folder."""
-        for path in self._fs.find(f"{self._root}/{folder}"):
+        """Remove every object below a folder: its reservation first, so that its writer learns of it, and its manifest."""
+        found = self._fs.find(f"{self._root}/{folder}")
+        first = (TEMPORARY, MANIFEST)
+        for path in sorted(found, key=lambda path: (not path.rpartition("/")[2].startswith(first), path)):
             self._fs.rm_file(path)
 
     def stage(self, folder: str) -> str:
@@ -210,10 +255,10 @@ class S3Files(ObjectFiles):
             f"S3 server of bucket {bucket} took {key}, whose MD5 was wrong: artifacts are not safe there. Use another one"
         )
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
         """Write an object that must not exist; atomic where the server has conditional writes."""
         if not self.conditional_writes:
-            super().create(path, data)
+            super().create(path, data, check=check, keep=keep)
             return
         full, writer = f"{self._root}/{path}", uuid.uuid4().hex
 
@@ -276,7 +321,7 @@ class S3Files(ObjectFiles):
         begun = self._pieces.call("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
         self._pieces.call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *, prune: bool = False) -> None:
         """Remove an object; S3 takes none there for success."""
         self._fs.rm_file(f"{self._root}/{path}")
 
@@ -295,6 +340,12 @@ def _code(exc: BaseException) -> str:
 
     cause = exc.__cause__ if isinstance(exc.__cause__, ClientError) else exc
     return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
+
+
+def _candidates(path: str) -> str:
+    """Beginning of the names under which writers keep what they are about to create at a path."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{TEMPORARY}{name}." if folder else f"{TEMPORARY}{name}."
 
 
 def already_there(path: str) -> ConflictError:

@@ -11,18 +11,18 @@ import datetime
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 
-from ts4s_core.artifacts.leases.lease import Lease
+from ts4s_core.artifacts.leases.lease import LIMITS, STORE_LEASE, Fence, Lease, Limits, check_fences
 from ts4s_core.artifacts.storage.folder import FolderFiles
 from ts4s_core.artifacts.storage.storage_types import Files, Stored
 from ts4s_core.artifacts.storage.transfer import download, telling
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
-from ts4s_core.errors import ConflictError, InputError, NotFoundError, StoreError, Ts4sError
+from ts4s_core.errors import ConflictError, InputError, LeaseHeldError, NotFoundError, StoreError, Ts4sError
 from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
@@ -30,9 +30,7 @@ from ts4s_core.settings import StorageSettings
 if TYPE_CHECKING:
     from ts4s_core.artifacts.storage.objects import Upload
 
-#: Held while an object is created on a store without conditional writes; no model can have this name.
-STORE_LEASE = "_store"
-#: In an object store: whoever created this object below a version's folder is the version's only writer, until it is sealed.
+#: Whoever created this object where a version is built is the version's only writer, until it is sealed.
 RESERVATION = f"{TEMPORARY}writer"
 #: Where boto looks for keys that no setting gives; errors must not show these either.
 _AWS_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -47,6 +45,8 @@ class Storage:
         settings: the settings it was opened with, the address made absolute: fit for another process on this host.
         folder: the root, if the storage is a folder of this host; else None.
         progress: told of large files that go up or come down.
+        fences: leases and marks that the user of this object holds: checked before whatever decides is written through it.
+        limits: times of leases in this storage.
     """
 
     def __init__(self, settings: StorageSettings, *, fs: Any, root: str, files: Files) -> None:
@@ -54,6 +54,8 @@ class Storage:
         self.folder = Path(root) if isinstance(files, FolderFiles) else None
         self.fs = fs
         self.progress: Progress = silent
+        self.fences: list[Fence] = []
+        self.limits: Limits = LIMITS
         self._root = root.rstrip("/")
         self._files = files
 
@@ -109,18 +111,31 @@ class Storage:
         with self.failures("write", path):
             self._files.write(path, data)
 
-    def create(self, path: str, data: bytes) -> None:
-        """Write an object that must not exist, atomically.
+    def create(self, path: str, data: bytes, *, fenced: bool = True) -> None:
+        """Write an object that must not exist, atomically where the store can; else by one writer at a time, under a lease.
+
+        Args:
+            path: the object.
+            data: its content.
+            fenced: only as long as everything holds that the user of this storage holds.
 
         Raises:
             ConflictError: if it exists.
+            LeaseHeldError: if a lease was lost.
         """
+        files, fences = self._files, self.fences if fenced else []
         with self.failures("create", path):
-            if self._files.conditional_writes:
-                self._files.create(path, data)
+            if files.conditional_writes:
+                check_fences(self, fences)
+                files.create(path, data)
                 return
-            with Lease.hold(self, STORE_LEASE):
-                self._files.create(path, data)
+            with Lease.hold(self, STORE_LEASE, fencing=False) as lease:
+
+                def check() -> None:
+                    lease.check()
+                    check_fences(self, fences)
+
+                files.create(path, data, check=check, keep=lease.replaced_silent)
 
     def open_read(self, path: str) -> BinaryIO:
         """A reader of the object's bytes, not verified."""
@@ -166,10 +181,24 @@ class Storage:
             names = [info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"]
         return sorted(name for name in names if not name.startswith(TEMPORARY))
 
-    def delete(self, path: str) -> None:
-        """Remove an object; none there is no error."""
+    def delete(self, path: str, *, prune: bool = False) -> None:
+        """Remove an object; none there is no error.
+
+        Args:
+            path: the object.
+            prune: remove the folders above it too that are left empty.
+        """
         with self.failures("delete", path):
-            self._files.delete(path)
+            self._files.delete(path, prune=prune)
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object another name, over an older one if there is one.
+
+        Raises:
+            NotFoundError: if there is no such object.
+        """
+        with self.failures("move", source):
+            self._files.move(source, target)
 
     def delete_tree(self, folder: str) -> None:
         """Remove every object below a folder."""
@@ -180,13 +209,21 @@ class Storage:
         """Where the files of a version are put until :meth:`publish` (a folder's own temporary one; else the version's)."""
         return self._files.stage(folder)
 
-    def reserve(self, folder: str) -> bool:
-        """Take a version for one writer; false if it is taken."""
+    def reserve(self, folder: str, record: bytes) -> bool:
+        """Take a version for one writer; false if it is taken.
+
+        Args:
+            folder: the version's.
+            record: what :meth:`reservation` gives back.
+        """
         if isinstance(self._files, FolderFiles):
             with self.failures("begin", folder):
-                return self._files.reserve(folder)
+                if not self._files.reserve(folder):
+                    return False
+                self._files.write(f"{self.stage(folder)}/{RESERVATION}", record)
+                return True
         try:
-            self.create(f"{folder}/{RESERVATION}", b"")
+            self.create(f"{folder}/{RESERVATION}", record)
         except ConflictError:
             return False
         if self.exists(f"{folder}/{MANIFEST}"):
@@ -195,29 +232,43 @@ class Storage:
             return False
         return True
 
-    def reserved(self, folder: str) -> bool:
-        """Whether files may still be put into a version: begun and not published."""
-        if isinstance(self._files, FolderFiles):
-            with self.failures("look up", folder):
-                return self._files.reserved(folder)
-        return self.exists(f"{folder}/{RESERVATION}")
+    def reservation(self, folder: str) -> bytes | None:
+        """What the writer of a version said when it began; None if nobody is writing it (any more)."""
+        try:
+            return self.read_bytes(f"{self.stage(folder)}/{RESERVATION}")
+        except NotFoundError:
+            return None
 
-    def publish(self, folder: str, manifest: bytes) -> None:
+    def publish(self, folder: str, manifest: bytes, *, check: Callable[[], None]) -> None:
         """Make a staged version appear, whole.
+
+        Args:
+            folder: the version's.
+            manifest: the manifest's content.
+            check: raises where the version is not this writer's any more; on an object store, where nothing ties the manifest to
+                the files, it is asked after the manifest too, and the manifest is taken back if it came too late.
 
         Raises:
             ConflictError: if that version exists.
         """
         files = self._files
-        if not isinstance(files, FolderFiles):
-            self.create(f"{folder}/{MANIFEST}", manifest)
-            try:
-                self.delete(f"{folder}/{RESERVATION}")
-            except StoreError as exc:
-                log.info("the reservation of %s stays until gc: %s", folder, exc)
+        check()
+        if isinstance(files, FolderFiles):
+            with self.failures("publish", folder):
+                files.publish(folder, manifest)
             return
-        with self.failures("publish", folder):
-            files.publish(folder, manifest)
+        self.create(f"{folder}/{MANIFEST}", manifest)
+        try:
+            check()
+        except (ConflictError, LeaseHeldError):
+            self.delete(f"{folder}/{MANIFEST}")
+            raise
+        except StoreError as exc:
+            log.info("whether %s was sealed in time could not be asked: %s", folder, exc)
+        try:
+            self.delete(f"{folder}/{RESERVATION}")
+        except StoreError as exc:
+            log.info("the reservation of %s stays until gc: %s", folder, exc)
 
     def unfinished_uploads(self) -> list[Upload]:
         """Uploads in parts that were begun below this address and neither completed nor aborted."""

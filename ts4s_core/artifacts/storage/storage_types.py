@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ts4s_core.artifacts.storage.transfer import Told, unheard
 
-if TYPE_CHECKING:
-    pass
+
+def unchecked() -> None:
+    """Nothing to check."""
 
 
 class Stored(NamedTuple):
@@ -29,7 +31,7 @@ class Files(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Write an object, over an older one."""
 
-    def create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
         """Write an object that must not exist."""
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
@@ -38,8 +40,11 @@ class Files(Protocol):
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes of an object."""
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, *, prune: bool = False) -> None:
         """Remove an object."""
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object another name."""
 
     def delete_tree(self, folder: str) -> None:
         """Remove a folder."""

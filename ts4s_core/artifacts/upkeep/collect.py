@@ -1,8 +1,12 @@
 """Garbage collection: what nothing needs any more goes, after a grace time.
 
 Kept are: whatever an alias points to, or would after one rollback; the newest few versions of every name; everything
-younger than the grace time; reports of a kept version; the lineage of all that is kept. While a run holds a lease no
-sealed version is removed, since the run may reuse any of them.
+younger than the grace time; reports of a kept version; the lineage of all that is kept. While anybody holds a lease, or has
+said that the store is in use, no sealed version is removed, since it may be read; nor is what was begun under that.
+
+A collection holds a lease of its own, for which everybody waits who begins to use the store, so nothing is promoted or begun
+meanwhile. Should it be taken for dead itself, it finds that out before it deletes the next thing: right before each deletion
+it looks at its lease and at what the aliases say, and once more after the manifest is gone, which it puts back if need be.
 """
 
 from __future__ import annotations
@@ -11,19 +15,24 @@ import datetime
 import time
 from dataclasses import dataclass
 
-from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, LEASES, Lease, claims, live_claims
+from ts4s_core.artifacts.leases.claims import BEAT, CLAIM, STORE_LEASE, path_of, remove, stray_beats
+from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, LEASES, Lease
+from ts4s_core.artifacts.leases.watch import Seen, Watch
+from ts4s_core.artifacts.parts import reservation_of
 from ts4s_core.artifacts.registry import KIND, Registry
 from ts4s_core.artifacts.storage.objects import Upload
+from ts4s_core.artifacts.storage.storage import RESERVATION
 from ts4s_core.artifacts.storage.storage_types import Stored
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import upstream_refs
 from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.artifacts.versions.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef
 from ts4s_core.artifacts.writer import created_of
-from ts4s_core.errors import InputError
+from ts4s_core.errors import ConflictError, InputError, IntegrityError
 
 GRACE_S = 24 * 3600.0
 KEEP_LAST = 3
+_PASSING = (COLLECTION_LEASE, STORE_LEASE)
 
 
 @dataclass(frozen=True)
@@ -51,99 +60,169 @@ def collect(
     Raises:
         IntegrityError: if a manifest or a registry entry is damaged: what it needs is not known, so nothing is removed.
     """
-    planned = _collect(store, dry_run=True, grace_s=grace_s, keep_last=keep_last, now=now)
-    if dry_run or not planned:
-        return planned
-    # A run that begins from now on waits; one that began before is seen, and keeps all that it may need.
-    with Lease.hold(store, COLLECTION_LEASE):
-        return _collect(store, dry_run=False, grace_s=grace_s, keep_last=keep_last, now=now)
+    watch = Watch(store.storage)
+    planned = _Plan(store, watch, grace_s=grace_s, keep_last=keep_last, now=now)
+    if dry_run or not planned.items:
+        return planned.items
+    # Whoever begins from now on waits; who began before is seen, and keeps all that it may need.
+    with Lease.hold(store, COLLECTION_LEASE, doing="models gc") as lease:
+        plan = _Plan(store, watch, grace_s=grace_s, keep_last=keep_last, now=_store_time(store, lease) if now is None else now)
+        # Trained versions first: should one be needed after all, nothing that it was made from is gone.
+        for item in sorted(plan.items, key=lambda item: not item.path.startswith(f"{KIND}/")):
+            lease.check()
+            plan.carry_out(item)
+    return plan.items
 
 
-def _collect(store: ArtifactStore, *, dry_run: bool, grace_s: float, keep_last: int, now: float | None) -> list[Collected]:
-    moment = time.time() if now is None else now
-    living = [claim for name, held in live_claims(store.storage).items() if not name.startswith("_") for claim in held]
-    # A version that a living run began is younger than the run's lease.
-    oldest = min([moment - grace_s, *(claim.since for claim in living)])
-    found = _half_written(store, oldest)
-    if not living:
-        found += _unreferenced(store, oldest, keep_last)
-    uploads = {upload.upload_id: upload for upload in store.storage.unfinished_uploads() if _begun(upload) < oldest}
-    found += [Collected(upload.path, 0, "unfinished upload", upload.upload_id) for upload in uploads.values()]
-    found += _dead_leases(store)
-    for item in [] if dry_run else found:
-        if item.upload is None:
-            _remove(store, item.path)
+class _Plan:
+    """What is to go, and what that was concluded from."""
+
+    def __init__(self, store: ArtifactStore, watch: Watch, *, grace_s: float, keep_last: int, now: float | None) -> None:
+        self._store = store
+        self._oldest = (time.time() if now is None else now) - grace_s
+        # What holds the store for a moment, or is a collection's, needs no version.
+        names = store.storage.folders(LEASES)
+        users = [name for name in names if name not in _PASSING]
+        claims = watch.settled(users) | {name: watch.look(name) for name in names if name in _PASSING}
+        self._living = {seen.claim.token for name in users for seen in claims[name] if not seen.dead}
+        self._listed = store.storage.list("", temporary=True)
+        uploads = [upload for upload in store.storage.unfinished_uploads() if self._is_old(upload)]
+        self._uploads = {upload.upload_id: upload for upload in uploads}
+        self.items = self._half_written()
+        if not self._living:
+            self.items += self._unreferenced(keep_last)
+        self.items += [Collected(upload.path, 0, "unfinished upload", upload.upload_id) for upload in uploads]
+        self.items += _dead_leases(store, claims)
+
+    def carry_out(self, item: Collected) -> None:
+        """Remove one thing.
+
+        Raises:
+            ConflictError: if it is needed after all: somebody decided meanwhile.
+        """
+        store, parts = self._store, item.path.split("/")
+        if item.upload is not None:
+            store.storage.abort_upload(self._uploads[item.upload])
+        elif parts[0] == LEASES:
+            _remove_claim(store, item.path)
+        elif parts[0] in KINDS and len(parts) == 3 and not parts[2].startswith(TEMPORARY):
+            _delete_unless_needed(store, ArtifactRef.parse(item.path))
+        elif store.storage.exists(item.path):
+            store.storage.delete(item.path)
         else:
-            store.storage.abort_upload(uploads[item.upload])
+            store.storage.delete_tree(item.path)
+
+    def _half_written(self) -> list[Collected]:
+        everything = self._listed
+        sealed = {entry.path.removesuffix(f"/{MANIFEST}") for entry in everything if entry.path.endswith(f"/{MANIFEST}")}
+        groups: dict[str, list[Stored]] = {}
+        for entry in everything:
+            parts = entry.path.split("/")
+            hidden = next((index for index, part in enumerate(parts) if part.startswith(TEMPORARY)), len(parts))
+            if parts[0] in KINDS and len(parts) > 3 and hidden > 2 and "/".join(parts[:3]) not in sealed:
+                groups.setdefault("/".join(parts[:3]), []).append(entry)
+            elif hidden < len(parts):
+                groups.setdefault("/".join(parts[: hidden + 1]), []).append(entry)
+        return [
+            Collected(path, sum(entry.size for entry in entries if not entry.path.endswith(RESERVATION)), "half-written")
+            for path, entries in sorted(groups.items())
+            if max(entry.mtime for entry in entries) < self._oldest and not self._being_written(path)
+        ]
+
+    def _being_written(self, path: str) -> bool:
+        """Whether a version was begun under a lease or a mark that somebody living holds."""
+        parts = path.split("/")
+        if not self._living or parts[0] not in KINDS or len(parts) < 3:
+            return False
+        try:
+            reservation = reservation_of(self._store.storage, ArtifactRef(parts[0], parts[1], parts[2].removeprefix(TEMPORARY)))
+        except (InputError, IntegrityError):  # what lies there is no version
+            return False
+        return reservation is not None and any(fence.token in self._living for fence in reservation.fences)
+
+    def _is_old(self, upload: Upload) -> bool:
+        return _begun(upload) < self._oldest and not self._being_written(upload.path)
+
+    def _unreferenced(self, keep_last: int) -> list[Collected]:
+        store = self._store
+        # By the store's clock where that says later than the writer's did.
+        written = {entry.path: entry.mtime for entry in self._listed if entry.path.endswith(f"/{MANIFEST}")}
+        manifests: dict[ArtifactRef, Manifest] = {}
+        kept: set[ArtifactRef] = set()
+        for kind, name in store.kinds_and_names():
+            refs = store.versions(kind, name)
+            manifests |= {ref: store.manifest(ref) for ref in refs}
+            newest = refs[len(refs) - keep_last :] if keep_last < len(refs) else refs
+            # Nobody goes on from a checkpoint whose training came to its end.
+            kept |= {ref for ref in newest if kind != "checkpoint" or store.find(KIND, name, manifests[ref].key) is None}
+            kept |= {ref for ref in refs if max(_made(ref), written.get(f"{ref}/{MANIFEST}", 0.0)) >= self._oldest}
+        registry = Registry(store)
+        for name in registry.names():
+            kept |= {ArtifactRef(KIND, name, version) for version in registry.needed(name)}
+        kept = _with_lineage(kept, manifests)
+        return [
+            Collected(str(ref), sum(entry.size for entry in manifest.files), "unreferenced")
+            for ref, manifest in sorted(manifests.items())
+            if ref not in kept
+        ]
+
+
+def _with_lineage(kept: set[ArtifactRef], manifests: dict[ArtifactRef, Manifest]) -> set[ArtifactRef]:
+    """What is kept, reports on it, and all that any of it was made from."""
+    reports = [ref for ref, manifest in manifests.items() if ref.kind == "report" and kept & set(upstream_refs(manifest))]
+    waiting, found = [*kept, *reports], set()
+    while waiting:
+        ref = waiting.pop()
+        if ref in found or ref not in manifests:
+            continue
+        found.add(ref)
+        waiting += upstream_refs(manifests[ref])
     return found
 
 
-def _half_written(store: ArtifactStore, oldest: float) -> list[Collected]:
-    everything = store.storage.list("", temporary=True)
-    sealed = {entry.path.removesuffix(f"/{MANIFEST}") for entry in everything if entry.path.endswith(f"/{MANIFEST}")}
-    groups: dict[str, list[Stored]] = {}
-    for entry in everything:
-        parts = entry.path.split("/")
-        hidden = next((index for index, part in enumerate(parts) if part.startswith(TEMPORARY)), len(parts))
-        if parts[0] in KINDS and len(parts) > 3 and hidden > 2 and "/".join(parts[:3]) not in sealed:
-            groups.setdefault("/".join(parts[:3]), []).append(entry)
-        elif hidden < len(parts):
-            groups.setdefault("/".join(parts[: hidden + 1]), []).append(entry)
-    return [
-        Collected(path, sum(entry.size for entry in entries), "half-written")
-        for path, entries in sorted(groups.items())
-        if max(entry.mtime for entry in entries) < oldest
+def _delete_unless_needed(store: ArtifactStore, ref: ArtifactRef) -> None:
+    """Delete a version, unless an alias points to it by now; the manifest is put back where that turns out too late."""
+    storage, path = store.storage, f"{ref}/{MANIFEST}"
+    _refuse_if_needed(store, ref)
+    manifest = storage.read_bytes(path) if storage.exists(path) else None
+    if manifest is not None:
+        storage.delete(path)
+        try:
+            _refuse_if_needed(store, ref)
+        except ConflictError:
+            storage.create(path, manifest, fenced=False)
+            raise
+    storage.delete_tree(str(ref))
+
+
+def _refuse_if_needed(store: ArtifactStore, ref: ArtifactRef) -> None:
+    if ref.kind == KIND and ref.version in Registry(store).needed(ref.name):
+        raise ConflictError(f"{ref} is needed since it was looked at: an alias points to it. Run `ts4s models gc` again")
+
+
+def _dead_leases(store: ArtifactStore, claims: dict[str, list[Seen]]) -> list[Collected]:
+    # Of those that one waits for but a moment, whoever waits must know that it took the place of somebody who may wake.
+    dead = [
+        (name, seen.claim) for name in claims for seen in claims[name] if seen.ended or (seen.expired and name not in _PASSING)
     ]
+    found = [Collected(path_of(name, claim.token), 0, f"lease of {claim}, which is gone") for name, claim in dead]
+    strays = [path for name in claims for path in stray_beats(store.storage, name)]
+    return found + [Collected(path, 0, "renewal of a lease that is gone") for path in strays]
 
 
-def _unreferenced(store: ArtifactStore, oldest: float, keep_last: int) -> list[Collected]:
-    manifests: dict[ArtifactRef, Manifest] = {}
-    kept: set[ArtifactRef] = set()
-    for kind, name in store.kinds_and_names():
-        refs = store.versions(kind, name)
-        manifests |= {ref: store.manifest(ref) for ref in refs}
-        newest = refs[len(refs) - keep_last :] if keep_last < len(refs) else refs
-        # Nobody goes on from a checkpoint whose training came to its end.
-        kept |= {ref for ref in newest if kind != "checkpoint" or store.find(KIND, name, manifests[ref].key) is None}
-        kept |= {ref for ref in refs if _made(ref) >= oldest}
-    registry = Registry(store)
-    for name in registry.names():
-        kept |= {ArtifactRef(KIND, name, version) for version in registry.needed(name)}
-    waiting = [
-        *kept,
-        *(ref for ref, manifest in manifests.items() if ref.kind == "report" and kept & set(upstream_refs(manifest))),
-    ]
-    kept = set()
-    while waiting:
-        ref = waiting.pop()
-        if ref in kept or ref not in manifests:
-            continue
-        kept.add(ref)
-        waiting += upstream_refs(manifests[ref])
-    return [
-        Collected(str(ref), sum(entry.size for entry in manifest.files), "unreferenced")
-        for ref, manifest in sorted(manifests.items())
-        if ref not in kept
-    ]
-
-
-def _dead_leases(store: ArtifactStore) -> list[Collected]:
-    return [
-        Collected(f"{LEASES}/{name}/{claim.token}.json", 0, f"lease of {claim}, which is gone")
-        for name in store.storage.folders(LEASES)
-        for claim in claims(store.storage, name)
-        if not claim.alive
-    ]
-
-
-def _remove(store: ArtifactStore, path: str) -> None:
-    parts = path.split("/")
-    if parts[0] in KINDS and len(parts) == 3 and not parts[2].startswith(TEMPORARY):
-        store.delete(ArtifactRef.parse(path))
-    elif store.storage.exists(path):
-        store.storage.delete(path)
+def _remove_claim(store: ArtifactStore, path: str) -> None:
+    _, name, file = path.split("/")
+    if file.endswith(BEAT):
+        store.storage.delete(path, prune=True)
     else:
-        store.storage.delete_tree(path)
+        remove(store.storage, name, file.removesuffix(CLAIM))
+
+
+def _store_time(store: ArtifactStore, lease: Lease) -> float:
+    """What time it is by the store's clock, which wrote the lease just now: this host's may be days ahead."""
+    path = lease.fence.path
+    written = [entry.mtime for entry in store.storage.list(path.rpartition("/")[0]) if entry.path == path]
+    return max(written, default=time.time())
 
 
 def _begun(upload: Upload) -> float:

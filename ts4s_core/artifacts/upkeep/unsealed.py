@@ -34,6 +34,8 @@ def discard_unsealed(store: ArtifactStore, kind: str, name: str) -> list[str]:
         if folder.startswith(TEMPORARY) or not store.storage.exists(f"{prefix}/{folder}/{MANIFEST}"):
             log.info("removing %s/%s, which a run that ended early left half-written", prefix, folder.removeprefix(TEMPORARY))
             store.storage.delete_tree(f"{prefix}/{folder}")
+            # Its writer may have been between its last look and its seal: files that are gone make no version.
+            store.storage.delete(f"{prefix}/{folder}/{MANIFEST}")
             found.append(f"{prefix}/{folder}")
     return found
 

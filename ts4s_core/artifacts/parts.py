@@ -1,0 +1,158 @@
+"""What is written for a version before it is sealed: its reservation, and the parts that other processes write for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ts4s_core.artifacts.leases.lease import Fence, check_fences
+from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.versions.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, RowGroup
+from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY, ArtifactRef, check_content, check_path
+from ts4s_core.artifacts.versions.verified import hash_file
+from ts4s_core.errors import ConflictError, IntegrityError, StoreError, listed
+
+_PARALLEL = 6
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Who writes a version, and under what.
+
+    Attributes:
+        token: the writer's own.
+        fences: leases and marks that were held when the version was begun.
+    """
+
+    token: str
+    fences: tuple[Fence, ...] = ()
+
+    @classmethod
+    def new(cls, storage: Storage) -> Reservation:
+        """A writer's, under everything that the user of a storage holds.
+
+        Raises:
+            LeaseHeldError: if something of that was lost.
+        """
+        made = cls(uuid.uuid4().hex, tuple(storage.fences))
+        made.check(storage)
+        return made
+
+    def check(self, storage: Storage) -> None:
+        """Make sure that everything that it was made under still holds.
+
+        Raises:
+            LeaseHeldError: if something was lost.
+        """
+        check_fences(storage, self.fences)
+
+    def to_json(self) -> bytes:
+        """As it is stored."""
+        return json.dumps({"token": self.token, "fences": [fence.to_json() for fence in self.fences]}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, path: str) -> Reservation:
+        """Read a reservation; that of an earlier ts4s is empty.
+
+        Raises:
+            IntegrityError: if it is none.
+        """
+        try:
+            record = json.loads(data or b'{"token": "", "fences": []}')
+            return cls(str(record["token"]), tuple(Fence.from_json(fence) for fence in record["fences"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as exc:
+            raise IntegrityError(f"Reservation {path} is damaged: expected one as a writer makes it, got {exc}") from exc
+
+
+def reservation_of(storage: Storage, ref: ArtifactRef) -> Reservation | None:
+    """Who writes a version; None if nobody does (any more)."""
+    data = storage.reservation(str(ref))
+    return None if data is None else Reservation.from_json(data, storage.stage(str(ref)))
+
+
+def put_part(
+    storage: Storage, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
+) -> FileEntry:
+    """Write one file of a version that another process began: for executors. The last attempt that is registered counts.
+
+    Returns:
+        the entry to send back, for :meth:`ts4s_core.artifacts.writer.ArtifactWriter.register`.
+
+    Raises:
+        ConflictError: if the version is sealed, or was given up or taken away.
+        LeaseHeldError: if a lease that it was begun under was lost.
+    """
+    check_content(check_path(path))
+    before = reservation_of(storage, ref)
+    if before is None:
+        raise _too_late(ref, path)
+    before.check(storage)
+    size, sha256 = hash_file(local_file)
+    entry = FileEntry(path, size, sha256, True, None if row_groups is None else tuple(row_groups))
+    stored = f"{storage.stage(str(ref))}/{part_name(entry)}"
+    if storage.put_file(local_file, stored) != (size, sha256):
+        raise StoreError(f"File {path!r} of {ref} changed while it was sent: {local_file}. Run the command again")
+    # The upload may have taken long.
+    after = reservation_of(storage, ref)
+    if after is None or after.token != before.token:
+        storage.delete(stored)
+        raise _too_late(ref, path)
+    return entry
+
+
+def part_name(entry: FileEntry) -> str:
+    """What a part is called until its version is sealed: two attempts with other bytes have other names."""
+    name = hashlib.sha256(f"{entry.path}\0{entry.sha256}".encode()).hexdigest()[:40]
+    return f"{TEMPORARY}part-{name}"
+
+
+def check_files(storage: Storage, ref: ArtifactRef, files: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
+    """Give parts the names of their files, and make sure that every file of a version is there with its size.
+
+    Raises:
+        IntegrityError: naming those that are not.
+    """
+    stage = storage.stage(str(ref))
+    found = _sizes(storage, stage)
+    moves = [(f"{stage}/{name}", f"{stage}/{entry.path}") for entry in parts if (name := part_name(entry)) in found]
+    if moves:
+        with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="seal") as pool:
+            list(pool.map(lambda move: storage.move(*move), moves))
+        found = _sizes(storage, stage)
+    wrong = [
+        f"{entry.path} (expected {entry.size} bytes, got {found.get(entry.path, 'none')})"
+        for entry in files
+        if found.get(entry.path) != entry.size
+    ]
+    if wrong:
+        raise StoreError(
+            f"Version {ref} cannot be sealed, files are not there as they were written: {listed(wrong)}. Run it again"
+        )
+
+
+def readable(manifest: Manifest) -> bytes:
+    """A manifest as it is stored.
+
+    Raises:
+        StoreError: if it is larger than one that is read again.
+    """
+    data = manifest.to_json()
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise StoreError(
+            f"Version {manifest.ref} cannot be sealed: its {MANIFEST} would have {len(data):,} bytes for {len(manifest.files):,} "
+            f"files, expected at most {MAX_MANIFEST_BYTES:,}. Write fewer files, or smaller facts"
+        )
+    return data
+
+
+def _sizes(storage: Storage, stage: str) -> dict[str, int]:
+    return {entry.path.removeprefix(f"{stage}/"): entry.size for entry in storage.list(stage, temporary=True)}
+
+
+def _too_late(ref: ArtifactRef, path: str) -> ConflictError:
+    return ConflictError(f"File {path!r} comes too late for {ref}: that version was sealed or given up")
