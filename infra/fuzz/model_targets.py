@@ -24,8 +24,8 @@ from target import Target
 from ts4s_core.data.tokenizers import load_tokenizer, pad_id_of, tokenise
 from ts4s_core.errors import Ts4sError
 from ts4s_core.language.word_vector_file import read_word_vectors, word_vector_text
-from ts4s_core.models.build import build_model
-from ts4s_core.models.import_base import Exported, base_of_onnx
+from ts4s_core.models.import_base import base_of_onnx
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.plain_onnx.builder import Lowered, WeightUse
 from ts4s_core.models.plain_onnx.files import lowered, with_mapped_weights
@@ -132,7 +132,8 @@ def _read_graph(data: bytes, folder: Path) -> None:
         read_onnx_file(path, source="model.onnx")
     with contextlib.suppress(Ts4sError):
         import_graph(path, None)
-    base_of_onnx(Exported(folder, {}, {"task": "encoder"}, None, 16), None)
+    (folder / "names.json").write_text('{"task": "encoder"}')
+    base_of_onnx(ModelFolder(folder), None, max_length=16)
 
 
 def _own_graphs() -> list[bytes]:
@@ -170,8 +171,8 @@ def _read_own_graph(data: bytes, folder: Path) -> None:
     (folder / GRAPH_FILE).write_bytes(data)
     (folder / SPEC_FILE).write_bytes(_spec())
     with contextlib.suppress(Ts4sError):
-        build_model(folder)
-    lowered(folder)
+        ModelFolder(folder).build()
+    lowered(ModelFolder(folder))
 
 
 def _specs() -> list[bytes]:
@@ -186,8 +187,8 @@ def _read_spec(data: bytes, folder: Path) -> None:
     (folder / GRAPH_FILE).write_bytes(_small_graph())
     (folder / SPEC_FILE).write_bytes(data[1:])
     with contextlib.suppress(Ts4sError):
-        build_model(folder)
-    lowered(folder)
+        ModelFolder(folder).build()
+    lowered(ModelFolder(folder))
 
 
 @functools.cache

@@ -19,8 +19,8 @@ from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
 from ts4s_core.evaluation.steps.classifier import evaluate
 from ts4s_core.evaluation.steps.evaluation import read_decision
-from ts4s_core.models.build import build_model
 from ts4s_core.models.import_step import import_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.client import SparkProgram
@@ -81,7 +81,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def test_the_model_is_scored_as_row_by_row_without_padding(chain: Chain) -> None:
     result = evaluate(chain.settings, chain.store, LocalEngine(), trained=chain.trained, dataset=chain.dataset)
     rows = pq.read_table(chain.store.local_file(result.ref, "predictions.parquet")).to_pylist()
-    model = build_model(chain.store.local(chain.trained)).eval()
+    model = ModelFolder(chain.store.local(chain.trained)).build().eval()
     with Dataset.open(chain.store, chain.dataset) as opened:
         tokens = [ids for part in opened.read("test", ["input_ids"]) for ids in part["input_ids"].to_pylist()]
     assert len(tokens) == len(rows) > 500

@@ -22,7 +22,7 @@ from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.scan import scan
 from ts4s_core.errors import DataError, IntegrityError
-from ts4s_core.models.build import build_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.weights import read_weights, save_weights
 from ts4s_core.settings import load_settings
 
@@ -174,7 +174,7 @@ def test_planted_trained_artifact_whose_weights_lie(store: ArtifactStore, tmp_pa
     for data in (LIES["longer than the file"], (tmp_path / "w.safetensors").read_bytes()):
         ref = sealed(store, "trained", {"model.safetensors": data, "model.json": b"{}", "graph.onnx": b"\x08\x08"})
         with pytest.raises(IntegrityError):
-            build_model(store.local(ref))
+            ModelFolder(store.local(ref)).build()
 
 
 def test_pickle_planted_into_a_sealed_version(refused: Cli, store: ArtifactStore, tmp_path: Path) -> None:

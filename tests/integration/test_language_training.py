@@ -25,7 +25,7 @@ from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.language.copy_guard import guard_of
 from ts4s_core.language.decoder import export_decoder, import_decoder
 from ts4s_core.language.defaults import with_defaults
-from ts4s_core.models.build import build_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.weights import weights_sha256
 from ts4s_core.settings import Settings
 from ts4s_core.training.driver.local_launcher import LocalLauncher
@@ -81,7 +81,7 @@ def test_small_networks_have_one_hash_for_any_number_of_workers(store, tmp_path,
             model = model_of(settings, store, opened.tokenizer_folder())
         result = train(settings, store, LocalLauncher(threads_per_worker=1), dataset=data, model=model)
         facts.append(result.facts)
-        trained = build_model(store.local(result.ref))
+        trained = ModelFolder(store.local(result.ref)).build()
         assert weights_sha256(trained.trained_tensors()) == result.facts["weights_sha256"]
         assert result.facts["weights_sha256"] != store.manifest(model).facts["weights_sha256"]
     guard = guard_of(store, result.ref, longest=3)
@@ -120,7 +120,7 @@ def memorise(store: ArtifactStore, tmp_path: Path, sentences: Sequence[str], **m
     factories = Factories(rows="sentences:rows", extra={"sentences": ids})
     result = train(settings, store, launcher, dataset=made, model=made, factories=factories)
     assert result.facts["seconds"] < 120
-    trained = build_model(store.local(result.ref)).eval()
+    trained = ModelFolder(store.local(result.ref)).build().eval()
     right, nats, tokens = 0, 0.0, 0
     with torch.no_grad():
         for sentence in ids:

@@ -15,8 +15,8 @@ from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
-from ts4s_core.models.build import build_model
 from ts4s_core.models.import_step import import_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.weights import weights_sha256
 from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
@@ -150,7 +150,7 @@ def one_hash(store, tmp_path, source: str, model: dict, runs: list[dict], *, net
     assert len({found["weights_sha256"] for found in facts}) == 1
     assert len(set(content)) == 1
     assert all(book == ledgers[0] for book in ledgers)
-    trained = build_model(store.local(result.ref))
+    trained = ModelFolder(store.local(result.ref)).build()
     assert weights_sha256(trained.trained_tensors()) == facts[0]["weights_sha256"]
 
 

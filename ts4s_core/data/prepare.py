@@ -23,7 +23,6 @@ from ts4s_core.data.sides import SIDES, SidePlan, row_digest, text_id
 from ts4s_core.data.sources import DataSource, Split
 from ts4s_core.data.tokenizers import (
     TOKENIZER_FILE,
-    limited,
     load_tokenizer,
     pad_id_of,
     shared_tokenizer,
@@ -183,7 +182,7 @@ def prepare_dataset(
         SourceError: if the tokenizer or the data cannot be read.
         DataError: if the data changed since the scan.
     """
-    limited(load_tokenizer(tokenizer_folder), settings.model.max_length)
+    load_tokenizer(tokenizer_folder, max_length=settings.model.max_length)
     tokenizer_hash = tokenizer_sha256(tokenizer_folder)
     plan = scan.side_plan
     key = step_key(

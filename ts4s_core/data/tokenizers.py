@@ -37,18 +37,20 @@ def foreign_failures(what: str) -> Iterator[None]:
         raise
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, without padding or truncation.
+def load_tokenizer(folder: Path, *, max_length: int | None = None) -> Tokenizer:
+    """The tokenizer of a folder, without padding, cutting texts to ``max_length`` tokens if that is given.
 
     Raises:
         SourceError: if there is none, or it cannot be read.
+        SettingsError: if the special tokens alone need ``max_length`` tokens.
     """
     path = folder / TOKENIZER_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise SourceError(f"Tokenizer in {folder} cannot be read: expected a file {TOKENIZER_FILE}, got {exc}") from exc
-    return tokenizer_from(text, where=str(path))
+    tokenizer = tokenizer_from(text, where=str(path))
+    return tokenizer if max_length is None else limited(tokenizer, max_length)
 
 
 def tokenizer_from(text: str, *, where: str = TOKENIZER_FILE) -> Tokenizer:

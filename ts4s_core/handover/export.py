@@ -105,7 +105,7 @@ def _write(trained: Any, folder: Path, *, form: str, store: ArtifactStore, threa
 
 def _copy_tokenizer(trained: Any, folder: Path, *, beside: bool) -> str | None:
     """The tokenizer's files, for ``hf`` beside the model where the library looks for them; cut at the model's length."""
-    source: Path = trained.folder / "tokenizer"
+    source: Path = trained.tokenizer_folder
     if not source.is_dir():
         return None
     target = folder if beside else folder / "tokenizer"

@@ -24,7 +24,7 @@ def write_plain_file(trained: Trained, folder: Path) -> dict[str, Any]:
     from ts4s_core.models.plain_onnx.files import MAX_INLINE_BYTES, lowered, with_weights
 
     path = folder / MODEL_FILE
-    model = with_weights(lowered(trained.folder), trained.tensors)
+    model = with_weights(lowered(trained), trained.tensors)
     # Tied weights that are used in both orientations are in the file twice.
     inline = sum(len(tensor.raw_data) for tensor in model.graph.initializer) < MAX_INLINE_BYTES
     if inline:

@@ -30,7 +30,7 @@ def write_program(trained: Trained, folder: Path) -> dict[str, Any]:
     path = folder / PROGRAM_FILE
     shape = trained.spec.fixed_shape or _EXPORT_SHAPE
     example = (torch.full(shape, trained.spec.pad_id, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
-    model = _library_module(trained) if trained.config else trained.model
+    model = _library_module(trained) if trained.config else trained.merged
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     try:

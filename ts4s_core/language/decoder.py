@@ -116,9 +116,9 @@ def import_decoder(
         return make_network(settings, store, tokenizer=tokenizer, progress=progress)
     from ts4s_core.language.network_step import continue_network
     from ts4s_core.models.import_step import import_model
-    from ts4s_core.models.spec import ModelSpec
+    from ts4s_core.models.model_folder import ModelFolder
 
-    if exported.kind != "onnx" and ModelSpec.read(store.local(exported)).network is not None:
+    if exported.kind != "onnx" and ModelFolder(store.local(exported)).spec.network is not None:
         return continue_network(settings, store, trained=exported)
     source = decoder_source(settings, store, tokenizer=tokenizer)
     return import_model(settings, store, onnx_ref=exported, classes=0, label_names=None, source=source, progress=progress)

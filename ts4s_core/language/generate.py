@@ -20,7 +20,7 @@ from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
 from ts4s_core.language.sampling import chance, next_token
 from ts4s_core.language.tokens import special_ids, tokenizer_of
-from ts4s_core.models.spec import ModelSpec
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.settings import GenerateSettings
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
@@ -111,7 +111,8 @@ class Generator:
             SettingsError: the model is no language model.
             IntegrityError: its files are damaged.
         """
-        spec = ModelSpec.read(folder)
+        opened = ModelFolder(folder)
+        spec = opened.spec
         if spec.kind.base != LANGUAGE_MODEL.base:
             raise SettingsError(
                 f"The model's task is {spec.task}: expected {LANGUAGE_MODEL.name}, which alone generates text. "
@@ -119,10 +120,10 @@ class Generator:
             )
         from ts4s_core.language.steppers import stepper_of
 
-        stepper, _model = stepper_of(folder)
-        described = tokenizer_of(folder / "tokenizer")
+        stepper, _model = stepper_of(opened)
+        described = tokenizer_of(opened.tokenizer_folder)
         tokenizer = described.load()
-        end = special_ids(folder / "tokenizer", tokenizer).get("eos")
+        end = special_ids(opened.tokenizer_folder, tokenizer).get("eos")
         special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         nothing = set(range(spec.vocab_size)) - set(tokenizer.get_vocab().values())  # rows of the table that no token has
         never = frozenset(number for number in special | nothing if number != end and number < spec.vocab_size)

@@ -161,19 +161,20 @@ def continue_network(settings: Settings, store: ArtifactStore, *, trained: Artif
 
 
 def _copy(writer: ArtifactWriter, settings: Settings, folder: Path) -> None:
-    from ts4s_core.models.build import build_model
+    from ts4s_core.models.model_folder import ModelFolder
 
-    network = build_model(folder)
+    opened = ModelFolder(folder)
+    network = opened.build()
     dropout = network.spec.dropout if settings.model.dropout is None else settings.model.dropout
     spec = replace(network.spec, dropout=dropout, max_length=settings.data.window)
-    writer.add_file(folder / WEIGHTS_FILE, WEIGHTS_FILE)
-    _describe(writer, network, spec, tokenizer=folder / "tokenizer")
+    writer.add_file(opened.weights_file, WEIGHTS_FILE)
+    _describe(writer, network, spec, tokenizer=opened.tokenizer_folder)
 
 
 def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progress: Progress) -> None:
     from ts4s_core.data.tokenizers import pad_id_of
-    from ts4s_core.models.graph_model import tensors_of
     from ts4s_core.models.small_networks import build_network, initial_weights
+    from ts4s_core.models.trainable import tensors_of
     from ts4s_core.models.weights import save_weights
     from ts4s_core.onnx.importing.importer import put_tensors
 

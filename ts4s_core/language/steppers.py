@@ -10,9 +10,7 @@ Shapes: ``T`` tokens, ``V`` vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ts4s_core.errors import IntegrityError, listed
-from ts4s_core.models.build import build_model
-from ts4s_core.models.lora import merge_lora
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.small_networks import NetworkModel, RecurrentNetwork
 from ts4s_core.models.trainable import TrainableModel
@@ -44,22 +41,19 @@ class Stepper(Protocol):
         ...
 
 
-def stepper_of(folder: Path) -> tuple[Stepper, TrainableModel]:
+def stepper_of(opened: ModelFolder) -> tuple[Stepper, TrainableModel]:
     """The stepper of a ``trained`` or ``model`` artifact, and its model, in evaluation mode.
 
     Raises:
         IntegrityError: its files are damaged or do not fit together.
     """
-    model = build_model(folder)
-    merge_lora(model)
-    model.eval()
+    model = opened.merged
     if isinstance(model, NetworkModel):
         network = model.network
         return RecurrentStepper(network) if isinstance(network, RecurrentNetwork) else WindowStepper(model), model
-    config = folder / "config.json"
-    if not config.is_file() or model.fixed is not None:
+    if not opened.config or model.spec.fixed_shape is not None:
         return GraphStepper(model), model
-    return CachedStepper(_library_module(model, json.loads(config.read_bytes()))), model
+    return CachedStepper(_library_module(model, opened.config)), model
 
 
 class CachedStepper:

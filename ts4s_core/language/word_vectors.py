@@ -15,6 +15,7 @@ from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.data.tokenizers import load_tokenizer
 from ts4s_core.errors import IntegrityError
 from ts4s_core.language.word_vector_file import WordVectors, word_vector_text
+from ts4s_core.models.model_folder import ModelFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,10 +71,9 @@ def token_vectors(folder: Path) -> TokenVectors:
         IntegrityError: its files are damaged, or its token table cannot be found.
         SourceError: it has no tokenizer.
     """
-    from ts4s_core.models.build import build_model
-
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = build_model(folder)
+    opened = ModelFolder(folder)
+    tokenizer = load_tokenizer(opened.tokenizer_folder)
+    model = opened.build()
     size = model.spec.vocab_size
     tables = [
         (name, parameter)

@@ -5,7 +5,7 @@ Shapes: ``B`` texts, ``T`` tokens, ``C`` classes, ``V`` vocabulary.
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 from torch import nn
 
 from ts4s_core.errors import SettingsError, UnsupportedModelError
@@ -14,20 +14,39 @@ from ts4s_core.models.lora import add_lora
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.models.trainable import TrainableModel
 from ts4s_core.onnx.graph.failures import graph_failures
-from ts4s_core.onnx.graph.graph import Array, Graph
+from ts4s_core.onnx.graph.graph import Graph
+from ts4s_core.onnx.importing.imported_graph import ImportedGraph
 from ts4s_core.onnx.importing.importer import assemble
 from ts4s_core.task_kinds.kind import load
 
 
+class GraphModel(TrainableModel, ImportedGraph):
+    """An imported graph with its head, if it has one; ``requires_grad`` is set as freezing and LoRA say."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.fixed = spec.fixed_shape
+        self._has_head = spec.kind.head is not None
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """See :meth:`TrainableModel.forward`."""
+        output = self.encode(input_ids, attention_mask)
+        head = self._modules.get(HEAD)
+        if not self._has_head or head is None:
+            return output
+        logits: torch.Tensor = head(output)
+        return logits
+
+
 @graph_failures("Building of the model")
-def compose(graph: Graph, spec: ModelSpec) -> TrainableModel:
+def compose(graph: Graph, spec: ModelSpec) -> GraphModel:
     """A rewritten graph with dropout, adapters and head; its weights have no memory until ``put_tensors``.
 
     Raises:
         UnsupportedModelError: the graph has a weight where the head's belong, or no place for LoRA.
         SettingsError: nothing would be trained.
     """
-    model = TrainableModel(spec)
+    model = GraphModel(spec)
     assemble(graph, dropout=spec.dropout, attention_dropout=spec.attention_dropout, into=model)
     if spec.lora_rank:
         add_lora(model, rank=spec.lora_rank, alpha=spec.lora_alpha)
@@ -51,8 +70,3 @@ def _choose_trained(model: nn.Module, spec: ModelSpec) -> None:
             f"model.freeze_encoder true leaves nothing to train with model.task {spec.task}, which has no new head: "
             "leave it off, or use model.lora_rank"
         )
-
-
-def tensors_of(model: nn.Module) -> dict[str, Array]:
-    """All weights by name."""
-    return {name: np.asarray(parameter.detach()) for name, parameter in model.named_parameters()}

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import Ts4sError
-from ts4s_core.models.build import build_model
-from ts4s_core.models.graph_model import tensors_of
 from ts4s_core.models.heads import HEAD
-from ts4s_core.models.lora import merge_lora
-from ts4s_core.models.spec import GRAPH_FILE, SPEC_FILE, ModelSpec
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.onnx.graph.failures import graph_failures
-from ts4s_core.onnx.graph.graph import Array, Graph, load_own_graph
+from ts4s_core.onnx.graph.graph import Array, Graph
 from ts4s_core.onnx.importing.importer import assemble, put_tensors
 from ts4s_core.onnx.importing.parity import Original, Ranges, output_width, parity_gate, takes_other_shapes
 from ts4s_core.onnx.rewriting.rewrite import rewrite
 from ts4s_core.onnx.sources.resolve import ModelSource, max_positions, resolve_source
-from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.settings import Settings
 from ts4s_core.task_kinds.kind import BaseTask
 
 if TYPE_CHECKING:
@@ -65,77 +60,37 @@ class Base:
     head_labels: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The folder of an ``onnx``, ``model`` or ``trained`` artifact, and what is said of it there.
+def dropout_of(exported: ModelFolder) -> float:
+    """Dropout on hidden states that the base was made with."""
+    config = exported.config
+    return next((float(config[key]) for key in DROPOUT_KEYS if config.get(key) is not None), DEFAULT_DROPOUT)
 
-    Attributes:
-        folder: the files.
-        config: the Hugging Face configuration; empty for a file made elsewhere.
-        names: ``names.json``; empty for a model of ours.
-        spec: ``model.json`` of a model of ours.
-        max_length: ``model.max_length``.
-    """
 
-    folder: Path
-    config: dict[str, Any]
-    names: dict[str, Any]
-    spec: ModelSpec | None
-    max_length: int
+def tied_of(exported: ModelFolder) -> dict[str, str]:
+    """Other names of weights."""
+    return dict(exported.names.get("tied") or {}) if exported.is_exported else dict(exported.spec.tied)
 
-    @classmethod
-    def open(cls, folder: Path, settings: ModelSettings) -> Exported:
-        """Read the small files.
 
-        Raises:
-            IntegrityError: ``model.json`` is damaged.
-        """
-        config, names = (
-            json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
-            for name in ("config.json", "names.json")
-        )
-        spec = ModelSpec.read(folder) if (folder / SPEC_FILE).is_file() else None
-        return cls(folder, config, names, spec, settings.max_length)
-
-    @property
-    def dropout(self) -> float:
-        """Dropout on hidden states that the base was made with."""
-        return next((float(self.config[key]) for key in DROPOUT_KEYS if self.config.get(key) is not None), DEFAULT_DROPOUT)
-
-    @property
-    def tied(self) -> dict[str, str]:
-        """Other names of weights."""
-        return dict(self.names.get("tied") or {}) if self.spec is None else dict(self.spec.tied)
-
-    @cached_property
-    def pad_id(self) -> int:
-        """Of the configuration, else the tokenizer's, else 0."""
-        found = self.config.get("pad_token_id")
-        if isinstance(found, int):
-            return found
-        tokenizer = self.folder / "tokenizer" / "tokenizer.json"
-        if not tokenizer.is_file():
-            return 0
-        record = json.loads(tokenizer.read_bytes())
-        added = {entry["content"]: entry["id"] for entry in record.get("added_tokens", [])}
-        declared = (record.get("padding") or {}).get("pad_id")
-        return int(next((value for value in (declared, added.get("<pad>"), added.get("[PAD]")) if value is not None), 0))
-
-    def vocab_size(self, graph: Graph) -> int:
-        """Rows of the table that the tokens are looked up in."""
-        rows = [node.attributes["shape"][0] for node in graph.nodes if node.op == "Embedding" and node.inputs == ["input_ids"]]
-        return int(rows[0] if rows else self.config.get("vocab_size", 2))
+def vocab_size_of(exported: ModelFolder, graph: Graph) -> int:
+    """Rows of the table that the tokens are looked up in."""
+    rows = [node.attributes["shape"][0] for node in graph.nodes if node.op == "Embedding" and node.inputs == ["input_ids"]]
+    return int(rows[0] if rows else exported.config.get("vocab_size", 2))
 
 
 @graph_failures("Import of the graph")
-def base_of_onnx(exported: Exported, original: Original | None) -> Base:
+def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length: int) -> Base:
     """Rewrite the graph of an ``onnx`` artifact, and compare it.
+
+    Args:
+        exported: the artifact.
+        original: what it was exported from, if that is there.
+        max_length: ``model.max_length``, for a file made elsewhere.
 
     Raises:
         UnsupportedModelError: naming what is not taken.
         ParityError: naming the tensor that differs.
     """
-    path = exported.folder / "model.onnx"
+    path = exported.path / "model.onnx"
     rewritten = rewrite(path, exported.names if exported.names.get("parameters") else None)
     module = assemble(rewritten.graph)
     put_tensors(module, rewritten.tensors)
@@ -143,9 +98,9 @@ def base_of_onnx(exported: Exported, original: Original | None) -> Base:
     fixed = None if one_shape is None or takes_other_shapes(module, one_shape) else one_shape
     module.fixed = fixed
     ranges = Ranges(
-        vocab_size=exported.vocab_size(rewritten.graph),
+        vocab_size=vocab_size_of(exported, rewritten.graph),
         pad_id=exported.pad_id,
-        max_length=max_positions(exported.config) if exported.config else exported.max_length,
+        max_length=max_positions(exported.config) if exported.config else max_length,
         fixed=one_shape,
     )
     figures = parity_gate(module, onnx_path=path, original=original, ranges=ranges)
@@ -160,7 +115,9 @@ def base_of_onnx(exported: Exported, original: Original | None) -> Base:
     )
 
 
-def original_of(exported: Exported, settings: Settings, *, store: ArtifactStore, source: ModelSource | None) -> Original | None:
+def original_of(
+    exported: ModelFolder, settings: Settings, *, store: ArtifactStore, source: ModelSource | None
+) -> Original | None:
     """The module that an ``onnx`` artifact was exported from, if the settings still name it.
 
     Args:
@@ -182,20 +139,18 @@ def original_of(exported: Exported, settings: Settings, *, store: ArtifactStore,
 
 
 @graph_failures("Import of the model")
-def base_of_model(exported: Exported, ref: ArtifactRef) -> Base:
+def base_of_model(exported: ModelFolder, ref: ArtifactRef) -> Base:
     """A model of ours as the base: what its adapters learnt becomes part of its weights.
 
     Raises:
         IntegrityError: a file is damaged.
     """
-    model = build_model(exported.folder)
-    merge_lora(model)
-    tensors = {name: np.array(tensor) for name, tensor in tensors_of(model).items()}
-    spec = model.spec
-    stored = exported.folder / "parity.json"
+    tensors = {name: np.array(tensor) for name, tensor in exported.tensors.items()}
+    spec = exported.spec
+    stored = exported.path / "parity.json"
     head = {name: tensor for name, tensor in tensors.items() if spec.kind.head is not None and name.startswith(f"{HEAD}.")}
     return Base(
-        graph=load_own_graph(exported.folder / GRAPH_FILE),
+        graph=exported.graph,
         tensors={name: tensor for name, tensor in tensors.items() if name not in head},
         width=spec.hidden_size,
         fixed=spec.fixed_shape,

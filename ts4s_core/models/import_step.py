@@ -19,7 +19,8 @@ from ts4s_core.task_kinds.registry import kind_of
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.artifacts.writer import ArtifactWriter
-    from ts4s_core.models.import_base import Base, Exported
+    from ts4s_core.models.import_base import Base
+    from ts4s_core.models.model_folder import ModelFolder
     from ts4s_core.models.spec import ModelSpec
     from ts4s_core.models.trainable import TrainableModel
     from ts4s_core.onnx.graph.graph import Array
@@ -100,23 +101,25 @@ def _labels(settings: Settings, classes: int, names: Sequence[str] | None) -> li
 
 def _base(
     settings: Settings, store: ArtifactStore, ref: ArtifactRef, *, source: ModelSource | None, progress: Progress
-) -> tuple[Exported, Base]:
-    from ts4s_core.models.import_base import Exported, base_of_model, base_of_onnx, original_of
+) -> tuple[ModelFolder, Base]:
+    from ts4s_core.models.import_base import base_of_model, base_of_onnx, original_of
+    from ts4s_core.models.model_folder import ModelFolder
 
     progress(STEP, {"stage": 1, "stages": STAGES, "doing": "convert"})
-    exported = Exported.open(store.local(ref), settings.model)
+    exported = ModelFolder(store.local(ref))
     if ref.kind != "onnx":
         return exported, base_of_model(exported, ref)
     original = original_of(exported, settings, store=store, source=source)
     progress(STEP, {"stage": 2, "stages": STAGES, "doing": "compare"})
-    base = base_of_onnx(exported, original)
+    base = base_of_onnx(exported, original, max_length=settings.model.max_length)
     progress(STEP, {"stage": 3, "stages": STAGES, "doing": "store"})
     return exported, base
 
 
-def _write(writer: ArtifactWriter, settings: Settings, made: tuple[Exported, Base], labels: list[str]) -> None:
-    from ts4s_core.models.graph_model import compose, tensors_of
+def _write(writer: ArtifactWriter, settings: Settings, made: tuple[ModelFolder, Base], labels: list[str]) -> None:
+    from ts4s_core.models.graph_model import compose
     from ts4s_core.models.spec import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE
+    from ts4s_core.models.trainable import tensors_of
     from ts4s_core.models.weights import save_weights, weights_sha256
     from ts4s_core.onnx.importing.importer import put_tensors
 
@@ -133,8 +136,8 @@ def _write(writer: ArtifactWriter, settings: Settings, made: tuple[Exported, Bas
     writer.add_json("parity.json", base.parity, identity=False)
     if exported.config:
         writer.add_json("config.json", exported.config)
-    if (exported.folder / "tokenizer").is_dir():
-        writer.add_folder(exported.folder / "tokenizer", "tokenizer")
+    if exported.tokenizer_folder.is_dir():
+        writer.add_folder(exported.tokenizer_folder, "tokenizer")
     trained = model.trained_tensors()
     writer.facts.update(
         task=spec.task,
@@ -149,7 +152,8 @@ def _write(writer: ArtifactWriter, settings: Settings, made: tuple[Exported, Bas
     )
 
 
-def _spec(settings: Settings, exported: Exported, base: Base, *, labels: list[str]) -> ModelSpec:
+def _spec(settings: Settings, exported: ModelFolder, base: Base, *, labels: list[str]) -> ModelSpec:
+    from ts4s_core.models.import_base import dropout_of, tied_of, vocab_size_of
     from ts4s_core.models.spec import ModelSpec
 
     model = settings.model
@@ -167,17 +171,17 @@ def _spec(settings: Settings, exported: Exported, base: Base, *, labels: list[st
         task=model.task,
         labels=tuple(labels),
         hidden_size=base.width,
-        dropout=exported.dropout if model.dropout is None else model.dropout,
+        dropout=dropout_of(exported) if model.dropout is None else model.dropout,
         attention_dropout=model.attention_dropout,
         freeze_encoder=model.freeze_encoder,
         lora_rank=model.lora_rank,
         lora_alpha=model.lora_alpha,
         max_length=model.max_length,
         pad_id=exported.pad_id,
-        vocab_size=exported.vocab_size(base.graph),
+        vocab_size=vocab_size_of(exported, base.graph),
         fixed_shape=base.fixed,
         parameters=tuple(base.tensors),
-        tied=exported.tied,
+        tied=tied_of(exported),
     )
 
 

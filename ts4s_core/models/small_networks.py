@@ -116,7 +116,7 @@ class RecurrentNetwork(nn.Module):
 
 
 class NetworkModel(TrainableModel):
-    """A small network in the place of an imported graph."""
+    """A small network and what ``model.json`` says of it."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
@@ -128,7 +128,7 @@ class NetworkModel(TrainableModel):
         if sizes.frozen_embedding:
             self.network.embedding.weight.requires_grad_(False)
 
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """``(B, T)`` int64 twice to ``(B, T, V)``."""
         logits: torch.Tensor = self.network(input_ids, attention_mask)
         return logits

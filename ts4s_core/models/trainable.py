@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from abc import ABC, abstractmethod
 
-from ts4s_core.models.heads import HEAD
+import numpy as np
+import torch
+from torch import nn
+
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.onnx.graph.graph import Array
-from ts4s_core.onnx.importing.imported_graph import ImportedGraph
 
 
-class TrainableModel(ImportedGraph):
-    """An imported graph with its head; ``requires_grad`` is set as freezing and LoRA say."""
+class TrainableModel(nn.Module, ABC):
+    """A module whose parameters that require a gradient are trained; what it is, its ``spec`` says."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.fixed = spec.fixed_shape
-        self._has_head = spec.kind.head is not None
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -28,11 +28,11 @@ class TrainableModel(ImportedGraph):
         """The tensors that are trained, by name."""
         return {name: value.detach().numpy() for name, value in self.named_parameters() if value.requires_grad}
 
+    @abstractmethod
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """``(B, T)`` int64 twice to logits: ``(B, C)``, or ``(B, T, V)`` for a language model."""
-        output = self.encode(input_ids, attention_mask)
-        head = self._modules.get(HEAD)
-        if not self._has_head or head is None:
-            return output
-        logits: torch.Tensor = head(output)
-        return logits
+
+
+def tensors_of(model: nn.Module) -> dict[str, Array]:
+    """All weights by name, tied ones once; views."""
+    return {name: np.asarray(parameter.detach()) for name, parameter in model.named_parameters()}

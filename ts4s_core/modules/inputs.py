@@ -73,17 +73,6 @@ class InputForm:
         return (tensor.view(len(rows), *self.shape) if self.shape else tensor,)
 
 
-def padded(tokens: Sequence[Sequence[int]], *, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` (B, T) of some texts, filled up to the longest."""
-    import torch
-
-    lengths = np.array([len(row) for row in tokens])
-    inside = np.arange(max(1, int(lengths.max(initial=1))))[None, :] < lengths[:, None]
-    ids = np.full(inside.shape, pad_id, np.int64)
-    ids[inside] = np.concatenate([np.asarray(row, np.int64) for row in tokens]) if lengths.sum() else []
-    return torch.from_numpy(ids), torch.from_numpy(inside.astype(np.int64))
-
-
 def encoder(tokenizer: str, form: InputForm) -> Any:
     """Texts to token numbers, cut to the form's length."""
     from ts4s_core.data.tokenizers import foreign_failures, tokenizer_from

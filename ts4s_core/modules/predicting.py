@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from ts4s_core.errors import DataError
-from ts4s_core.modules.inputs import InputForm, encoder, padded
+from ts4s_core.models.length_batches import padded
+from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, make_module
 from ts4s_core.modules.saved import SavedModule
 
@@ -77,7 +78,8 @@ class Predictor:
     def scores(self, rows: pa.Array) -> Scores:
         """Predictions of at most a batch of rows without nulls."""
         if self._encode is not None:
-            inputs: tuple[torch.Tensor, ...] = padded(self._encode(rows.to_pylist()), pad_id=self._form.pad_id)
+            ids, mask = padded(self._encode(rows.to_pylist()), pad_id=self._form.pad_id)
+            inputs: tuple[torch.Tensor, ...] = torch.from_numpy(ids), torch.from_numpy(mask)
         else:
             inputs = self._form.arguments(matrix(rows, width=sum(self._form.widths)))
         with torch.inference_mode():

@@ -59,7 +59,7 @@ def check_source(settings: Settings, source: ModelSource, store: ArtifactStore) 
     from ts4s_core.data.tokenizers import limited, load_tokenizer, tokenizer_from
 
     if source.ref is not None:
-        limited(load_tokenizer(store.local(source.ref) / "tokenizer"), settings.model.max_length)
+        load_tokenizer(store.local(source.ref) / "tokenizer", max_length=settings.model.max_length)
     elif TOKENIZER_FILE in source.tokenizer:
         limited(tokenizer_from(source.tokenizer[TOKENIZER_FILE].decode("utf-8")), settings.model.max_length)
     if source.kind == "onnx" and source.path is not None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.errors import DataError, ParityError, SettingsError, Ts4sError, UnsupportedModelError
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
 from ts4s_core.prediction.part import Errors, ModelUse, PredictPart, Runtime
@@ -109,11 +108,11 @@ def predict(
     """
     target = _target(settings, store, model=model, options=options)
     source = open_texts(settings.data, settings.storage, engine, slots=slots)
-    folder = store.local(model)
-    spec = ModelSpec.read(folder)
+    opened = ModelFolder(store.local(model))
+    spec = opened.spec
     check_predicts(spec, model)
     progress(STAGE, {"doing": "check the model"})
-    runtime = checked_runtime(folder, embeddings=options.embeddings)
+    runtime = checked_runtime(opened, embeddings=options.embeddings)
     output: Any = "logits" if options.embeddings == "none" else options.embeddings
     use = ModelUse(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
     layout = layout_of(spec, model, embeddings=options.embeddings, has_id=bool(source.id_column))
@@ -212,20 +211,18 @@ def _empty(layout: Layout, sink: Sink, *, vectors: bool) -> dict[str, Any]:
         return sink.put(path, path.name)
 
 
-def checked_runtime(folder: Path, *, embeddings: Embeddings = "none") -> Runtime:
+def checked_runtime(opened: ModelFolder, *, embeddings: Embeddings = "none") -> Runtime:
     """ONNX Runtime, if it computes what PyTorch does with this model; else PyTorch, which is slower."""
-    from ts4s_core.onnx.importing.parity import Ranges, batches
+    from ts4s_core.onnx.importing.parity import Ranges, batches, largest_difference
 
-    spec = ModelSpec.read(folder)
+    spec = opened.spec
     output: Any = "logits" if embeddings == "none" else embeddings
     ranges = Ranges(vocab_size=spec.vocab_size, pad_id=spec.pad_id, max_length=spec.max_length, fixed=spec.fixed_shape)
     try:
-        fast = onnx_runner(folder, threads=1, output=output)
-        slow = torch_runner(folder, threads=os.cpu_count() or 1, output=output)
+        fast = onnx_runner(opened, threads=1, output=output)
+        slow = torch_runner(opened, threads=os.cpu_count() or 1, output=output)
         for batch in batches(ranges):
-            given = batch.input_ids.numpy(), batch.attention_mask.numpy()
-            found, expected = fast(*given), slow(*given)
-            worst = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
+            worst = largest_difference(fast(*batch.arrays), slow(*batch.arrays))
             if not worst <= TOLERANCE:
                 raise ParityError(f"expected values within {TOLERANCE:g}, got a difference of {worst:.3g}")
     except (UnsupportedModelError, ParityError) as exc:

@@ -16,6 +16,7 @@ from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import DataError
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.output import Sink
 from ts4s_core.prediction.result_table import Layout, error_lines, vector_lines
 from ts4s_core.prediction.runners import Floats, Run, onnx_runner, run_sorted, torch_runner
@@ -77,14 +78,13 @@ def load_model(use: ModelUse) -> LoadedModel:
     """
     # A tokenizer would start a thread for every core of the host, in every task.
     os.environ["RAYON_NUM_THREADS"] = str(use.threads)
-    from ts4s_core.data.tokenizers import limited, load_tokenizer
-    from ts4s_core.models.spec import ModelSpec
+    from ts4s_core.data.tokenizers import load_tokenizer
 
-    folder = ArtifactStore.open(use.storage).local(ArtifactRef.parse(use.trained))
-    spec = ModelSpec.read(folder)
+    opened = ModelFolder(ArtifactStore.open(use.storage).local(ArtifactRef.parse(use.trained)))
     make: Any = onnx_runner if use.runtime == "onnxruntime" else torch_runner
-    run: Run = make(folder, threads=use.threads, output=use.output)
-    return LoadedModel(run, limited(load_tokenizer(folder / "tokenizer"), spec.max_length), spec.pad_id)
+    run: Run = make(opened, threads=use.threads, output=use.output)
+    tokenizer = load_tokenizer(opened.tokenizer_folder, max_length=opened.spec.max_length)
+    return LoadedModel(run, tokenizer, opened.spec.pad_id)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import DataError
-from ts4s_core.models.spec import ModelSpec
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.job import checked_runtime, layout_of
 from ts4s_core.prediction.part import ModelUse, load_model
 from ts4s_core.prediction.result_table import Layout
@@ -121,11 +121,10 @@ def _predictor(
 ) -> _Predictor:
     store = ArtifactStore.open(storage if isinstance(storage, StorageSettings) else StorageSettings(**(storage or {})))
     ref = Registry(store).resolve(model)
-    folder = store.local(ref)
-    spec = ModelSpec.read(folder)
-    layout = layout_of(spec, ref, embeddings=embeddings, has_id=False)
+    opened = ModelFolder(store.local(ref))
+    layout = layout_of(opened.spec, ref, embeddings=embeddings, has_id=False)
     output: Any = "logits" if embeddings == "none" else embeddings
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
-    runtime = checked_runtime(folder, embeddings=embeddings)  # type: ignore[arg-type]
+    runtime = checked_runtime(opened, embeddings=embeddings)  # type: ignore[arg-type]
     use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
     return _Predictor(use, layout)

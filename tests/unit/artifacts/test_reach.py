@@ -63,7 +63,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
             "training/optimisers/adamw.py",
             "training/strategies/hogwild.py",
             "training/worker/dataset_rows.py",
-            "models/build.py",
+            "models/model_folder.py",
             "onnx/converters/reductions.py",
         ),
         (

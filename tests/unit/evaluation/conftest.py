@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.settings import Settings
 
 WORDS = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(40))]
@@ -37,16 +36,9 @@ class BagOfWords(torch.nn.Module):
         return (self.weights[input_ids] * mask).sum(1) / mask.sum(1)
 
 
-def build_model(folder: Path) -> BagOfWords:
-    """Stands for ts4s_core.models.build.build_model."""
-    return BagOfWords(load_file(folder / "model.safetensors")["weights"])
-
-
 @pytest.fixture(autouse=True)
 def bag_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("ts4s_core.models.build")
-    module.build_model = build_model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ts4s_core.models.build", module)
+    monkeypatch.setattr(ModelFolder, "build", lambda opened: BagOfWords(load_file(opened.weights_file)["weights"]))
 
 
 def write_tokenizer(folder: Path, words: Sequence[str] = WORDS) -> Path:

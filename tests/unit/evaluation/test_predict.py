@@ -16,8 +16,9 @@ from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import DataError, IntegrityError
 from ts4s_core.evaluation.scoring import score_rows as predict
-from ts4s_core.evaluation.scoring.score_rows import ROWS_PER_BATCH, TOKENS_PER_BATCH, batches, predict_rows
+from ts4s_core.evaluation.scoring.score_rows import TOKENS_PER_BATCH, predict_rows
 from ts4s_core.evaluation.scoring.scorer import same_tokens
+from ts4s_core.models.length_batches import ROWS_PER_BATCH, length_batches
 
 Make = Callable[..., Any]
 
@@ -128,7 +129,7 @@ def test_multi_label_rows(store: ArtifactStore, prepare: Make, train: Make, line
 
 @given(st.lists(st.integers(1, 9_000), max_size=300))
 def test_batches_hold_every_row_once_and_stay_bounded(lengths: list[int]) -> None:
-    made = list(batches(lengths))
+    made = list(length_batches(lengths, tokens=TOKENS_PER_BATCH))
     assert sorted(row for batch in made for row in batch) == list(range(len(lengths)))
     for batch in made:
         assert len(batch) <= ROWS_PER_BATCH

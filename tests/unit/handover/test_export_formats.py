@@ -14,8 +14,8 @@ import torch
 from ts4s_core.errors import ParityError, SettingsError, UnsupportedModelError
 from ts4s_core.handover import export
 from ts4s_core.handover.export import export_trained
-from ts4s_core.models.build import build_model
 from ts4s_core.models.lora import merge_lora
+from ts4s_core.models.model_folder import ModelFolder
 
 LABELS = ["ham", "spam", "tofu"]
 IDS = np.array([[0, 17, 23, 99, 2], [0, 45, 2, 1, 1]])
@@ -23,7 +23,7 @@ MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
 def expected(tiny_models: Any, ref: Any) -> np.ndarray:
-    model = build_model(tiny_models.store.local(ref))
+    model = ModelFolder(tiny_models.store.local(ref)).build()
     merge_lora(model)
     model.eval()
     with torch.inference_mode():

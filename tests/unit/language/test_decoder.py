@@ -13,7 +13,7 @@ from small_language_models import MODELS, SMALL, WORDS
 from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.defaults import with_defaults
-from ts4s_core.models.build import build_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.small_networks import NetworkModel, initial_weights
 from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import Settings
@@ -22,7 +22,7 @@ from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_each_position_sees_what_is_before_it_alone(store, make, kind):
-    model = build_model(store.local(make(kind).ref)).eval()
+    model = ModelFolder(store.local(make(kind).ref)).build().eval()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(2, len(WORDS), (3, 12), generator=generator)
     changed = ids.clone()
@@ -39,7 +39,7 @@ def test_each_position_sees_what_is_before_it_alone(store, make, kind):
 
 @pytest.mark.parametrize("kind", ["window", "recurrent"])
 def test_dropout_hangs_on_seed_step_and_part(store, make, kind):
-    model = build_model(store.local(make(kind).ref))
+    model = ModelFolder(store.local(make(kind).ref)).build()
     ids = torch.arange(2, 14).view(1, 12)
     runs = []
     for part in (0, 1, 0):
@@ -54,7 +54,7 @@ def test_the_vocabulary_is_the_tokenizers_and_the_head_is_tied(store, make):
     folder = store.local(make("gpt2").ref)
     config = json.loads((folder / "config.json").read_text())
     assert (config["vocab_size"], config["eos_token_id"], config["n_positions"]) == (len(WORDS), 1, 16)
-    model = build_model(folder)
+    model = ModelFolder(folder).build()
     assert dict(model.spec.tied) == {"lm_head.weight": "transformer.wte.weight"}
     assert model.spec.max_length == 16
     assert model.spec.dropout == 0.2
@@ -62,7 +62,7 @@ def test_the_vocabulary_is_the_tokenizers_and_the_head_is_tied(store, make):
 
 
 def test_weights_hang_on_the_seed_alone(store, make, settings_of):
-    first = build_model(store.local(make("recurrent").ref))
+    first = ModelFolder(store.local(make("recurrent").ref)).build()
     assert isinstance(first, NetworkModel)
     again, other = initial_weights(first, seed=0), initial_weights(first, seed=1)
     stored = {name: parameter.detach().numpy() for name, parameter in first.named_parameters()}
@@ -72,7 +72,7 @@ def test_weights_hang_on_the_seed_alone(store, make, settings_of):
 
 def test_tied_vectors_are_the_output_s_weights(store, make):
     """The model of the files has them once: a step moves both, and the last layer is as wide as they are."""
-    model = build_model(store.local(make("tied").ref))
+    model = ModelFolder(store.local(make("tied").ref)).build()
     assert isinstance(model, NetworkModel)
     assert model.network.output.weight is model.network.embedding.weight
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -114,7 +114,7 @@ def test_a_trained_model_is_trained_on(store, make, settings_of, kind):
     assert exported is not None
     assert exported.ref.kind == "trained"
     again = import_decoder(settings, store, tokenizer=folder / "tokenizer", exported=exported.ref)
-    model = build_model(store.local(again.ref))
+    model = ModelFolder(store.local(again.ref)).build()
     assert (model.spec.dropout, model.spec.max_length) == (0.25, 8)
     assert again.facts["weights_sha256"] == made.facts["weights_sha256"]
 

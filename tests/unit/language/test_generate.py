@@ -14,7 +14,7 @@ from ts4s_core.language.copy_guard import CopyGuard, longest_copy
 from ts4s_core.language.generate import Generator, prompts_of
 from ts4s_core.language.sampling import candidates, chance, next_token
 from ts4s_core.language.steppers import CachedStepper, GraphStepper, stepper_of
-from ts4s_core.models.build import build_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.settings import GenerateSettings
 
 
@@ -25,8 +25,8 @@ def folders(store, make) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_a_cache_changes_no_logit_and_no_greedy_text(folders, kind):
-    stepper, model = stepper_of(folders[kind])
-    whole = GraphStepper(build_model(folders[kind]).eval())
+    stepper, model = stepper_of(ModelFolder(folders[kind]))
+    whole = GraphStepper(ModelFolder(folders[kind]).build().eval())
     ids = torch.randint(2, len(WORDS), (15,), generator=torch.Generator().manual_seed(1)).tolist()
     pairs = [(stepper.read(ids[:5], anew=True), whole.read(ids[:5], anew=True))]
     pairs += [(stepper.read([token], anew=False), whole.read([token], anew=False)) for token in ids[5:]]

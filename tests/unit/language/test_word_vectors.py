@@ -12,8 +12,8 @@ from small_language_models import WORDS
 from ts4s_core.errors import InputError, SourceError
 from ts4s_core.language.word_vector_file import WordVectors, read_word_vectors, vector_size, word_vector_text
 from ts4s_core.language.word_vectors import frequent_words, neighbours, token_vectors, write_word_vectors
-from ts4s_core.models.build import build_model
 from ts4s_core.models.import_step import import_model
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings
 
@@ -63,7 +63,7 @@ def test_a_network_begins_with_them(store, make, tmp_path, kind, frozen):
     heads = {"attention_heads": 2} if kind == "window" else {}
     made = make(kind, word_vectors=str(path), freeze_word_vectors=frozen, embedding_size=0, **heads)
     assert made.facts["word_vectors"] == {"tokens": len(WORDS), "found": 3}
-    model = build_model(store.local(made.ref))
+    model = ModelFolder(store.local(made.ref)).build()
     table = model.get_parameter("network.embedding.weight").detach().numpy()
     assert table.shape == (len(WORDS), 2)
     np.testing.assert_allclose(table[WORDS.index("w1")], [1, 0.5])

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import DataError, InputError, UnsupportedModelError
+from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.graphs import module_of_onnx
-from ts4s_core.modules.inputs import InputForm, encoder, padded
+from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, weights_of
 from ts4s_core.modules.predicting import Predictor
 from ts4s_core.modules.saved import SavedModule

@@ -17,9 +17,9 @@ from model_specs import small_spec
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, SourceError, Ts4sError, UnsupportedModelError
-from ts4s_core.models.build import build_model
 from ts4s_core.models.heads import initial_head
-from ts4s_core.models.import_base import Exported, base_of_onnx
+from ts4s_core.models.import_base import base_of_onnx
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.plain_onnx.builder import Lowered, WeightUse
 from ts4s_core.models.plain_onnx.files import with_mapped_weights
@@ -80,10 +80,11 @@ def test_graph_that_no_exporter_makes(change: Callable[[onnx.ModelProto], None],
     assert [tuple(parameter.shape) for parameter in import_graph(tmp_path / "model.onnx", None).parameters()] == [(20, 4), (4,)]
     change(model)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "names.json").write_text('{"task": "encoder"}')
     with pytest.raises(Ts4sError, match=r"Import of|Reading of"):
         import_graph(tmp_path / "model.onnx", None)
     with pytest.raises(Ts4sError, match=r"Import of|Reading of|Parity of"):
-        base_of_onnx(Exported(tmp_path, {}, {"task": "encoder"}, None, 16), None)
+        base_of_onnx(ModelFolder(tmp_path), None, max_length=16)
 
 
 def test_what_a_library_raises_is_named(tmp_path: Path) -> None:
@@ -197,10 +198,10 @@ def network(folder: Path) -> None:
 def test_sizes_take_no_memory_before_the_weights_have_them(plant: Callable[[Path], None], planted: Path) -> None:
     """Four terabytes: a model that made room for what its files say would have stopped for want of memory."""
     ids = torch.ones(1, 2, dtype=torch.int64)
-    assert build_model(planted).eval()(ids, ids).shape == (1, 2)
+    assert ModelFolder(planted).build().eval()(ids, ids).shape == (1, 2)
     plant(planted)
     with pytest.raises(IntegrityError, match=r"Weights model\.safetensors do not fit their graph: got "):
-        build_model(planted)
+        ModelFolder(planted).build()
 
 
 @pytest.mark.parametrize("layers", [0, 2**40, "two", None])

@@ -16,10 +16,9 @@ from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError, NotFoundError, SettingsError, UnsupportedModelError
-from ts4s_core.models.build import build_model
-from ts4s_core.models.graph_model import tensors_of
 from ts4s_core.models.import_step import import_model
-from ts4s_core.models.trainable import TrainableModel
+from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.models.trainable import TrainableModel, tensors_of
 from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
 from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.onnx.seeded_dropout import SeededDropout, dropout_sites, seed_dropout
@@ -48,7 +47,7 @@ class World:
         )
 
     def build(self, result: StepResult) -> TrainableModel:
-        return build_model(self.store.local(result.ref))
+        return ModelFolder(self.store.local(result.ref)).build()
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,7 @@ def trained_version(world: World, result: StepResult, *, number: int) -> Artifac
 def test_trained_model_as_the_base(world: World, lora: int) -> None:
     """The head stays for the same labels, and adapters become part of the weights."""
     trained = trained_version(world, world.made(lora_rank=lora), number=lora)
-    before = build_model(world.store.local(trained)).eval()(IDS, MASK)
+    before = ModelFolder(world.store.local(trained)).build().eval()(IDS, MASK)
     same = world.made(base=trained, name="next")
     assert same.facts["head"] == "kept"
     torch.testing.assert_close(world.build(same).eval()(IDS, MASK), before, rtol=1e-5, atol=1e-5)
@@ -280,7 +279,7 @@ def test_damaged_folder(world: World, tmp_path: Path, file: str, content: bytes,
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / file).write_bytes(content)
     with pytest.raises(IntegrityError, match=said):
-        build_model(tmp_path)
+        ModelFolder(tmp_path).build()
 
 
 def test_weights_of_another_model_are_refused(world: World, tmp_path: Path) -> None:
@@ -289,7 +288,7 @@ def test_weights_of_another_model_are_refused(world: World, tmp_path: Path) -> N
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     with pytest.raises(IntegrityError, match=r"got classifier\.out_proj\.bias of shape \(2,\) instead of \(3,\)"):
-        build_model(tmp_path)
+        ModelFolder(tmp_path).build()
 
 
 def test_language_model(tmp_path: Path, write_folder: Callable[..., None]) -> None:
@@ -299,7 +298,7 @@ def test_language_model(tmp_path: Path, write_folder: Callable[..., None]) -> No
     store = ArtifactStore.open(settings.storage)
     base = export_model(settings, store).ref
     result = import_model(settings, store, onnx_ref=base, classes=0, label_names=None)
-    model = build_model(store.local(result.ref))
+    model = ModelFolder(store.local(result.ref)).build()
     assert result.facts["head"] == "none"
     assert model.eval()(IDS, MASK).shape == (2, 4, 200)
     assert "lm_head.weight" not in model.parameter_names
@@ -307,7 +306,7 @@ def test_language_model(tmp_path: Path, write_folder: Callable[..., None]) -> No
     with pytest.raises(SettingsError, match=r"leaves nothing to train with model\.task language-model"):
         import_model(frozen, store, onnx_ref=base, classes=0, label_names=None)
     lora = Settings.model_validate({**settings.model_dump(), "model": {**given, "lora_rank": 2}})
-    adapted = build_model(store.local(import_model(lora, store, onnx_ref=base, classes=0, label_names=None).ref))
+    adapted = ModelFolder(store.local(import_model(lora, store, onnx_ref=base, classes=0, label_names=None).ref)).build()
     trained = [name for name, value in adapted.named_parameters() if value.requires_grad]
     assert trained == [f"transformer.h.{layer}.attn.c_attn.lora.{letter}" for layer in range(2) for letter in "AB"]
 

@@ -16,11 +16,12 @@ from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import DataError, SettingsError
-from ts4s_core.models.build import build_model
+from ts4s_core.models.length_batches import length_batches, padded
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction import job as predict_module
 from ts4s_core.prediction import part as work
 from ts4s_core.prediction.job import PredictOptions, predict
-from ts4s_core.prediction.runners import length_batches, padded
+from ts4s_core.prediction.runners import TOKENS_PER_BATCH
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def job(tiny_models: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 def logits_of(tiny_models: Any, texts: list[str], ref: ArtifactRef) -> np.ndarray:
     """One text at a time, in PyTorch."""
-    model = build_model(tiny_models.store.local(ref))
+    model = ModelFolder(tiny_models.store.local(ref)).build()
     model.eval()
     rows = []
     for text in texts:
@@ -142,7 +143,7 @@ def test_embeddings(tiny_models: Any, job: Any, tmp_path: Path, how: str) -> Non
     )
     job(tmp_path / "rows.jsonl", embeddings=how)
     rows = pq.read_table(tmp_path / "out").to_pylist()
-    model = build_model(tiny_models.store.local(tiny_models.trained("roberta")))
+    model = ModelFolder(tiny_models.store.local(tiny_models.trained("roberta"))).build()
     model.eval()
     ids = torch.tensor([[0, 9, 10, 11, 2]])
     with torch.inference_mode():
@@ -193,7 +194,7 @@ def test_options_that_are_none() -> None:
 
 def test_batches_are_of_like_length_and_bounded() -> None:
     lengths = [3, 100, 7, 7, 128, 1] * 40
-    found = list(length_batches(lengths))
+    found = list(length_batches(lengths, tokens=TOKENS_PER_BATCH))
     assert sorted(int(row) for batch in found for row in batch) == list(range(240))
     assert all(len(batch) * lengths[batch[0]] <= 512 for batch in found)
     ids, mask = padded([[5, 6], [7]], pad_id=1)

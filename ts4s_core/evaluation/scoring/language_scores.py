@@ -28,6 +28,8 @@ from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.errors import NonFiniteError
 from ts4s_core.evaluation.scoring.predictions import ID_DTYPE
 from ts4s_core.evaluation.scoring.score_rows import STAGE, ScoreJob, threads_set
+from ts4s_core.models.length_batches import length_batches
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
@@ -163,15 +165,11 @@ class LanguageScorer:
         Raises:
             IntegrityError: if a file is damaged.
         """
-        from ts4s_core.models.build import build_model
-
-        folder = store.local(trained)
-        model = build_model(folder)
-        model.eval()
-        files = {path.name: path.read_bytes() for path in (folder / TOKENIZER).iterdir() if path.is_file()}
-        return cls(
-            model, TextTokenizer.of(files), _same_tokens(store, trained, dataset), model.spec.max_length, model.spec.pad_id
-        )
+        opened = ModelFolder(store.local(trained))
+        spec = opened.spec
+        files = {path.name: path.read_bytes() for path in opened.tokenizer_folder.iterdir() if path.is_file()}
+        same_tokens = _same_tokens(store, trained, dataset)
+        return cls(opened.build().eval(), TextTokenizer.of(files), same_tokens, spec.max_length, spec.pad_id)
 
     def score(self, table: pa.Table) -> dict[str, Any]:
         """Sums of each block of a table (columns id, input_ids, bytes, unknown_bytes, text), as plain values."""
@@ -216,21 +214,12 @@ class LanguageScorer:
         # What the window before has predicted is context here.
         skipped = np.where(starts > 0, self.window - stride, 0)
         sums = np.zeros((3, len(lengths)))
-        for rows in self._batches(block):
+        most = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // self.model.spec.vocab_size)
+        for rows in length_batches(block.lengths, tokens=most, rows=None):
             found = self._forward(block, rows, skipped[rows])
             for kind in range(3):
                 np.add.at(sums[kind], block.blocks[rows], found[kind])
         return sums[0], sums[1], sums[2]
-
-    def _batches(self, block: WindowBlock) -> Iterator[npt.NDArray[np.int64]]:
-        """Windows of like length together, bounded in tokens and in logits."""
-        order = np.argsort(-block.lengths, kind="stable")
-        most = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // self.model.spec.vocab_size)
-        at = 0
-        while at < len(order):
-            count = max(1, most // int(block.lengths[order[at]]))
-            yield order[at : at + count]
-            at += count
 
     def _forward(
         self, block: WindowBlock, rows: npt.NDArray[np.int64], skipped: npt.NDArray[np.integer]

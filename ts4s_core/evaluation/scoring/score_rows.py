@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,11 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.evaluation.scoring.dataset_rows import Rows, row_groups, rows_of, sides_labels
 from ts4s_core.evaluation.scoring.predictions import ID_DTYPE, Predictions
+from ts4s_core.models.length_batches import length_batches, padded
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from ts4s_core.evaluation.scoring.scorer import Scorer
 
 ROW_GROUPS_PER_CHUNK = 4
@@ -34,7 +33,6 @@ CHUNKS_PER_WAVE = 16
 MOST_WAVES = 10
 #: Padded tokens of a batch at most; bounds the memory of activations whatever max_length is.
 TOKENS_PER_BATCH = 8_192
-ROWS_PER_BATCH = 64
 STAGE = "evaluate"
 
 
@@ -126,45 +124,17 @@ def _scorer_of(storage: StorageSettings, trained: str, dataset: str) -> tuple[Sc
 
 def score(scorer: Scorer, rows: Rows, *, threads: int) -> npt.NDArray[np.float32]:
     """Logits (N, C) of some rows, in their order, with the classes in the dataset's order."""
+    import torch
+
     tokens = scorer.tokenised(rows.texts) if scorer.needs_texts else rows.tokens
     logits = np.empty((len(tokens), len(scorer.columns)), dtype=np.float32)
     with threads_set(threads):
-        for batch in batches([len(row) for row in tokens]):
-            logits[batch] = _forward(scorer.model, [tokens[row] for row in batch], pad_id=scorer.pad_id)[:, scorer.columns]
+        for batch in length_batches([len(row) for row in tokens], tokens=TOKENS_PER_BATCH):
+            ids, mask = padded([tokens[row] for row in batch], pad_id=scorer.pad_id)
+            with torch.inference_mode():
+                found = scorer.model(torch.from_numpy(ids), torch.from_numpy(mask))
+            logits[batch] = found.numpy()[:, scorer.columns]
     return logits
-
-
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of like length together, longest first, each batch bounded in rows and in padded tokens.
-
-    Args:
-        lengths: tokens of each row.
-
-    Yields:
-        positions of a batch's rows; every row once.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    while order:
-        most = max(1, min(ROWS_PER_BATCH, TOKENS_PER_BATCH // max(lengths[order[0]], 1)))
-        yield order[:most]
-        order = order[most:]
-
-
-def _forward(
-    model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], tokens: Sequence[Sequence[int]], *, pad_id: int
-) -> npt.NDArray[np.float32]:
-    """Logits (B, C) of a batch, padded on the right to its longest row."""
-    import torch
-
-    longest = max(len(row) for row in tokens)
-    ids = np.full((len(tokens), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(tokens), longest), dtype=np.int64)
-    for place, row in enumerate(tokens):
-        ids[place, : len(row)] = row
-        mask[place, : len(row)] = 1
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(ids), torch.from_numpy(mask))
-    return np.asarray(logits.numpy(), dtype=np.float32)
 
 
 @contextlib.contextmanager

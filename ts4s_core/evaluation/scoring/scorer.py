@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import DataError, listed
 from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import SPEC_FILE, ModelSpec
 
 if TYPE_CHECKING:
@@ -48,17 +48,12 @@ class Scorer:
             DataError: if the two have different labels.
             IntegrityError: if a file is damaged.
         """
-        from ts4s_core.models.build import build_model
-
-        folder = store.local(trained)
-        spec = ModelSpec.read(folder)
-        model = build_model(folder)
-        model.eval()
+        opened = ModelFolder(store.local(trained))
         return cls(
-            model=model,
-            columns=columns_of(spec.labels, dataset_labels(store, dataset)),
-            pad_id=spec.pad_id,
-            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(folder, spec.max_length),
+            model=opened.build().eval(),
+            columns=columns_of(opened.spec.labels, dataset_labels(store, dataset)),
+            pad_id=opened.spec.pad_id,
+            tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(opened),
         )
 
     def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
@@ -86,10 +81,10 @@ def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef
     return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
 
 
-def _tokenizer(folder: Path, max_length: int) -> Any:
-    from ts4s_core.data.tokenizers import limited, load_tokenizer
+def _tokenizer(opened: ModelFolder) -> Any:
+    from ts4s_core.data.tokenizers import load_tokenizer
 
-    return limited(load_tokenizer(folder / "tokenizer"), max_length)
+    return load_tokenizer(opened.tokenizer_folder, max_length=opened.spec.max_length)
 
 
 def columns_of(model_labels: Sequence[str], dataset_labels: Sequence[str]) -> list[int]:

@@ -6,6 +6,7 @@ Shapes: ``B`` texts, ``T`` tokens, ``H`` hidden size, ``C`` classes, ``V`` vocab
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import IntegrityError, listed
+from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.plain_onnx.builder import Lowered
 from ts4s_core.models.plain_onnx.lower import Output, lower
-from ts4s_core.models.spec import GRAPH_FILE, WEIGHTS_FILE, ModelSpec
+from ts4s_core.models.spec import WEIGHTS_FILE
+from ts4s_core.models.weights import save_weights
 from ts4s_core.onnx.graph.failures import graph_failures
-from ts4s_core.onnx.graph.graph import Array, load_own_graph
+from ts4s_core.onnx.graph.graph import Array
 
 #: A protobuf message ends at 2 GiB; below this the weights are inside the file.
 MAX_INLINE_BYTES = 2**31 - 2**24
@@ -27,15 +30,14 @@ _DTYPES = {"F32": TensorProto.FLOAT}
 
 
 @graph_failures("Standard form of the model")
-def lowered(folder: Path, *, output: Output = "logits") -> Lowered:
-    """The graph of a ``model`` or ``trained`` artifact's folder in standard operators.
+def lowered(opened: ModelFolder, *, output: Output = "logits") -> Lowered:
+    """The graph of a ``model`` or ``trained`` artifact in standard operators.
 
     Raises:
         IntegrityError: a file is missing or damaged.
         UnsupportedModelError: a node has no standard form.
     """
-    spec = ModelSpec.read(folder)
-    return lower(load_own_graph(folder / GRAPH_FILE), spec, output=output)
+    return lower(opened.graph, opened.spec, output=output)
 
 
 def with_weights(graph: Lowered, tensors: Mapping[str, Array]) -> onnx.ModelProto:
@@ -74,23 +76,32 @@ def with_mapped_weights(graph: Lowered, weights: Path) -> onnx.ModelProto:
 
 
 @graph_failures("Opening of the model in ONNX Runtime")
-def open_session(folder: Path, *, threads: int, output: Output = "logits", weights: Path | None = None) -> Any:
-    """An ONNX Runtime session of a ``model`` or ``trained`` artifact's folder.
+def open_session(opened: ModelFolder, *, threads: int, output: Output = "logits") -> Any:
+    """An ONNX Runtime session of a ``model`` or ``trained`` artifact, its weights mapped from their file.
 
     Args:
-        folder: the files, verified.
+        opened: the artifact.
         threads: threads of one run; they do not spin between runs.
         output: what it gives out.
-        weights: a safetensors file in place of the folder's own (adapters merged).
 
     Raises:
         IntegrityError: a file is missing or damaged.
         UnsupportedModelError: a node has no standard form.
     """
+    graph = lowered(opened, output=output)
+    if not opened.spec.lora_rank:
+        return _mapping_session(graph, opened.weights_file, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="ts4s-merged-") as temporary:
+        merged = Path(temporary) / WEIGHTS_FILE
+        save_weights(merged, opened.tensors)
+        # A mapped file stays readable after its name is gone.
+        return _mapping_session(graph, merged, threads=threads)
+
+
+def _mapping_session(graph: Lowered, weights: Path, *, threads: int) -> Any:
     import onnxruntime
 
-    weights = folder / WEIGHTS_FILE if weights is None else weights
-    model = with_mapped_weights(lowered(folder, output=output), weights)
+    model = with_mapped_weights(graph, weights)
     options = session_options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent))
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

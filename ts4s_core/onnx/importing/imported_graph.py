@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import UnsupportedModelError
+from ts4s_core.onnx.graph.inputs import graph_input
 
 
 class ImportedGraph(nn.Module):
@@ -56,13 +57,7 @@ class ImportedGraph(nn.Module):
 
     def _call(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         assert self._run is not None
-        made = {
-            "input_ids": lambda: input_ids,
-            "attention_mask": lambda: attention_mask,
-            "token_type_ids": lambda: torch.zeros_like(input_ids),
-            "position_ids": lambda: torch.arange(input_ids.shape[1]).expand_as(input_ids),
-        }
-        given = [made[name]() for name in self.graph_inputs]
+        given = [graph_input(name, input_ids, attention_mask, library=torch) for name in self.graph_inputs]
         given = [
             value.to(torch.get_default_dtype()) if name in self.float_inputs else value
             for name, value in zip(self.graph_inputs, given, strict=True)

@@ -24,6 +24,7 @@ from torch import nn
 
 from ts4s_core.errors import ParityError, listed
 from ts4s_core.onnx.graph.graph import Array
+from ts4s_core.onnx.graph.inputs import Ids, RuntimeInputs
 from ts4s_core.onnx.importing.imported_graph import ImportedGraph
 
 LIMIT, LIMIT_FLOAT64 = 1e-5, 1e-9
@@ -73,6 +74,11 @@ class Batch:
         """For a forward call."""
         return self.input_ids, self.attention_mask
 
+    @property
+    def arrays(self) -> tuple[Ids, Ids]:
+        """The same for what is not PyTorch."""
+        return self.input_ids.numpy(), self.attention_mask.numpy()
+
     def real(self, output: torch.Tensor) -> torch.Tensor:
         """The values at real tokens, ``(tokens, ...)``."""
         return output[self.attention_mask.bool()]
@@ -89,6 +95,11 @@ def batches(ranges: Ranges) -> Iterator[Batch]:
         lengths[0] = length if rows > 1 or ranges.fixed is None else max(1, length // 2)
         mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
         yield Batch(torch.from_numpy(np.where(mask == 1, ids, ranges.pad_id)), torch.from_numpy(mask))
+
+
+def largest_difference(found: Array, expected: Array) -> float:
+    """The largest difference of a value, as a share of ``max(1, largest expected value)``; not a number if one of them is."""
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
 
 def parity_gate(imported: ImportedGraph, *, onnx_path: Path, original: Original | None, ranges: Ranges) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def takes_other_shapes(imported: ImportedGraph, fixed: tuple[int, int]) -> bool:
             imported.fixed = (rows, length)
         padded = batch.real(imported.encode(*batch.arguments))
     imported.fixed = None
-    return shorter.shape == padded.shape and bool((shorter - padded).abs().max() <= LIMIT * max(1.0, float(padded.abs().max())))
+    return shorter.shape == padded.shape and largest_difference(shorter.numpy(), padded.numpy()) <= LIMIT
 
 
 def output_width(imported: ImportedGraph) -> int:
@@ -177,8 +188,9 @@ def _against_runtime(imported: ImportedGraph, original: Original | None, onnx_pa
             f"Parity of {onnx_path.name}: expected a graph that ONNX Runtime runs, got {exc}. Export it again"
         ) from exc
     figures = {"onnxruntime_imported": 0.0} | ({"onnxruntime_original": 0.0} if original is not None else {})
+    feed = RuntimeInputs(session.get_inputs())
     for batch in batches(ranges):
-        found = torch.from_numpy(session.run(None, _feed(session, batch))[0])
+        found = torch.from_numpy(session.run(None, feed(*batch.arrays))[0])
         for name, module in (("onnxruntime_imported", imported), ("onnxruntime_original", original)):
             if module is not None:
                 with torch.no_grad():
@@ -189,30 +201,12 @@ def _against_runtime(imported: ImportedGraph, original: Original | None, onnx_pa
     return figures
 
 
-def _feed(session: Any, batch: Batch) -> dict[str, Array]:
-    from ts4s_core.onnx.rewriting.rewrite import INPUTS
-
-    rows, length = batch.input_ids.shape
-    values = {
-        "input_ids": batch.input_ids.numpy(),
-        "attention_mask": batch.attention_mask.numpy(),
-        "token_type_ids": np.zeros((rows, length), np.int64),
-        "position_ids": np.tile(np.arange(length), (rows, 1)),
-    }
-    kinds = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
-    return {
-        value.name: values[INPUTS[value.name]].astype(kinds.get(value.type, np.int64), copy=False)
-        for value in session.get_inputs()
-    }
-
-
 def _forward(found: torch.Tensor, expected: torch.Tensor, batch: Batch, *, limit: float, which: str) -> float:
     if found.shape != expected.shape:
         raise ParityError(
             f"Forward of {which}: expected the shape {tuple(expected.shape)}, got {tuple(found.shape)}. Export the model again"
         )
-    left, right = batch.real(found), batch.real(expected)
-    share = float((left - right).abs().max() / max(1.0, float(right.abs().max())))
+    share = largest_difference(batch.real(found).numpy(), batch.real(expected).numpy())
     if not share <= limit:
         raise ParityError(
             f"Forward of {which} differ in tensor output for shape {tuple(batch.input_ids.shape)}: expected at most {limit:g} x "

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ts4s_core.onnx.graph.graph import DOMAIN, Array, Graph, Node, run_part
+from ts4s_core.onnx.graph.inputs import every_input
 from ts4s_core.onnx.rewriting.constants import anchor_shapes
 
 _LOG = logging.getLogger(__name__)
@@ -124,9 +125,4 @@ def _feeds(fixed: tuple[int, int] | None) -> Iterator[dict[str, Array]]:
         attention_mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
         # Small numbers: the padding token, whichever it is, must be among them.
         ids = random.integers(0, 6, size=(batch, length))
-        yield {
-            "input_ids": ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": np.zeros_like(ids),
-            "position_ids": np.tile(np.arange(length), (batch, 1)),
-        }
+        yield dict(every_input(ids, attention_mask))

@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ts4s_core.errors import UnsupportedModelError, listed
 from ts4s_core.onnx.graph.graph import DOMAIN, Array, Graph, Node, read_graph
+from ts4s_core.onnx.graph.inputs import INPUTS
 from ts4s_core.onnx.rewriting.attention import flatten_sandwiches, mark_projections, rewrite_attention, rewrite_reshapes
 from ts4s_core.onnx.rewriting.constants import anchor_shapes, fold_static_shapes, infer_shapes, simplify
 from ts4s_core.onnx.rewriting.masks import simplify_indices, simplify_masks
@@ -32,17 +33,6 @@ from ts4s_core.onnx.sources.onnx_file import NEWEST_OPSET, OLDEST_OPSET
 
 #: A graph of one shape is run on batches of that shape, however few rows there are.
 MAX_FIXED_TOKENS = 2**15
-#: The inputs that are taken, and what other exporters call them.
-INPUTS = {
-    "input_ids": "input_ids",
-    "input": "input_ids",
-    "attention_mask": "attention_mask",
-    "mask": "attention_mask",
-    "input_mask": "attention_mask",
-    "token_type_ids": "token_type_ids",
-    "segment_ids": "token_type_ids",
-    "position_ids": "position_ids",
-}
 
 
 @dataclass(frozen=True)

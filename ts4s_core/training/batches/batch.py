@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ts4s_core.models.length_batches import padded_flat
+
 
 class PartBatch(Protocol):
     """One part, whatever its rows are."""
@@ -115,14 +117,11 @@ class Batch:
 def collate(block: RowBlock, rows: NDArray[np.int64], *, pad_id: int) -> Batch:
     """Pad some rows of a block to their longest."""
     starts, lengths = block.offsets[rows], block.lengths[rows]
-    longest = int(lengths.max())
-    inside = np.arange(longest)[None, :] < lengths[:, None]
-    input_ids = np.full((len(rows), longest), pad_id, np.int64)
-    places = starts[:, None] + np.arange(longest)[None, :]
-    input_ids[inside] = block.tokens[places[inside]]
+    places = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    input_ids, mask = padded_flat(block.tokens[places], lengths, pad_id=pad_id)
     return Batch(
         torch.from_numpy(input_ids),
-        torch.from_numpy(inside.astype(np.int64)),
+        torch.from_numpy(mask),
         torch.from_numpy(np.ascontiguousarray(block.labels[rows])),
         int(lengths.sum()),
     )

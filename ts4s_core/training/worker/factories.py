@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.step.built_model import BuiltModel
 
 
 def model_of_artifact(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """The module of a ``model`` artifact."""
-    from ts4s_core.models.build import build_model
-    from ts4s_core.onnx.seeded_dropout import seed_dropout
-
-    return BuiltModel(build_model(store.local(ArtifactRef.parse(job.model))), seed_dropout)
+    return BuiltModel(ModelFolder(store.local(ArtifactRef.parse(job.model))).build(), seed_dropout)
