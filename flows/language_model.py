@@ -10,7 +10,7 @@ from prefect import flow
 from flows.lifecycle.approval import approved
 from flows.lifecycle.conclude import concluded
 from flows.lifecycle.hold_model import while_held
-from flows.lifecycle.parameters import ModelName, settings_of, with_form_defaults
+from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from flows.retrain import result_of
 from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
@@ -22,13 +22,8 @@ from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.pipeline.language_run import LanguageRun
-from ts4s_core.settings import (
-    EvaluateSettings,
-    Settings,
-    SparkSettings,
-    StorageAddress,
-)
 
+FLOW = "language-model"
 KINDS = {
     "prepare": "dataset",
     "export": "onnx",
@@ -39,33 +34,38 @@ KINDS = {
 }
 
 
-_DEFAULTS = with_defaults(Settings())
-_Model = with_form_defaults(_DEFAULTS.model)
-_Data = with_form_defaults(_DEFAULTS.data)
-_Train = with_form_defaults(_DEFAULTS.train)
-_Generate = with_form_defaults(_DEFAULTS.generate)
+_Data, _Model, _Train = (form_group(FLOW, group) for group in ("data", "model", "train"))
+_MoreModel, _MoreData, _MoreTrain = (form_group(FLOW, group) for group in ("more_model", "more_data", "more_train"))
+_Evaluate, _Generate = (form_group(FLOW, group) for group in ("evaluate", "generate"))
+_Spark, _Storage = (form_group(FLOW, group) for group in ("spark", "storage"))
 
 
-@flow(name="language-model", persist_result=False, validate_parameters=False)
+@flow(name=FLOW, persist_result=False, validate_parameters=False)
 def language_model(
     name: ModelName = "default",
-    reuse: bool = True,
-    model: _Model = _Model(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
-    data: _Data = _Data(),  # noqa: B008
+    data: _Data = _Data(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    model: _Model = _Model(),  # noqa: B008
     train: _Train = _Train(),  # noqa: B008
-    evaluate: EvaluateSettings = EvaluateSettings(),  # noqa: B008
+    reuse: bool = True,
+    more_model: _MoreModel = _MoreModel(),  # noqa: B008
+    more_data: _MoreData = _MoreData(),  # noqa: B008
+    more_train: _MoreTrain = _MoreTrain(),  # noqa: B008
+    evaluate: _Evaluate = _Evaluate(),  # noqa: B008
     generate: _Generate = _Generate(),  # noqa: B008
-    spark: SparkSettings = SparkSettings(),  # noqa: B008
-    storage: StorageAddress = StorageAddress(),  # noqa: B008
+    spark: _Spark = _Spark(),  # noqa: B008
+    storage: _Storage = _Storage(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train a language model on plain text: check, prepare, export and import, train, evaluate, publish, generate.
 
     Args:
         name: the model's name in the registry
-        reuse: skip steps that were already done with the same inputs and settings
+        data: the text, and the windows it is read in
         model: the network, built in or pretrained
-        data: the text, and how it is cut and split
         train: the training step
+        reuse: skip steps that were already done with the same inputs and settings
+        more_model: tokenizer, sizes of the network, dropout, adapters
+        more_data: how the text is cut and split
+        more_train: workers, optimiser, checkpoints, restarts
         evaluate: the report and the promotion gate
         generate: the sample that is written at the end
         spark: where Spark runs
@@ -74,18 +74,12 @@ def language_model(
     Returns:
         the result as the command line prints it: that of ``retrain``, with ``sample``.
     """
-    groups = {
-        "model": model,
-        "data": data,
-        "train": train,
-        "evaluate": evaluate,
-        "generate": generate,
-        "spark": spark,
-        "storage": storage,
-    }
+    groups = {"data": data, "model": model, "train": train, "evaluate": evaluate, "generate": generate}
+    groups |= {"spark": spark, "storage": storage}
+    groups |= {"more_model": more_model, "more_data": more_data, "more_train": more_train}
 
     def work() -> dict[str, Any]:
-        settings = with_defaults(settings_of(groups, name=name, reuse=reuse))
+        settings = with_defaults(settings_of(FLOW, groups, name=name, reuse=reuse))
         result = while_held(settings, lambda: _train(current_run(LanguageRun)))
         return {**result, "sample": result.get("sample")}
 

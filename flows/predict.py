@@ -8,25 +8,32 @@ from prefect import flow
 from pydantic import Field
 
 from flows.lifecycle.conclude import concluded
-from flows.lifecycle.parameters import settings_of
+from flows.lifecycle.parameters import form_group, settings_of
 from tasks.current_run import begun
 from tasks.predict import predict as predict_rows
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.pipeline.prediction_run import PredictionRun
-from ts4s_core.settings import DataSettings, Settings, SparkSettings, StorageAddress, TrainSettings
+from ts4s_core.settings import Settings
+
+FLOW = "predict"
+_Data, _Train = (form_group(FLOW, group) for group in ("data", "train"))
+_MoreData, _MoreTrain = (form_group(FLOW, group) for group in ("more_data", "more_train"))
+_Spark, _Storage = (form_group(FLOW, group) for group in ("spark", "storage"))
 
 
-@flow(name="predict", persist_result=False, validate_parameters=False)
+@flow(name=FLOW, persist_result=False, validate_parameters=False)
 def predict(
     model: Annotated[str, Field(min_length=1)],
     output: str = "",
     errors: Literal["mark", "refuse"] = "mark",
     embeddings: Literal["none", "mean", "first"] = "none",
     form: Literal["parquet", "vectors"] = "parquet",
-    data: DataSettings = DataSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
-    train: TrainSettings = TrainSettings(),  # noqa: B008
-    spark: SparkSettings = SparkSettings(),  # noqa: B008
-    storage: StorageAddress = StorageAddress(),  # noqa: B008
+    data: _Data = _Data(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    train: _Train = _Train(),  # noqa: B008
+    more_data: _MoreData = _MoreData(),  # noqa: B008
+    more_train: _MoreTrain = _MoreTrain(),  # noqa: B008
+    spark: _Spark = _Spark(),  # noqa: B008
+    storage: _Storage = _Storage(),  # noqa: B008
 ) -> dict[str, Any]:
     """Predict every row of ``data.source`` with a trained model.
 
@@ -37,16 +44,18 @@ def predict(
         embeddings: in place of labels a vector, the mean of the tokens' or the first one's
         form: parquet, or vectors, the text form of word vectors, for embeddings
         data: the rows, which need no labels
-        train: threads of a task alone
+        train: threads of a task
+        more_data: what messages may quote of the rows
+        more_train: how long a task may be silent
         spark: where Spark runs
         storage: where artifacts are kept; its keys are in the worker's environment
 
     Returns:
         the result as the command line prints it: rows, errors, rows_per_s, output.
     """
-    groups = {"data": data, "train": train, "spark": spark, "storage": storage}
+    groups = {"data": data, "train": train, "spark": spark, "storage": storage, "more_data": more_data, "more_train": more_train}
     asked: dict[str, str | None] = {"output": output, "errors": errors, "embeddings": embeddings, "form": form}
-    return concluded(lambda: _predict(settings_of(groups), model, asked))  # type: ignore[no-any-return]
+    return concluded(lambda: _predict(settings_of(FLOW, groups), model, asked))  # type: ignore[no-any-return]
 
 
 def _predict(settings: Settings, model: str, asked: dict[str, str | None]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from prefect import flow
 from flows.lifecycle.approval import approved
 from flows.lifecycle.conclude import concluded
 from flows.lifecycle.hold_model import while_held
-from flows.lifecycle.parameters import ModelName, settings_of
+from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.export_onnx import export_onnx
@@ -21,38 +21,42 @@ from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
 from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.pipeline.run import Run
-from ts4s_core.settings import (
-    DataSettings,
-    EvaluateSettings,
-    ModelSettings,
-    SparkSettings,
-    StorageAddress,
-    TrainSettings,
-)
 
+FLOW = "retrain"
 KINDS = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
 TRAIN_FACTS = ("steps", "tokens_per_s", "padding_fraction", "seconds", "restarts")
 
 
-@flow(name="retrain", persist_result=False, validate_parameters=False)
+_Data, _Model, _Train = (form_group(FLOW, group) for group in ("data", "model", "train"))
+_MoreModel, _MoreData, _MoreTrain = (form_group(FLOW, group) for group in ("more_model", "more_data", "more_train"))
+_Evaluate, _Spark, _Storage = (form_group(FLOW, group) for group in ("evaluate", "spark", "storage"))
+
+
+@flow(name=FLOW, persist_result=False, validate_parameters=False)
 def retrain(
     name: ModelName = "default",
+    data: _Data = _Data(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    model: _Model = _Model(),  # noqa: B008
+    train: _Train = _Train(),  # noqa: B008
     reuse: bool = True,
-    model: ModelSettings = ModelSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
-    data: DataSettings = DataSettings(),  # noqa: B008
-    train: TrainSettings = TrainSettings(),  # noqa: B008
-    evaluate: EvaluateSettings = EvaluateSettings(),  # noqa: B008
-    spark: SparkSettings = SparkSettings(),  # noqa: B008
-    storage: StorageAddress = StorageAddress(),  # noqa: B008
+    more_model: _MoreModel = _MoreModel(),  # noqa: B008
+    more_data: _MoreData = _MoreData(),  # noqa: B008
+    more_train: _MoreTrain = _MoreTrain(),  # noqa: B008
+    evaluate: _Evaluate = _Evaluate(),  # noqa: B008
+    spark: _Spark = _Spark(),  # noqa: B008
+    storage: _Storage = _Storage(),  # noqa: B008
 ) -> dict[str, Any]:
     """Retrain a model: check, export, import and prepare, train, evaluate, publish.
 
     Args:
         name: the model's name in the registry
-        reuse: skip steps that were already done with the same inputs and settings
-        model: the pretrained model and the head that is put on it
-        data: the labelled text, and how it is split
+        data: the labelled text
+        model: the pretrained model
         train: the training step
+        reuse: skip steps that were already done with the same inputs and settings
+        more_model: the head that is put on the model, and how it is trained on
+        more_data: how the text is split and checked
+        more_train: workers, optimiser, checkpoints, restarts
         evaluate: the report and the promotion gate
         spark: where Spark runs
         storage: where artifacts are kept; its keys are in the worker's environment
@@ -60,10 +64,12 @@ def retrain(
     Returns:
         the result as the command line prints it: status ``done``, ``unchanged`` or ``skipped``, and what was made.
     """
-    groups = {"model": model, "data": data, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
+    groups = {"data": data, "model": model, "train": train, "evaluate": evaluate, "spark": spark, "storage": storage}
+    groups |= {"more_model": more_model, "more_data": more_data, "more_train": more_train}
 
     def work() -> dict[str, Any]:
-        return while_held(settings_of(groups, name=name, reuse=reuse), lambda: _retrain(current_run(ClassifierRun)))
+        settings = settings_of(FLOW, groups, name=name, reuse=reuse)
+        return while_held(settings, lambda: _retrain(current_run(ClassifierRun)))
 
     return concluded(work)  # type: ignore[no-any-return]
 

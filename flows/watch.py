@@ -12,21 +12,24 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 
 from flows.lifecycle.conclude import SKIPPED, concluded
-from flows.lifecycle.parameters import ModelName, settings_of
+from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.data.look import Look, look_at
-from ts4s_core.settings import DataSettings, Settings, StorageAddress
+from ts4s_core.settings import Settings
 
 #: Tags of the runs that a watch started: for which model, and for which content. The newest one is all that it remembers.
 WATCHES, CONTENT = "watch:", "content:"
+FLOW = "watch"
+_Data, _MoreData, _Storage = (form_group(FLOW, group) for group in ("data", "more_data", "storage"))
 
 
-@flow(name="watch", persist_result=False, validate_parameters=False)
+@flow(name=FLOW, persist_result=False, validate_parameters=False)
 def watch(
     name: ModelName = "default",
     deployment: str = "retrain/on-demand",
-    data: DataSettings = DataSettings(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
-    storage: StorageAddress = StorageAddress(),  # noqa: B008
+    data: _Data = _Data(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
+    more_data: _MoreData = _MoreData(),  # noqa: B008
+    storage: _Storage = _Storage(),  # noqa: B008
 ) -> dict[str, Any]:
     """Look at ``data.source``; if its content is not what the last run was started for, start a run of a deployment.
 
@@ -34,13 +37,14 @@ def watch(
         name: the model's name in the registry
         deployment: the deployment whose run is started, as FLOW/DEPLOYMENT
         data: the data that are looked at
+        more_data: handed on to the run that is started
         storage: where an S3 source is, besides the artifacts
 
     Returns:
         ``status`` started or unchanged, ``said``, ``digest``, ``files``, ``run``.
     """
-    groups = {"data": data, "storage": storage}
-    return concluded(lambda: _watch(settings_of(groups, name=name), deployment, groups))  # type: ignore[no-any-return]
+    groups = {"data": data, "more_data": more_data, "storage": storage}
+    return concluded(lambda: _watch(settings_of(FLOW, groups, name=name), deployment, groups))  # type: ignore[no-any-return]
 
 
 def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +62,7 @@ def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[
         return {"status": "unchanged", "said": f"unchanged: {text}", **found, "run": str(last.id)}
     started = run_deployment(
         deployment,
-        parameters={"name": settings.name, **{group: _plain(given) for group, given in groups.items()}},
+        parameters={"name": settings.name, **{group: given for group, values in groups.items() if (given := _plain(values))}},
         timeout=0,
         as_subflow=False,
         # Two watches that see the same change start one run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ts4s_core.settings import Settings
@@ -74,7 +74,12 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that bear on it."""
+    """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that bear on it.
+
+    Attributes:
+        groups: groups whose settings help shows.
+        flow: the flow whose settings these are; empty: every setting of the groups bears.
+    """
 
     name: str
     summary: str
@@ -82,7 +87,8 @@ class Command:
     groups: tuple[str, ...]
     options: tuple[Option, ...] = ()
     arguments: tuple[Argument, ...] = ()
-    notes: str = field(default="")
+    notes: str = ""
+    flow: str = ""
 
     def load(self) -> Callable[[Invocation], Outcome]:
         """Import the function: only now, so that help and refused settings import nothing heavy."""

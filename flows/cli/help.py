@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from flows.cli.command import Command
-from flows.cli.options import setting_flags
+from flows.cli.options import SettingFlag, flags_of_flow, setting_flags
 from ts4s_core.settings import Settings
+from ts4s_core.settings.flows import flow_settings
 from ts4s_core.settings.root import ENV_PREFIX
 
 MAX_COLUMNS = 100
@@ -80,19 +81,31 @@ def command_help(command: Command) -> str:
     if command.notes:
         lines += _wrapped(command.notes)
     lines += ["", "options", *_table([*own, *_COMMON_ROWS])]
-    for group in ("", *command.groups):
+    for heading, flags in _sections(command):
         rows = [
-            (f"{flag.flag} {flag.type}", f"{flag.description} ({flag.note})" if flag.note else flag.description)
-            for flag in setting_flags()
-            if flag.group == group
+            (f"{flag.flag} {flag.type}", f"{flag.description} ({flag.note})" if flag.note else flag.description) for flag in flags
         ]
-        lines += ["", *_heading(group), *_table(rows)]
+        lines += ["", *heading, *_table(rows)]
     if "storage" in command.groups:
         variables = f"{ENV_PREFIX}STORAGE__KEY and {ENV_PREFIX}STORAGE__SECRET"
         lines += _wrapped(
             f"Keys to the store are no flags: {variables}, or [storage] in the file, or the usual AWS chain.", indent="  "
         )
     return "\n".join([*lines, "", *_wrapped(_WAYS)])
+
+
+def _sections(command: Command) -> Iterator[tuple[list[str], list[SettingFlag]]]:
+    """The settings of a command: of a flow those that bear on it, what people change first before all groups."""
+    if not command.flow:
+        every = list(setting_flags())
+        yield from ((_heading(group), [flag for flag in every if flag.group == group]) for group in ("", *command.groups))
+        return
+    flags, shown = flags_of_flow(command.flow), flow_settings(command.flow)
+    yield ["what people change first"], [flags[name] for name in shown.first]
+    for group in ("", *command.groups):
+        rest = [flags[name] for name in shown.rest if name in flags and flags[name].group == group]
+        if rest:
+            yield _heading(group), rest
 
 
 def _heading(group: str) -> list[str]:

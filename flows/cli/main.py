@@ -20,7 +20,7 @@ from types import FrameType
 
 from flows.cli.command import Command, Invocation
 from flows.cli.help import command_help, overview, prefix_help
-from flows.cli.options import Parsed, parse
+from flows.cli.options import Parsed, idle_flags, parse
 from flows.cli.output import write, write_text
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
@@ -88,7 +88,10 @@ def _run(words: list[str], commands: Sequence[Command], secrets: list[str]) -> i
     if command is None:
         raise SettingsError(_no_command(words, commands))
     parsed = parse(command, words[length:])
-    settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile)
+    settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
+    idle = idle_flags(command, parsed, settings)
+    if idle:
+        sys.stderr.write(f"note: {idle}\n")
     secrets += _secrets_of(settings)
     return _execute(command, parsed, settings)
 

@@ -6,15 +6,17 @@ import argparse
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flows.cli.command import Command
 from ts4s_core.errors import SettingsError, listed
 from ts4s_core.settings import Settings
+from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_bear, value_of
 from ts4s_core.settings.load import SECRET_FIELDS
 from ts4s_core.settings.root import ENV_PREFIX
+from ts4s_core.task_kinds.registry import kind_of_flow, kinds_of_flow
 
 COMMON = ("--config", "--profile", "--json", "--debug")
 _FALSE_OR_TRUE = "true|false"
@@ -28,13 +30,19 @@ class SettingFlag:
     group: str
     name: str
     type: str
-    note: str
+    bounds: str
+    default: str
     description: str
 
     @property
     def flag(self) -> str:
         """``--train.workers``, or ``--name`` for a setting of the root."""
         return f"--{self.group}.{self.name}" if self.group else f"--{self.name}"
+
+    @property
+    def note(self) -> str:
+        """Bounds and default, as help shows them."""
+        return "; ".join(part for part in (self.bounds, self.default) if part)
 
     @property
     def repeat(self) -> bool:
@@ -60,6 +68,37 @@ def setting_flags() -> Iterator[SettingFlag]:
                 yield _flag(name, member, schema[member])
 
 
+def flags_of_flow(flow: str) -> dict[str, SettingFlag]:
+    """The flags that bear on a flow, by the setting's name in the order of display, with the flow's own defaults and choices."""
+    every = {flag.flag[2:]: flag for flag in setting_flags()}
+    defaults, tasks = defaults_of(flow), [kind.name for kind in kinds_of_flow(flow)]
+    found = {}
+    for name in flow_settings(flow).names:
+        if name not in every:
+            continue  # a secret
+        flag = every[name]
+        bounds = " | ".join(tasks) if name == TASK_SETTING else flag.bounds
+        found[name] = replace(flag, bounds=bounds, default=_default(value_of(defaults, name)))
+    return found
+
+
+def idle_flags(command: Command, parsed: Parsed, settings: Settings) -> str:
+    """A sentence that names the flags that were given and have no effect on the command; empty, where there are none."""
+    if not command.flow:
+        return ""
+    groups = {name: value for name, value in parsed.settings.items() if isinstance(value, dict)}
+    given = [name for name in parsed.settings if name not in groups]
+    given += [f"{group}.{name}" for group, values in groups.items() for name in values]
+    task = settings.model.task if "task" in settings.model.model_fields_set else None
+    bearing = settings_that_bear(command.flow, task)
+    idle = [f"--{name}" for name in given if name not in bearing]
+    if not idle:
+        return ""
+    kinds = kinds_of_flow(command.flow)
+    of_task = f" with {TASK_SETTING} {kind_of_flow(command.flow, task).name}" if len(kinds) > 1 else ""
+    return f"{listed(idle, len(idle))} {'has' if len(idle) == 1 else 'have'} no effect on ts4s {command.name}{of_task}"
+
+
 def _flag(group: str, name: str, schema: dict[str, Any]) -> SettingFlag:
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     kind = kinds[0]
@@ -68,8 +107,7 @@ def _flag(group: str, name: str, schema: dict[str, Any]) -> SettingFlag:
     )
     if "enum" in kind:
         shown = "CHOICE"
-    notes = [note for note in (_bounds(kind), _default(schema.get("default"))) if note]
-    return SettingFlag(group, name, shown, "; ".join(notes), schema.get("description", ""))
+    return SettingFlag(group, name, shown, _bounds(kind), _default(schema.get("default")), schema.get("description", ""))
 
 
 def _bounds(kind: dict[str, Any]) -> str:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from flows.cli.command import Argument, Command, Option
-
-if TYPE_CHECKING:
-    pass
-
 
 _PIPELINE = ("model", "data", "train", "evaluate", "spark", "storage")
 _FROM = Option(
@@ -36,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
         _PIPELINE,
         notes="Steps that were already done with the same inputs and settings are not done again. A run of the same model "
         "that is under way elsewhere is waited for.",
+        flow="retrain",
     ),
     Command(
         "language-model",
@@ -44,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
         (*_PIPELINE, "generate"),
         notes="Without data.source the text is the topics of Python's own help. What is not set has defaults for this command: "
         "a small decoder (model.source config:decoder) with a tokenizer trained on the text, and a schedule to go with it.",
+        flow="language-model",
     ),
     Command(
         "export",
@@ -108,6 +105,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         notes="The source needs no labels: of a tsv line with a tab the part behind it is the text. Every row comes out. "
         "ONNX Runtime runs the model, with train.threads_per_worker threads a task.",
+        flow="predict",
     ),
     Command("models list", "List the models in the store.", "flows.cli.commands.models:list_command", ("storage",)),
     Command(
@@ -204,6 +202,7 @@ COMMANDS: tuple[Command, ...] = (
         notes="Needs PREFECT_API_URL. The settings that are given become the parameters of the runs; local paths are made "
         "absolute. Secrets belong into the worker's environment (TS4S_STORAGE__KEY, ...). With TS4S_NOTIFY_URL in the "
         "environment that address is told of failures and promotions.",
+        flow="retrain",
     ),
     Command(
         "serve",
@@ -212,6 +211,7 @@ COMMANDS: tuple[Command, ...] = (
         _PIPELINE,
         _DEPLOY[1:],
         notes="Needs PREFECT_API_URL, like deploy. Schedules are paused when it ends, and go on when it is started again.",
+        flow="retrain",
     ),
     Command(
         "stack up",
@@ -228,6 +228,7 @@ COMMANDS: tuple[Command, ...] = (
         "the parameters of the deployments; cluster and store are the stack's own. The file ts4s.toml in the folder (it "
         "holds the store's keys: its owner alone can read it) is for --config of other commands. A second call changes only the "
         "deployments.",
+        flow="retrain",
     ),
     Command(
         "stack status",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.lifecycle.parameters import as_parameters
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
 from ts4s_core.settings import Settings, StorageAddress
@@ -99,7 +100,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
     """
     given = _given(settings)
     places = {name: given[name] for name in ("spark", "storage") if name in given}
-    retrain = {"name": settings.name, **({} if settings.reuse else {"reuse": False}), **given}
+    retrain = as_parameters("retrain", {"name": settings.name, **({} if settings.reuse else {"reuse": False}), **given})
     found = [
         Deployment(
             "retrain",
@@ -137,7 +138,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
                 "flows.watch.watch",
                 f"Look at the data source, and start {RETRAIN_NAME} where it changed.",
                 QUEUE,
-                {"name": settings.name, "deployment": RETRAIN_NAME, **looked_at},
+                as_parameters("watch", {"name": settings.name, "deployment": RETRAIN_NAME, **looked_at}),
                 every_s=options.watch_every_s,
             )
         )

@@ -1,5 +1,9 @@
 """Flow parameters: what Prefect's form shows of the settings, and the settings that they make.
 
+A form shows what bears on its flow: the settings that people change first in groups of their own (``data``, ``model``,
+``train``), the rest of these groups behind them (``more_data``, ...). Each group takes every setting of its name, shown in it
+or not, so that parameters of deployments that were made before go on to work.
+
 The flows leave the check of their parameters to the settings (``validate_parameters=False``), so that a wrong value is
 refused with the message of the command line, whichever way it came.
 """
@@ -8,47 +12,100 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, value_of
 from ts4s_core.settings.groups import MAX_NAME_CHARS, NAME_PATTERN
 from ts4s_core.settings.load import SECRET_FIELDS
 from ts4s_core.settings.root import ENV_PREFIX
+from ts4s_core.task_kinds.registry import kinds_of_flow
 
+MORE = "more_"
 #: Help of a parameter that is no group stands in the flow's docstring, where Prefect looks for it.
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_CHARS)]
 
 
-def with_form_defaults(values: BaseModel) -> type[Any]:
-    """The group of settings that these values are of, with them as its defaults, so that a form shows what will be used."""
-    group = type(values)
+def form_group(flow: str, parameter: str) -> type[Any]:
+    """What the form of a flow shows of a group of settings, with the flow's defaults.
+
+    Args:
+        flow: the flow.
+        parameter: the group's name for what people change first, or for a group that has no such settings; the name behind
+            ``more_`` for the rest of a group.
+    """
+    group = parameter.removeprefix(MORE)
+    shown = flow_settings(flow)
+    first = shown.of_group(group, first=True)
+    names = first if first and parameter == group else shown.of_group(group, first=False)
+    whole: type[BaseModel] = Settings.model_fields[group].annotation  # type: ignore[assignment]
     fields: dict[str, Any] = {}
-    for name, field in group.model_fields.items():
-        value = getattr(values, name)
-        if value != field.default:
-            changed = copy.copy(field)
-            changed.default = value
-            fields[name] = (field.annotation, changed)
-    return create_model(group.__name__, __base__=group, __doc__=group.__doc__, **fields)
+    for name in names:
+        if (group, name) in SECRET_FIELDS:
+            continue
+        field = copy.copy(whole.model_fields[name])
+        field.default = value_of(defaults_of(flow), f"{group}.{name}")
+        fields[name] = (_annotation(flow, f"{group}.{name}", field.annotation), field)
+    taken = sorted(set(whole.model_fields) - {field for place, field in SECRET_FIELDS if place == group})
+    config = ConfigDict(protected_namespaces=(), json_schema_extra={"propertyNames": {"enum": taken}})
+    title = f"{'More' if parameter != group else ''}{group.title()}"
+    return create_model(title, __config__=config, __doc__=whole.__doc__, **fields)
 
 
-def settings_of(groups: Mapping[str, Any], **root: Any) -> Settings:
-    """The settings that a flow's parameters make: group models as the command line gives them, or JSON from the API.
+def _annotation(flow: str, name: str, whole: Any) -> Any:
+    """A field's type; of the task those that the flow trains alone."""
+    return Literal[tuple(kind.name for kind in kinds_of_flow(flow))] if name == TASK_SETTING else whole
+
+
+def as_parameters(flow: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were given, as the form of a flow has them.
+
+    Args:
+        flow: the flow.
+        given: values by group, and those of the root.
+    """
+    shown, parameters = flow_settings(flow), {}
+    for group, values in given.items():
+        first = set(shown.of_group(group, first=True)) if isinstance(values, Mapping) else set()
+        if not first:
+            parameters[group] = values
+            continue
+        parts = {group: {name: value for name, value in values.items() if name in first}}
+        parts[f"{MORE}{group}"] = {name: value for name, value in values.items() if name not in first}
+        parameters |= {parameter: part for parameter, part in parts.items() if part}
+    return parameters
+
+
+def settings_of(flow: str, parameters: Mapping[str, Any], **root: Any) -> Settings:
+    """The settings that a flow's parameters make: group models as the form's defaults are, or JSON from the API.
 
     Raises:
         SettingsError: naming every refused value; or a secret among the parameters, which Prefect records.
     """
     given: dict[str, Any] = dict(root)
-    for name, group in groups.items():
-        given[name] = group.model_dump(exclude_unset=True) if isinstance(group, BaseModel) else group
-        for place, field in sorted(SECRET_FIELDS):
-            if place == name and isinstance(group, Mapping) and field in group:
-                variable = f"{ENV_PREFIX}{name}__{field}".upper()
-                raise SettingsError(
-                    f"{name}.{field} is a secret and no flow parameter, because Prefect records those: set {variable} in the "
-                    "worker's environment, and change the secret"
-                )
-    return load_settings(given)
+    for parameter, values in parameters.items():
+        group = parameter.removeprefix(MORE)
+        found = values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
+        if not isinstance(found, Mapping):
+            given[group] = found  # refused with the others
+            continue
+        _refuse_secrets(group, found)
+        before = given.setdefault(group, {})
+        twice = sorted(name for name in found if name in before and before[name] != found[name])
+        if twice:
+            raise SettingsError("; ".join(f"{group}.{name} is given in {group} and in {MORE}{group}: use one" for name in twice))
+        given[group] = {**before, **found}
+    return load_settings(given, flow=flow)
+
+
+def _refuse_secrets(group: str, values: Mapping[str, Any]) -> None:
+    for place, field in sorted(SECRET_FIELDS):
+        if place == group and field in values:
+            variable = f"{ENV_PREFIX}{group}__{field}".upper()
+            raise SettingsError(
+                f"{group}.{field} is a secret and no flow parameter, because Prefect records those: set {variable} in the "
+                "worker's environment, and change the secret"
+            )

@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         if command is None or words[0] not in STEPS:
             raise SettingsError(f"step {words[:1]} is none: expected one of {', '.join(STEPS)}")
         parsed = parse(command, words[length:])
-        settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile)
+        settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
         sys.stdout.write(json.dumps(job_of(words[0], settings)) + "\n")
     except Ts4sError as exc:
         sys.stderr.write(f"error: {exc}\n")

@@ -16,7 +16,7 @@ import pytest
 from flows.cli.options import parse
 from flows.cli.table import COMMANDS
 from ts4s_core.errors import InputError
-from ts4s_core.pipeline.run import Run
+from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.settings import load_settings
 from ts4s_core.spark.driver.client import SparkProgram
 
@@ -132,7 +132,7 @@ def test_the_check_refuses_bad_input_in_one_line_and_writes_nothing(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     store = tmp_path / "store"
     words = [*good_flags(place, model_flags, store), *case(place)]
-    run = Run(load_settings(parse(COMMANDS[0], words).settings, environ={}))
+    run = ClassifierRun(load_settings(parse(COMMANDS[0], words).settings, environ={}))
     run.program = program
     monkeypatch.setattr(program, "_settings", run.settings)
     with pytest.raises(InputError) as refusal:

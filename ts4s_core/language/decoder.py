@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, SourceError
-from ts4s_core.language.defaults import TRANSFORMER_SIZES, begins_anew, built_in_config
+from ts4s_core.language.defaults import begins_anew, built_in_config
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.settings.network_sizes import TRANSFORMER_SIZES
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore

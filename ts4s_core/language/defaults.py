@@ -7,13 +7,11 @@ from typing import Any
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.settings.network_sizes import TRANSFORMER_SIZES
 from ts4s_core.task_kinds.language_model import DECODER, LANGUAGE_MODEL
 from ts4s_core.task_kinds.registry import kind_of_flow
 
 LLAMA_DECODER = "config:llama-decoder"
-#: Sizes of the networks, where the settings say 0.
-TRANSFORMER_SIZES = {"hidden_size": 192, "layers": 4, "attention_heads": 4}
-NETWORK_SIZES = {"hidden_size": 256, "layers": 1, "embedding_size": 128}
 #: A multiplication of matrices likes multiples of this.
 _ALIGNMENT = 16
 

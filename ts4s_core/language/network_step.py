@@ -14,12 +14,12 @@ from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
-from ts4s_core.language.defaults import NETWORK_SIZES
 from ts4s_core.language.word_vector_file import read_word_vectors, vector_size
 from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
+from ts4s_core.settings.network_sizes import NETWORK_SIZES
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 if TYPE_CHECKING:

@@ -133,16 +133,3 @@ def training_run(settings: Settings, *, progress: Progress = silent, stage: Stag
     """A run of the kind of task that the settings name."""
     run: TrainingRun = load(kind_of(settings.model.task).run)(settings, progress=progress, stage=stage)
     return run
-
-
-def completed(settings: Settings) -> Settings:
-    """The settings with the defaults of their kind of task where nothing was set.
-
-    Raises:
-        SettingsError: something was set that the kind does not have.
-    """
-    facet = kind_of(settings.model.task).completed
-    if facet is None:
-        return settings
-    filled: Settings = load(facet)(settings)
-    return filled

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from ts4s_core.settings.network_sizes import NETWORK_SIZES, TRANSFORMER_SIZES
 from ts4s_core.task_kinds.registry import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -72,20 +73,32 @@ class ModelSettings(Group):
         "weights: window (the last model.context tokens, a dense layer) or recurrent",
     )
     hidden_size: int = Field(
-        0, ge=0, le=8_192, description="hidden size of a built-in transformer, a window or a recurrent network; 0: 192, 256, 256"
+        0,
+        ge=0,
+        le=8_192,
+        description="hidden size of a built-in transformer, a window or a recurrent network; "
+        f"0: {TRANSFORMER_SIZES['hidden_size']}, {NETWORK_SIZES['hidden_size']}, {NETWORK_SIZES['hidden_size']}",
     )
-    layers: int = Field(0, ge=0, le=MAX_LAYERS, description="layers of a built-in transformer or a recurrent network; 0: 4, 1")
+    layers: int = Field(
+        0,
+        ge=0,
+        le=MAX_LAYERS,
+        description="layers of a built-in transformer or a recurrent network; "
+        f"0: {TRANSFORMER_SIZES['layers']}, {NETWORK_SIZES['layers']}",
+    )
     attention_heads: int = Field(
         0,
         ge=0,
         le=128,
-        description="attention heads of a built-in transformer (0: 4) or of a window network (0: no self-attention)",
+        description=f"attention heads of a built-in transformer (0: {TRANSFORMER_SIZES['attention_heads']}) or of a window "
+        "network (0: no self-attention)",
     )
     embedding_size: int = Field(
         0,
         ge=0,
         le=4_096,
-        description="size of a token's vector in a window or recurrent network; 0: that of the word vectors, or 128",
+        description="size of a token's vector in a window or recurrent network; 0: that of the word vectors, or "
+        f"{NETWORK_SIZES['embedding_size']}",
     )
     context: int = Field(8, ge=1, le=1_024, description="tokens that a window network looks at")
     cell: Literal["gru", "lstm"] = Field("gru", description="cell of a recurrent network")

@@ -6,12 +6,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from ts4s_core.errors import SettingsError, listed
+from ts4s_core.settings.flows import only, settings_that_bear
 from ts4s_core.settings.root import ENV_PREFIX, Settings
 
 SECRET_FIELDS = frozenset({("storage", "key"), ("storage", "secret")})
@@ -27,6 +28,7 @@ def load_settings(
     config: Path | None = None,
     profile: str | None = None,
     environ: Mapping[str, str] | None = None,
+    flow: str | None = None,
 ) -> Settings:
     """Read the settings of a run.
 
@@ -35,6 +37,7 @@ def load_settings(
         config: a TOML file with the groups as tables.
         profile: the table ``[profile.NAME]`` of that file, laid over its other tables.
         environ: the environment; default: this process's own.
+        flow: what they are for: a setting that does not bear on it is as if it had not been given.
 
     Raises:
         SettingsError: naming every unknown name and every refused value at once.
@@ -45,13 +48,24 @@ def load_settings(
     if unknown:
         raise SettingsError("; ".join(f"environment variable {name} is no setting: see ts4s retrain --help" for name in unknown))
     try:
-        return _build(flags or {}, environ, file_values)
+        settings = _build(flags or {}, environ, file_values)
     except ValidationError as exc:
         raise SettingsError("; ".join(problems_of(exc))) from None
+    if flow is not None:
+        task = settings.model.task if "task" in settings.model.model_fields_set else None
+        settings = only(settings, settings_that_bear(flow, task))
+    problems = settings.conflicts()
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return settings
 
 
 def _build(flags: Mapping[str, Any], environ: Mapping[str, str], file_values: dict[str, Any]) -> Settings:
     class Layered(Settings):
+        @model_validator(mode="after")
+        def _fields_fit_together(self) -> Self:
+            return self  # looked at later, when it is known which of them bear
+
         @classmethod
         def settings_customise_sources(
             cls,

@@ -21,6 +21,7 @@ from ts4s_core.settings.groups import (
     StorageSettings,
     TrainSettings,
 )
+from ts4s_core.settings.network_sizes import NETWORK_SIZES
 from ts4s_core.task_kinds.registry import kind_of
 
 ENV_PREFIX = "TS4S_"
@@ -35,8 +36,6 @@ _NETWORK_SETTINGS = {
     "tie_word_embeddings": ("recurrent",),
     "word_vectors": ("window", "recurrent"),
 }
-#: Of a small network's token vectors, where nothing else says so.
-_EMBEDDING_SIZE = 128
 
 
 class Settings(BaseSettings):
@@ -65,10 +64,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Settings:
-        problems = list(_conflicts(self))
+        problems = self.conflicts()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def conflicts(self) -> list[str]:
+        """What is wrong between two settings, one clause each."""
+        return list(_conflicts(self))
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values, without secrets: fit for a manifest, a log or a Prefect parameter."""
@@ -213,6 +216,6 @@ def _network_conflicts(model: ModelSettings) -> Iterator[str]:
             f"model.hidden_size {model.hidden_size} has no meaning with model.tie_word_embeddings true and one layer, which is "
             "as wide as model.embedding_size: leave it out, or use model.layers 2 or more"
         )
-    size = model.embedding_size or _EMBEDDING_SIZE
+    size = model.embedding_size or NETWORK_SIZES["embedding_size"]
     if kind == "window" and model.attention_heads and model.word_vectors is None and size % model.attention_heads:
         yield f"model.attention_heads {model.attention_heads} does not divide model.embedding_size {size}: use a divisor"

@@ -18,7 +18,7 @@ DataRows = Literal["texts", "windows"]
 Defaults = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TaskKind:
     """One kind of task.
 

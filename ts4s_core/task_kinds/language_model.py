@@ -35,7 +35,6 @@ LANGUAGE_MODEL = TaskKind(
         "train.workers",
     ),
     settings=(
-        "model.task",
         "model.tokenizer",
         "model.tokenizer_kind",
         "model.vocabulary_size",

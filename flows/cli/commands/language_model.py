@@ -17,6 +17,6 @@ def language_model_command(invocation: Invocation) -> Outcome:
     with checked_run(settings, invocation.display):
         from flows.language_model import language_model
 
-        result = language_model(**flow_parameters(settings), generate=settings.generate)
+        result = language_model(**flow_parameters(invocation.settings, language_model.name))
     shown = {name: value for name, value in result.items() if name != "sample"}
     return Outcome(result, text="\n".join([*table(shown), "", result["sample"] or ""]))

@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from flows.cli.command import Invocation, Outcome
 from flows.cli.display import Display
+from flows.lifecycle.parameters import as_parameters
 from flows.prefect_api.server import prefect_api
 from tasks.current_run import open_run
-from ts4s_core.settings import Settings, StorageAddress
+from ts4s_core.settings import Settings
 from ts4s_core.settings.load import SECRET_FIELDS
 from ts4s_core.settings.root import ENV_PREFIX
 
@@ -25,7 +28,7 @@ def retrain_command(invocation: Invocation) -> Outcome:
     with checked_run(settings, invocation.display):
         from flows.retrain import retrain
 
-        return Outcome(retrain(**flow_parameters(settings)))
+        return Outcome(retrain(**flow_parameters(settings, retrain.name)))
 
 
 @contextlib.contextmanager
@@ -44,11 +47,16 @@ def checked_run(settings: Settings, display: Display) -> Iterator[None]:
             yield
 
 
-def flow_parameters(settings: Settings) -> dict[str, Any]:
-    """The settings as parameters of a flow: the groups themselves, with what was given alone, and without secrets."""
-    storage = settings.storage.model_dump(include=set(StorageAddress.model_fields), exclude_unset=True)
-    groups = {name: getattr(settings, name) for name in ("model", "data", "train", "evaluate", "spark")}
-    return {"name": settings.name, "reuse": settings.reuse, **groups, "storage": StorageAddress(**storage)}
+def flow_parameters(settings: Settings, flow: str) -> dict[str, Any]:
+    """The settings as parameters of a flow, in the shape of its form: what was given alone, and without secrets."""
+    given: dict[str, Any] = {"name": settings.name, "reuse": settings.reuse}
+    for group in Settings.model_fields:
+        values = getattr(settings, group)
+        if isinstance(values, BaseModel):
+            secrets = {name for place, name in SECRET_FIELDS if place == group}
+            found = values.model_dump(mode="json", exclude_unset=True, exclude=secrets)
+            given |= {group: found} if found else {}
+    return as_parameters(flow, given)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
 from ts4s_core.pipeline.checks import check_store
-from ts4s_core.pipeline.training_run import TrainingRun, completed
+from ts4s_core.pipeline.training_run import TrainingRun
+from ts4s_core.settings.flows import completed
 from ts4s_core.training.settings_checks import check_strategy
 
 

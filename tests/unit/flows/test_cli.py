@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import pytest
 from flows.cli import main as cli
 from flows.cli.command import Command, Invocation, Option, Outcome
 from flows.cli.help import command_help, overview
-from flows.cli.options import parse, setting_flags
-from flows.cli.table import COMMANDS
+from flows.cli.options import idle_flags, parse, setting_flags
+from flows.cli.table import COMMANDS, find_command
 from ts4s_core.errors import InputError, SettingsError, TrainingError
-from ts4s_core.settings import Settings
+from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings.flows import flow_settings
 
 HELP_LIMIT_S = 2.0
 
@@ -214,11 +216,16 @@ def test_every_setting_but_the_secrets_is_a_flag_with_help() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_help_fits_the_screen_and_names_every_setting_of_its_groups(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_the_screen_and_names_every_setting_that_bears(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     text = command_help(command)
     assert max(len(line) for line in text.splitlines()) <= 100
-    assert all(flag.flag in text for flag in setting_flags() if flag.group in ("", *command.groups))
+    shown = {
+        word for word in text.split() if word.startswith("--") and word.lstrip("-").partition(".")[0] in Settings.model_fields
+    }
+    every = {flag.flag for flag in setting_flags() if flag.group in ("", *command.groups)}
+    bearing = {f"--{name}" for name in flow_settings(command.flow).names} if command.flow else every
+    assert shown - {option.flag for option in command.options} == bearing & every
     assert all(option.flag in text for option in command.options)
     assert text.startswith(f"usage: ts4s {command.name}")
 
@@ -227,11 +234,75 @@ def test_help_says_type_bound_and_default(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "100")
     text = " ".join(command_help(COMMANDS[0]).split())
     assert "--train.batch_size INT rows in a global batch (1 to 1000000; default 32)" in text
-    assert (
-        "--model.task CHOICE what the head predicts (classification | multi-label | language-model; default classification)"
-        in text
-    )
+    assert "--model.task CHOICE what the head predicts (classification | multi-label; default classification)" in text
     assert "(above 0, at most 10; default 0.0001)" in text
+
+
+def shown_order(text: str) -> list[str]:
+    return [line.split()[0][2:] for line in text.splitlines() if re.match(r"  --(\w+\.)?\w+ ", line)]
+
+
+@pytest.mark.parametrize("flow", ["retrain", "language-model", "predict"])
+def test_help_shows_what_people_change_first_before_all_groups(flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    command, _ = find_command([flow])
+    assert command is not None
+    text = command_help(command)
+    names = [name for name in shown_order(text) if name in flow_settings(flow).names]
+    first = flow_settings(flow).first
+    assert tuple(names[: len(first)]) == first
+    groups = [name.partition(".")[0] if "." in name else "" for name in names[len(first) :]]
+    assert groups == sorted(groups, key=["", *command.groups].index)
+
+
+def test_help_of_a_flow_has_its_own_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    texts = {}
+    for flow in ("retrain", "language-model"):
+        command, _ = find_command([flow])
+        assert command is not None
+        texts[flow] = " ".join(command_help(command).split())
+    assert "--train.epochs INT passes over the training rows (1 to 100000; default 2)" in texts["retrain"]
+    assert "--train.epochs INT passes over the training rows (1 to 100000; default 8)" in texts["language-model"]
+    assert "tokens to generate (1 to 100000; default 400)" in texts["language-model"]
+    assert "--model.cell" not in texts["retrain"]
+    assert "--data.label_column" not in texts["language-model"]
+    assert "--model.task" not in texts["language-model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["retrain", "--model.cell", "lstm"], "--model.cell has no effect on ts4s retrain with model.task classification"),
+        (
+            ["retrain", "--model.task=multi-label", "--data.window=64", "--model.class_weights=balanced", "--train.epochs=3"],
+            "--model.class_weights, --data.window have no effect on ts4s retrain with model.task multi-label",
+        ),
+        (["language-model", "--model.max_length=64", "--name=a"], "--model.max_length has no effect on ts4s language-model"),
+        (["predict", "--model=a", "--train.epochs=3"], "--train.epochs has no effect on ts4s predict"),
+        (["retrain", "--train.epochs=3", "--spark.conf", "a=b", "--reuse", "false"], ""),
+        (["train", "--model.cell", "lstm"], ""),
+    ],
+)
+def test_flags_that_do_not_bear_are_named_in_one_line(words: list[str], note: str) -> None:
+    command, length = find_command(words)
+    assert command is not None
+    parsed = parse(command, words[length:])
+    settings = load_settings(parsed.settings, environ={}, flow=command.flow or None) if note else Settings()
+    assert idle_flags(command, parsed, settings) == note
+
+
+@pytest.mark.usefixtures("commands")
+def test_the_note_is_one_line_on_standard_error_and_the_command_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TS4S_MODEL__CELL", "lstm")  # from the environment it is taken in silence
+    command = Command("echo", "echo", "cli_test_commands:echo", ("train",), flow="retrain")
+    assert cli.main(["echo", "--json", "--data.window", "32", "--train.workers", "1"], (command,)) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == "note: --data.window has no effect on ts4s echo with model.task classification"
+    assert captured.err.count("note:") == 1
+    assert json.loads(captured.out)["workers"] == 1
 
 
 def test_the_overview_lists_every_command(monkeypatch: pytest.MonkeyPatch) -> None:

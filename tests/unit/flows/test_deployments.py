@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 
 from flows.deployment.specs import TRAINING_QUEUE, DeployOptions, deployments_of
-from flows.language_model import language_model
 from flows.lifecycle.conclude import said
 from flows.lifecycle.parameters import settings_of
 from tasks.prefect_ui.show import decision_page
 from ts4s_core.data.look import look_at
 from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.evaluation.gate.decision import Decision
-from ts4s_core.language.defaults import with_defaults
-from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings, load_settings
+from ts4s_core.settings import DataSettings, ModelSettings, StorageSettings, load_settings
 
 
 def deployed(**groups: object) -> dict[str, dict[str, object]]:
@@ -52,6 +50,10 @@ def test_what_was_given_becomes_parameters_with_paths_that_a_worker_finds(
         "storage": {"uri": f"{tmp_path}/artifacts"},
     }
     assert found["watch/data-source"]["data"] == {"source": f"{tmp_path}/rows.tsv"}
+    more = deployed(data={"source": "rows.tsv", "max_rows": 9, "label_column": "y"}, model={"dropout": 0.3})
+    assert more["retrain/nightly"]["data"] == {"source": f"{tmp_path}/rows.tsv", "label_column": "y"}
+    assert (more["retrain/nightly"]["more_data"], more["retrain/nightly"]["more_model"]) == ({"max_rows": 9}, {"dropout": 0.3})
+    assert more["watch/data-source"]["more_data"] == {"max_rows": 9, "label_column": "y"}
     assert found["predict/on-demand"]["model"] == "news"
 
 
@@ -63,7 +65,7 @@ def test_secrets_are_no_parameters() -> None:
     assert found["retrain/on-demand"]["storage"] == {"uri": "s3://models/ts4s"}
     assert found["retrain/on-demand"]["data"] == {"source": "s3://lake/rows.tsv"}
     with pytest.raises(SettingsError, match=r"storage\.secret is a secret and no flow parameter.*TS4S_STORAGE__SECRET"):
-        settings_of({"storage": {"secret": "hidden"}})
+        settings_of("retrain", {"storage": {"secret": "hidden"}})
 
 
 def test_there_is_a_watch_only_where_there_are_files() -> None:
@@ -83,18 +85,10 @@ def test_only_trainings_are_limited() -> None:
 
 
 def test_models_and_json_make_the_same_settings() -> None:
-    assert settings_of({"model": ModelSettings(max_length=64)}, name="a") == settings_of({"model": {"max_length": 64}}, name="a")
+    models = settings_of("retrain", {"model": ModelSettings(max_length=64)}, name="a")
+    assert models == settings_of("retrain", {"model": {"max_length": 64}}, name="a")
     with pytest.raises(SettingsError, match=r"train\.workers 3 does not divide train\.logical_shards 4"):
-        settings_of({"train": {"workers": 3}})
-
-
-def test_the_form_of_language_models_shows_their_own_defaults() -> None:
-    effective = with_defaults(Settings())
-    schema = language_model.parameters.model_dump()
-    for group in ("model", "data", "train", "generate"):
-        assert schema["properties"][group]["default"] == getattr(effective, group).model_dump(mode="json")
-    submitted = {group: schema["properties"][group]["default"] for group in ("model", "data", "train", "generate")}
-    assert with_defaults(settings_of(submitted)).model_dump() == effective.model_dump()
+        settings_of("retrain", {"train": {"workers": 3}})
 
 
 def test_a_run_says_how_it_ended() -> None:

@@ -15,7 +15,7 @@ from ts4s_core.pipeline import checks
 from ts4s_core.pipeline.checks import check_classes, check_store
 from ts4s_core.pipeline.run import Run
 from ts4s_core.pipeline.training_run import TrainingRun
-from ts4s_core.settings import Settings, StorageAddress, load_settings
+from ts4s_core.settings import Settings, load_settings
 
 
 def settings_for(folder: Path, **groups: object) -> Settings:
@@ -121,10 +121,15 @@ def test_what_is_not_there_says_how_to_make_it(run: TrainingRun) -> None:
 def test_parameters_of_the_flow_hold_what_was_given_and_no_secrets() -> None:
     environ = {"TS4S_STORAGE__KEY": "AK", "TS4S_STORAGE__SECRET": "hush-hush", "TS4S_TRAIN__EPOCHS": "3"}
     flags = {"name": "demo", "storage": {"uri": "s3://bucket/x"}, "train": {"workers": 2}}
-    parameters = flow_parameters(load_settings(flags, environ=environ))
-    assert set(parameters) == {"name", "reuse", "model", "data", "train", "evaluate", "spark", "storage"}
-    assert parameters["storage"] == StorageAddress(uri="s3://bucket/x")
-    assert parameters["train"].model_dump(exclude_unset=True) == {"workers": 2, "epochs": 3}
+    settings = load_settings(flags, environ=environ, flow="retrain")
+    assert flow_parameters(settings, "retrain") == {
+        "name": "demo",
+        "reuse": True,
+        "train": {"workers": 2, "epochs": 3},
+        "storage": {"uri": "s3://bucket/x"},
+    }
+    parameters = flow_parameters(load_settings({**flags, "train": {"seed": 2}}, environ=environ), "retrain")
+    assert (parameters["train"], parameters["more_train"]) == ({"epochs": 3}, {"seed": 2})
     assert "hush" not in str(parameters)
 
 

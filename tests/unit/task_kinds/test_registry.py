@@ -8,8 +8,9 @@ from ts4s_core.errors import InputError, IntegrityError, SettingsError
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.pipeline.language_run import LanguageRun
-from ts4s_core.pipeline.training_run import TrainingRun, completed
+from ts4s_core.pipeline.training_run import TrainingRun
 from ts4s_core.settings import Settings
+from ts4s_core.settings.flows import completed
 from ts4s_core.task_kinds.classification import CLASSIFICATION
 from ts4s_core.task_kinds.kind import TaskKind, load
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL

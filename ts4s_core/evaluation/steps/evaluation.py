@@ -21,8 +21,10 @@ from ts4s_core.evaluation.figures.lineage import ancestors
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.evaluation.report.data import Mistake, ReportData
 from ts4s_core.evaluation.scoring.score_rows import STAGE
+from ts4s_core.evaluation.scoring.scorer import spec_of
 from ts4s_core.progress import Progress
 from ts4s_core.settings import Settings
+from ts4s_core.settings.flows import shown_settings
 
 KIND = "report"
 #: Stands for the champion's content where the evaluated version is the champion itself.
@@ -129,7 +131,7 @@ class Evaluation:
             training=store.manifest(self.trained).facts,
             step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
             mistakes=mistakes,
-            settings=self.settings.plain(),
+            settings=shown_settings(self.settings, spec_of(store, self.trained).kind),
             created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
 
