@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ts4s_core.addresses import without_secrets
 from ts4s_core.shown_text import line
 
 MAX_MESSAGE_CHARS = 2_000
@@ -113,8 +114,8 @@ class SlotsError(SparkError):
 
 
 def one_line(text: str) -> str:
-    """Fold a message onto one line, show what a terminal would obey, and bound its length."""
-    folded = line(" ".join(text.split()))
+    """Fold a message onto one line without secrets of addresses, show what a terminal would obey, and bound its length."""
+    folded = line(without_secrets(" ".join(text.split())))
     if len(folded) > MAX_MESSAGE_CHARS:
         folded = folded[: MAX_MESSAGE_CHARS - 4] + " ..."
     return folded

@@ -23,6 +23,7 @@ from flows.cli.help import command_help, overview, prefix_help
 from flows.cli.options import Parsed, idle_flags, parse
 from flows.cli.output import write, write_text
 from flows.cli.table import COMMANDS, find_command
+from ts4s_core.addresses import problem_of, without_secrets
 from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
 from ts4s_core.settings import Settings, load_settings
 from ts4s_core.shown_text import line, lines
@@ -88,12 +89,21 @@ def _run(words: list[str], commands: Sequence[Command], secrets: list[str]) -> i
     if command is None:
         raise SettingsError(_no_command(words, commands))
     parsed = parse(command, words[length:])
+    refused = [problem for name, text in _texts(parsed) if (problem := problem_of(f"--{name.replace('_', '-')}", text))]
+    if refused:
+        raise SettingsError("; ".join(refused))
     settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
     idle = idle_flags(command, parsed, settings)
     if idle:
-        sys.stderr.write(f"note: {idle}\n")
+        sys.stderr.write(f"note: {line(idle)}\n")
     secrets += _secrets_of(settings)
     return _execute(command, parsed, settings)
+
+
+def _texts(parsed: Parsed) -> Iterator[tuple[str, str]]:
+    """Every text among a command's own flags and arguments."""
+    for name, given in vars(parsed.options).items():
+        yield from ((name, text) for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
 
 
 def _execute(command: Command, parsed: Parsed, settings: Settings) -> int:
@@ -167,19 +177,19 @@ class _Lines(logging.Formatter):
     """Records, with their tracebacks, as a terminal may have them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return lines(super().format(record))
+        return lines(without_secrets(super().format(record)))
 
 
 class _OneLine(logging.Formatter):
     """One line a record, whatever is in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return line(super().format(record))
+        return line(without_secrets(super().format(record)))
 
 
 def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequence[str], debug: bool) -> int:
     if debug:
-        sys.stderr.write(lines(_redacted("".join(traceback.format_exception(exc)), secrets)))
+        sys.stderr.write(lines(without_secrets(_redacted("".join(traceback.format_exception(exc)), secrets))))
     sys.stderr.write(f"error: {_redacted(one_line(message), secrets)}\n")
     return exit_code
 
@@ -187,7 +197,7 @@ def _failed(message: str, exc: BaseException, *, exit_code: int, secrets: Sequen
 def _kept_traceback(exc: BaseException, secrets: Sequence[str]) -> str:
     handle, path = tempfile.mkstemp(prefix="ts4s-error-", suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(lines(_redacted("".join(traceback.format_exception(exc)), secrets)))
+        file.write(lines(without_secrets(_redacted("".join(traceback.format_exception(exc)), secrets))))
     return path
 
 

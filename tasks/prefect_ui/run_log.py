@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from prefect import get_run_logger, runtime
 from prefect.logging.loggers import LoggingAdapter
 
+from ts4s_core.addresses import without_secrets
 from ts4s_core.shown_text import line
 
 OWN_LOGGER = "ts4s_core"
@@ -39,4 +40,4 @@ class _ToRun(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, "%s", line(record.getMessage()))
+        self._log.log(record.levelno, "%s", line(without_secrets(record.getMessage())))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ts4s_core.addresses import kept
 from ts4s_core.errors import SourceError, Ts4sError, listed
 from ts4s_core.host_user import expanded
 from ts4s_core.settings import StorageSettings
@@ -82,7 +83,7 @@ class SourceFiles:
             except FileNotFoundError:
                 there = {"type": "none"}
             if there["type"] == "file":
-                return [SourceFile(path, self.source, int(there["size"]))], True
+                return [SourceFile(path, kept(self.source), int(there["size"]))], True
             if there["type"] == "directory":
                 found = {name: info for name, info in fs.find(path, detail=True).items() if not _hidden(name, path)}
                 shown = self.source.rstrip("/") or "/"

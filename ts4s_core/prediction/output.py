@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ts4s_core.addresses import problem_of
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.store import ArtifactStore, put_part
@@ -192,6 +193,9 @@ def open_target(uri: str, storage: StorageSettings) -> Target:
         SettingsError: if something is there, or a folder cannot be made.
         InputError: if no installed library serves the address.
     """
+    problem = problem_of("--output", uri)
+    if problem is not None:
+        raise SettingsError(problem)
     scheme, _, rest = uri.rpartition("://")
     if scheme in ("", "file"):
         return FolderTarget(expanded(rest), storage)

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
+from ts4s_core.addresses import without_secrets
 from ts4s_core.errors import SettingsError, listed
 from ts4s_core.settings.flows import only, settings_that_bear
 from ts4s_core.settings.root import ENV_PREFIX, Settings
@@ -165,6 +166,6 @@ def problems_of(exc: ValidationError) -> list[str]:
         elif error["type"] == "value_error":
             problems.append(str(error["ctx"]["error"]) if "ctx" in error else error["msg"])
         else:
-            given = "" if where[:2] in SECRET_FIELDS else f", got {error['input']!r:.80}"
+            given = "" if where[:2] in SECRET_FIELDS else f", got {without_secrets(repr(error['input'])):.80}"
             problems.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}{given}")
     return problems

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ts4s_core.addresses import problem_of
 from ts4s_core.settings.groups import (
     MAX_NAME_CHARS,
     NAME_PATTERN,
@@ -25,6 +26,19 @@ from ts4s_core.settings.network_sizes import NETWORK_SIZES
 from ts4s_core.task_kinds.registry import kind_of
 
 ENV_PREFIX = "TS4S_"
+#: Settings that may hold an address.
+ADDRESSES = (
+    ("model", "source"),
+    ("model", "tokenizer"),
+    ("model", "word_vectors"),
+    ("data", "source"),
+    ("train", "ledger"),
+    ("spark", "master"),
+    ("storage", "uri"),
+    ("storage", "endpoint_url"),
+    ("storage", "cache_dir"),
+    ("generate", "prompt_file"),
+)
 #: Which architectures a setting of the network is for.
 _NETWORK_SETTINGS = {
     "hidden_size": ("transformer", "window", "recurrent"),
@@ -131,6 +145,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
             f"train.averaging_frequency {train.averaging_frequency} has no meaning with train.strategy {train.strategy}: "
             "use strategy averaging, or leave it at 0"
         )
+    yield from _secrets_in_addresses(settings)
     yield from _storage_conflicts(settings)
     yield from _model_conflicts(settings)
     yield from _spark_conflicts(settings)
@@ -154,13 +169,21 @@ def _spark_conflicts(settings: Settings) -> Iterator[str]:
             yield f"spark.conf {name} would put a secret into Spark's configuration: use the environment or the AWS chain"
 
 
+def _secrets_in_addresses(settings: Settings) -> Iterator[str]:
+    for group, name in ADDRESSES:
+        problem = problem_of(f"{group}.{name}", getattr(getattr(settings, group), name) or "")
+        if problem is not None:
+            yield problem
+    for pair in settings.spark.conf:
+        name, _, value = pair.partition("=")
+        problem = problem_of(f"spark.conf {name}", value)
+        if problem is not None:
+            yield problem
+
+
 def _storage_conflicts(settings: Settings) -> Iterator[str]:
     storage = settings.storage
     scheme = storage.uri.split("://", 1)[0] if "://" in storage.uri else "file"
-    for name, address in (("uri", storage.uri), ("endpoint_url", storage.endpoint_url or "")):
-        if "://" in address and "@" in address.split("://", 1)[1].split("/", 1)[0]:
-            # Said without the address: it would put the keys on the screen and into logs.
-            yield f"storage.{name} holds a user name or keys before an @: leave them out, and give TS4S_STORAGE__KEY and __SECRET"
     if storage.endpoint_url and scheme != "s3" and not settings.data.source.startswith("s3://"):
         yield (
             f"storage.endpoint_url {storage.endpoint_url} has no meaning with storage.uri {storage.uri} and data.source "

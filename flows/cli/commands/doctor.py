@@ -19,6 +19,7 @@ import psutil
 from flows.cli.command import Invocation, Outcome
 from flows.cli.output import columns
 from flows.prefect_api.server import configured_api_url
+from ts4s_core.addresses import without_secrets
 from ts4s_core.artifacts.storage.folder import nearest
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import Ts4sError
@@ -130,5 +131,6 @@ def _prefect() -> Finding:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S) as answer:
             healthy = json.loads(answer.read()) is True
     except (urllib.error.URLError, OSError, ValueError) as exc:
-        return Finding("prefect server", "failed", f"{url} does not answer: {exc}")
-    return Finding("prefect server", "ok" if healthy else "failed", f"{url} {'answers' if healthy else 'is not healthy'}")
+        return Finding("prefect server", "failed", without_secrets(f"{url} does not answer: {exc}"))
+    said = f"{without_secrets(url)} {'answers' if healthy else 'is not healthy'}"
+    return Finding("prefect server", "ok" if healthy else "failed", said)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 
+from ts4s_core.addresses import without_secrets
 from ts4s_core.artifacts.leases.lease import LIMITS, STORE_LEASE, Fence, Lease, Limits, check_fences
 from ts4s_core.artifacts.storage.folder import FolderFiles
 from ts4s_core.artifacts.storage.storage_types import Files, Stored
@@ -327,7 +328,7 @@ class Storage:
         for secret in (*given, *(os.environ.get(name, "") for name in _AWS_SECRETS)):
             if secret:
                 text = text.replace(secret, "***")
-        return text[:600]
+        return without_secrets(text)[:600]
 
     def list(self, prefix: str = "", *, temporary: bool = False) -> list[Stored]:
         """Every object below a folder, by path; what is being written under temporary names only if asked for."""

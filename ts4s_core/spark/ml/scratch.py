@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ts4s_core.addresses import problem_of
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, Ts4sError
@@ -54,6 +55,9 @@ def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
     Raises:
         SettingsError: if executors could not reach it.
     """
+    problem = problem_of("scratchUri", uri)
+    if problem is not None:
+        raise SettingsError(problem)
     if not uri and not str(frame.sparkSession.sparkContext.master).startswith("local"):
         raise SettingsError(
             f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "

@@ -1,0 +1,62 @@
+"""Secrets in addresses: one check for every address that a user gives, and what may be shown and kept of one.
+
+An address ends in manifests, logs, lists of bad rows and Prefect's parameters, so a password before an ``@`` and a signed query
+are refused before anything is written; and whatever text is shown goes through :func:`without_secrets`, because libraries quote
+addresses in their errors.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Where the name before an ``@`` says whose or which, and is no secret by itself.
+_NAMED = frozenset({"sftp", "ssh", "hdfs", "webhdfs", "abfs", "abfss", "wasb", "wasbs", "smb"})
+_SECRET_NAME = re.compile(r"(?i)sign|secret|passw|pwd|token|credential|key|auth|jwt|\A(sig|sas|code|policy|session|pass|hmac)\Z")
+_BEFORE_AT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"]*)@")
+_QUERY = re.compile(r"([?&;#])([^\s'\"?&;#=]+)=([^\s'\"&;#]+)")
+_PORT = re.compile(r"[^:]*:\d*\Z")
+_REMEDY = (
+    "leave them out. The keys of a store go into TS4S_STORAGE__KEY and TS4S_STORAGE__SECRET, or come from the usual AWS chain; "
+    "what only such an address gives is to be downloaded first"
+)
+
+
+def problem_of(setting: str, address: str) -> str | None:
+    """What is wrong with an address that holds a secret, without that secret; None if it holds none.
+
+    Args:
+        setting: what the user calls it, as in ``data.source``.
+        address: a path or URL, or several joined by ``::`` as fsspec takes them.
+    """
+    if "://" not in address:
+        return None
+    shown = without_secrets(address)
+    for part in address.split("::"):
+        if any(_is_secret(*found.groups()) for found in _BEFORE_AT.finditer(part)):
+            return f"{setting} holds a user name or keys before an @ ({shown}): {_REMEDY}"
+        for _mark, name, _value in _QUERY.findall(part.partition("://")[2]):
+            if _SECRET_NAME.search(name):
+                return f"{setting} holds a signature or a key in its query ({shown}): {_REMEDY}"
+    return None
+
+
+def without_secrets(text: str) -> str:
+    """Text whose addresses show ``***`` in place of what may be a secret."""
+    if "://" not in text:
+        return text
+    hidden = _BEFORE_AT.sub(lambda found: f"{found[1]}://***@" if _is_secret(found[1], found[2]) else found[0], text)
+    return _QUERY.sub(lambda found: f"{found[1]}{found[2]}=***" if _SECRET_NAME.search(found[2]) else found[0], hidden)
+
+
+def kept(address: str) -> str:
+    """What may be written down of an address that was read: without its query, which says nothing of what was there."""
+    scheme = address.partition("://")[0].lower()
+    return without_secrets(re.split(r"[?#]", address, maxsplit=1)[0] if scheme in ("http", "https") else address)
+
+
+def _is_secret(scheme: str, before: str) -> bool:
+    """Whether what stands between ``://`` and an ``@`` is more than a host, a port and a path, or a plain name."""
+    first, slash, _rest = before.partition("/")
+    if slash and (":" not in first or _PORT.match(first)):
+        return False
+    return bool(before) and (scheme.lower() not in _NAMED or ":" in before or "%3a" in before.lower())
