@@ -102,15 +102,14 @@ def _pool(client: SyncPrefectClient, name: str) -> str:
 
 def _queue(client: SyncPrefectClient, options: DeployOptions) -> str:
     """Trainings have a queue of their own, so that what looks and predicts never waits behind them."""
-    path = f"/work_pools/{options.pool}/queues"
-    queues = client._client.post(f"{path}/filter", json={}).raise_for_status().json()
-    found = next((queue for queue in queues if queue["name"] == TRAINING_QUEUE), None)
+    queues = client.read_work_queues(work_pool_name=options.pool)
+    found = next((queue for queue in queues if queue.name == TRAINING_QUEUE), None)
     if found is None:
-        client._client.post(path, json={"name": TRAINING_QUEUE, "concurrency_limit": options.limit}).raise_for_status()
+        client.create_work_queue(TRAINING_QUEUE, work_pool_name=options.pool, concurrency_limit=options.limit)
         return CREATED
-    if found["concurrency_limit"] == options.limit:
+    if found.concurrency_limit == options.limit:
         return UNCHANGED
-    client._client.patch(f"{path}/{TRAINING_QUEUE}", json={"concurrency_limit": options.limit}).raise_for_status()
+    client.update_work_queue(found.id, concurrency_limit=options.limit)
     return UPDATED
 
 

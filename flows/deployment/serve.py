@@ -34,13 +34,16 @@ def serve(settings: Settings, options: DeployOptions) -> dict[str, Any]:
 class _Runner(Runner):
     """Prefect's runner, ended by SIGTERM through its event loop: its own handler would wait for the loop that it holds up."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(**options)
+        self.runs_in = loop
+
     def handle_sigterm(self, *_args: Any, **_named: Any) -> None:
-        assert self._loop is not None, "signals come while the loop runs"
-        self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.astop()))
+        self.runs_in.call_soon_threadsafe(lambda: asyncio.ensure_future(self.astop()))
 
 
 async def _serve(served: list[RunnerDeployment], *, limit: int) -> None:
-    runner = _Runner(name=TAG, heartbeat_seconds=HEARTBEAT_S, limit=limit + 2, pause_on_shutdown=True)
+    runner = _Runner(asyncio.get_running_loop(), name=TAG, heartbeat_seconds=HEARTBEAT_S, limit=limit + 2, pause_on_shutdown=True)
     for deployment in served:
         await runner.aadd_deployment(deployment)
     await runner.start()

@@ -18,6 +18,7 @@ from ts4s_core.onnx.graph.graph import Graph
 from ts4s_core.onnx.importing.imported_graph import ImportedGraph
 from ts4s_core.onnx.importing.importer import assemble
 from ts4s_core.task_kinds.kind import load
+from ts4s_core.torch_internals import children_of
 
 
 class GraphModel(TrainableModel, ImportedGraph):
@@ -51,7 +52,7 @@ def compose(graph: Graph, spec: ModelSpec) -> GraphModel:
     if spec.lora_rank:
         add_lora(model, rank=spec.lora_rank, alpha=spec.lora_alpha)
     if spec.kind.head is not None:
-        if HEAD in model._modules:
+        if HEAD in children_of(model):
             raise UnsupportedModelError(
                 f"New head for this graph: expected no weights called {HEAD}.*, got some. Export the encoder without its head"
             )

@@ -10,6 +10,7 @@ from torch import nn
 
 from ts4s_core.errors import Ts4sError, UnsupportedModelError
 from ts4s_core.onnx.importing.registered_converters import onnx2torch
+from ts4s_core.torch_internals import NormalisingLayer, buffers_of
 
 _TEXT_INPUT = "input_ids"
 
@@ -54,8 +55,8 @@ def _by_operators(model: onnx.ModelProto) -> nn.Module:
 def _free_weights(module: nn.Module) -> None:
     """Make parameters of the matrices that the converter holds as constants; a single number is one that stays."""
     for child in module.modules():
-        normalises = isinstance(child, nn.modules.batchnorm._NormBase)
+        normalises = isinstance(child, NormalisingLayer)
         for name, buffer in list(child.named_buffers(recurse=False)):
             if buffer.is_floating_point() and buffer.numel() > 1 and not normalises:
-                del child._buffers[name]
+                del buffers_of(child)[name]
                 child.register_parameter(name, nn.Parameter(buffer.detach().clone().to(torch.float32)))

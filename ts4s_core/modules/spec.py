@@ -27,6 +27,7 @@ from torch import nn
 
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.modules.trust import find
+from ts4s_core.torch_internals import buffers_of, children_of, parameters_of
 
 Spec = dict[str, Any]
 
@@ -172,8 +173,8 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
     """The constructor's arguments, from the attributes of the same names; those that are the default may be left out."""
     found: dict[str, Any] = {}
     for name, parameter, inherited in _constructor(type(module)):
-        if name in module._parameters:
-            value: Any = module._parameters[name] is not None
+        if name in parameters_of(module):
+            value: Any = parameters_of(module)[name] is not None
         elif hasattr(module, name) and isinstance(getattr(module, name), (*_PLAIN, list, tuple, dict)):
             value = getattr(module, name)
         elif parameter.default is parameter.empty:
@@ -203,20 +204,21 @@ def _difference(one: Any, other: Any, where: str) -> str:
     """Where two modules are not built alike; empty if nowhere. Values of weights do not count."""
     if type(one) is not type(other):
         return f"{where} is a {type(one).__name__} and would be a {type(other).__name__}"
-    for kind in ("_parameters", "_buffers"):
+    for kind, tensors_of in (("parameters", parameters_of), ("buffers", buffers_of)):
         shapes = [
-            {name: None if tensor is None else (tuple(tensor.shape), tensor.dtype) for name, tensor in getattr(m, kind).items()}
+            {name: None if tensor is None else (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors_of(m).items()}
             for m in (one, other)
         ]
         if shapes[0] != shapes[1]:
-            return f"{where} has {kind[1:]} {_shown(shapes[0])} and would have {_shown(shapes[1])}"
+            return f"{where} has {kind} {_shown(shapes[0])} and would have {_shown(shapes[1])}"
     for name in sorted((one.__dict__.keys() | other.__dict__.keys()) - _OWN):
         if not _same(one.__dict__.get(name), other.__dict__.get(name)):
             return f"{where}.{name} is {_shown(one.__dict__.get(name))} and would be {_shown(other.__dict__.get(name))}"
-    if list(one._modules) != list(other._modules):
-        return f"{where} has the modules {list(one._modules)} and would have {list(other._modules)}"
-    for name, child in one._modules.items():
-        difference = _difference(child, other._modules[name], f"{where}.{name}") if child is not None else ""
+    children, others = children_of(one), children_of(other)
+    if list(children) != list(others):
+        return f"{where} has the modules {list(children)} and would have {list(others)}"
+    for name, child in children.items():
+        difference = _difference(child, others[name], f"{where}.{name}") if child is not None else ""
         if difference:
             return difference
     return ""

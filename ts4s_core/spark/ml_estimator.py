@@ -20,6 +20,7 @@ from ts4s_core.spark.ml.files import read_files, write_files
 from ts4s_core.spark.ml.fit import Fit, Task
 from ts4s_core.spark.ml.params import FitParams, add_setters
 from ts4s_core.spark.ml_model import DATA, TorchModel, trusted_by
+from ts4s_core.spark.session.internals import give_uid
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -130,7 +131,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         )
         model = TorchModel(Fit(self, task).run(dataset))
         self._copyValues(model)
-        model._resetUid(self.uid)
+        give_uid(model, self.uid)
         return model
 
 
@@ -192,7 +193,7 @@ class _Reader(MLReader[TorchEstimator]):
             paths += list(paths_of(value)) if isinstance(value, dict) else [value] if value and ":" in value else []
         check_trusted(paths, also=trusted_by(session))
         estimator = TorchEstimator()
-        estimator._resetUid(metadata["uid"])
+        give_uid(estimator, metadata["uid"])
         DefaultParamsReader.getAndSetParams(estimator, metadata)
         files = read_files(session, f"{path}/{DATA}", (_WEIGHTS, _GRAPH))
         estimator._weights = safetensors.numpy.load(files[_WEIGHTS]) if _WEIGHTS in files else None

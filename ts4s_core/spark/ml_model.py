@@ -24,6 +24,7 @@ from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.columns import input_column
 from ts4s_core.spark.ml.files import needed, read_files, write_files
 from ts4s_core.spark.ml.params import SharedParams, add_setters
+from ts4s_core.spark.session.internals import give_uid
 from ts4s_core.spark.session.shipping import ship_code
 
 if TYPE_CHECKING:
@@ -255,6 +256,6 @@ class _Reader(MLReader[TorchModel]):
         saved = SavedModule.from_files(files, where=path)
         check_trusted(saved.paths, also=trusted_by(session))
         model = TorchModel(saved)
-        model._resetUid(metadata["uid"])
+        give_uid(model, metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)
         return model

@@ -26,6 +26,7 @@ from ts4s_core.onnx.importing.parity import takes_other_shapes
 from ts4s_core.onnx.importing.registered_converters import onnx2torch
 from ts4s_core.onnx.rewriting.dropout_sites import add_dropout
 from ts4s_core.onnx.rewriting.rewrite import rewrite
+from ts4s_core.torch_internals import children_of
 
 OPERATIONS = "_ops"
 
@@ -161,7 +162,7 @@ def _path(module: nn.Module, placed: dict[str, nn.Module], others: dict[str, Any
 
 def _container(root: nn.Module, path: str) -> nn.Module:
     for piece in path.split(".") if path else ():
-        child = root._modules.get(piece)
+        child = children_of(root).get(piece)
         if child is None:
             child = nn.Module()
             root.add_module(piece, child)

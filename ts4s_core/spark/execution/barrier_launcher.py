@@ -24,6 +24,7 @@ from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.spark.session.executor_figures import executor_figures
 from ts4s_core.spark.session.failures import as_error
+from ts4s_core.spark.session.internals import scala_context
 from ts4s_core.spark.session.jvm import answer_of
 from ts4s_core.training.facts import ExecutorFigures
 
@@ -215,7 +216,7 @@ class _Stage:
     def _running_tasks(self) -> int:
         """Tasks of any job; 0 if the JVM does not answer: they have gone with it, or will."""
         return answer_of(
-            lambda: sum(info.numRunningTasks() for info in self._context._jsc.sc().statusTracker().getExecutorInfos()), 0
+            lambda: sum(info.numRunningTasks() for info in scala_context(self._context).statusTracker().getExecutorInfos()), 0
         )
 
 
@@ -243,7 +244,7 @@ def task_body(
 
 def slot_count(context: SparkContext) -> int:
     """Tasks of the executors that Spark has at this moment."""
-    scala = context._jsc.sc()
+    scala = scala_context(context)
     return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.errors import IntegrityError, SparkError
 from ts4s_core.spark.session.failures import first_cause
+from ts4s_core.spark.session.internals import hadoop_configuration, jvm_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -63,11 +64,9 @@ def needed(files: Mapping[str, bytes], name: str, folder: str) -> bytes:
 
 
 def _system(session: SparkSession, folder: str) -> tuple[Any, Any]:
-    jvm = session.sparkContext._jvm
-    assert jvm is not None
-    make = jvm.org.apache.hadoop.fs.Path
+    make = jvm_of(session.sparkContext).org.apache.hadoop.fs.Path
 
     def path(parent: str, name: str, *, here: bool = False) -> Any:
         return make(Path(parent).as_uri() if here else parent, name)
 
-    return make(folder).getFileSystem(session.sparkContext._jsc.hadoopConfiguration()), path
+    return make(folder).getFileSystem(hadoop_configuration(session.sparkContext)), path

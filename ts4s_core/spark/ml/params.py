@@ -23,6 +23,7 @@ from pyspark.ml.param.shared import (
 )
 
 from ts4s_core.errors import SettingsError
+from ts4s_core.spark.session.internals import owner_to_be
 
 P = TypeVar("P", bound=Params)
 
@@ -32,7 +33,7 @@ STRATEGIES = ("synchronous", "averaging", "hogwild")
 
 
 def _param(name: str, doc: str, converter: Any = TypeConverters.identity) -> Any:
-    return Param(Params._dummy(), name, doc, typeConverter=converter)  # type: ignore[no-untyped-call]
+    return Param(owner_to_be(), name, doc, typeConverter=converter)
 
 
 class KeywordParams(Params):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from ts4s_core.spark.session.internals import scala_context
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _PEAKS = {"peak_jvm_heap": "JVMHeapMemory", "peak_python_rss": "ProcessTreePytho
 def executor_figures(session: SparkSession) -> list[ExecutorFigures]:
     """A row of figures for every executor since the session began; none if Spark does not tell."""
     try:
-        found = session.sparkContext._jsc.sc().statusStore().executorList(False)
+        found = scala_context(session.sparkContext).statusStore().executorList(False)
         return [_figures(found.apply(index)) for index in range(found.size())]
     except Exception as exc:  # figures are worth less than the training that they are of
         log.warning("Spark does not tell its executors' figures: %s", str(exc).splitlines()[0])

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ts4s_core.spark.session.internals import is_open, scala_context
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -58,8 +60,8 @@ def watch(session: SparkSession, process: subprocess.Popen[bytes], *, limit_s: f
 
     def look() -> None:
         heard = time.monotonic()
-        while process.poll() is None and context._jsc is not None:
-            if answer_of(lambda: context._jsc.sc().isStopped() is not None, False, limit_s=limit_s):
+        while process.poll() is None and is_open(context):
+            if answer_of(lambda: scala_context(context).isStopped() is not None, False, limit_s=limit_s):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= limit_s and process.poll() is None:
                 logger.warning("Spark's JVM (pid %d) did not answer for %.0f s and is killed", process.pid, limit_s)

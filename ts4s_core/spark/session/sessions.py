@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.host_user import is_known, user_name
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.session.failures import first_cause
+from ts4s_core.spark.session.internals import forget_jvm, is_open, jvm_process, scala_context, start_jvm
 from ts4s_core.spark.session.java import find_java, java_option
 from ts4s_core.spark.session.jvm import answer_of, watch
 from ts4s_core.spark.session.shipping import package_folder, write_zip
@@ -148,7 +147,7 @@ def start_session(plan: SessionPlan) -> SparkSession:
             f"Spark did not start for spark.master {plan.spark.master}: {first_cause(exc)}. "
             "Check the master's address and spark.conf, or use --spark.master local[N]"
         ) from exc
-    process = getattr(session.sparkContext._gateway, "proc", None)
+    process = jvm_process(session.sparkContext)
     if process is not None:  # under spark-submit the JVM is our parent
         watch(session, process)
     logger.info("%s", whereabouts(session))
@@ -157,11 +156,7 @@ def start_session(plan: SessionPlan) -> SparkSession:
 
 def _log_in(conf: SparkConf) -> None:
     """Start the JVM and tell Hadoop who this is: it fails where the system knows no name for the user id."""
-    from pyspark import SparkContext
-
-    SparkContext._ensure_initialized(conf=conf)  # type: ignore[attr-defined]
-    assert SparkContext._jvm is not None
-    users = SparkContext._jvm.org.apache.hadoop.security.UserGroupInformation
+    users = start_jvm(conf).org.apache.hadoop.security.UserGroupInformation
     users.setLoginUser(users.createRemoteUser(user_name()))
 
 
@@ -185,11 +180,10 @@ def _ship(session: SparkSession, temporary: Path) -> None:
 def session_lives(session: SparkSession) -> bool:
     """Whether a session's JVM still answers and its context was not stopped."""
     context = session.sparkContext
-    gateway = context._gateway
-    process = getattr(gateway, "proc", None)
-    if context._jsc is None or (process is not None and process.poll() is not None):
+    process = jvm_process(context)
+    if not is_open(context) or (process is not None and process.poll() is not None):
         return False
-    return not answer_of(lambda: bool(context._jsc.sc().isStopped()), True)
+    return not answer_of(lambda: bool(scala_context(context).isStopped()), True)
 
 
 def abandon_dead_jvm(*, surely: bool = False) -> None:
@@ -199,25 +193,13 @@ def abandon_dead_jvm(*, surely: bool = False) -> None:
         surely: take the JVM for dead although its process is still there: a killed one closes its sockets first.
     """
     from pyspark import SparkContext
-    from pyspark.sql import SparkSession
 
-    context, gateway = SparkContext._active_spark_context, SparkContext._gateway
-    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
-    if gateway is None or process is None or not (surely or process.poll() is not None):
+    process = jvm_process(SparkContext)
+    if process is None or not (surely or process.poll() is not None):
         return
     process.kill()
     process.wait()
-    if context is not None and getattr(context, "_accumulatorServer", None):
-        context._accumulatorServer.shutdown()
-    with contextlib.suppress(Exception):  # its sockets are dead already
-        gateway.shutdown()
-    with contextlib.suppress(OSError):  # so is the pipe
-        if process.stdin is not None:
-            process.stdin.close()
-    for name in ("_active_spark_context", "_gateway", "_jvm"):
-        setattr(SparkContext, name, None)
-    for name in ("_instantiatedSession", "_activeSession"):
-        setattr(SparkSession, name, None)
+    forget_jvm(process)
 
 
 class Sessions:

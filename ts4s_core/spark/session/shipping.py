@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ts4s_core
+from ts4s_core.spark.session.internals import own_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -63,7 +64,7 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
             context.addPyFile(str(source))
         else:
             # Spark serves the file from where it is, and deletes this folder of its own at the end.
-            context.addPyFile(str(write_zip(source, Path(context._temp_dir) / f"{top}.zip")))
+            context.addPyFile(str(write_zip(source, own_folder(context) / f"{top}.zip")))
 
 
 _shipped: set[tuple[str, str]] = set()

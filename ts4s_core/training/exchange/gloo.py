@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch._C._distributed_c10d import ProcessGroupGloo, Store
+from torch.distributed.distributed_c10d import ProcessGroupGloo, Store
 
 from ts4s_core.errors import TrainingError, WorkerLostError
+from ts4s_core.torch_internals import gloo_options
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.exchange import zero_buckets
 
@@ -69,11 +70,8 @@ def make_group(store: Store, *, rank: int, world_size: int, address: str, timeou
     Raises:
         TrainingError: if the ranks cannot reach each other.
     """
-    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._timeout = datetime.timedelta(seconds=timeout_s)
     try:
-        options._devices = [ProcessGroupGloo.create_device(hostname=address)]
-        return ProcessGroupGloo(store, rank, world_size, options)
+        return ProcessGroupGloo(store, rank, world_size, gloo_options(address=address, timeout_s=timeout_s))
     except RuntimeError as exc:
         raise TrainingError(f"Rank {rank} cannot reach its peers from {address}: {exc}") from exc
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from ts4s_core.torch_internals import fused_adamw
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.state import named_moments
 from ts4s_core.training.exchange.buckets import chunks
@@ -90,7 +91,7 @@ class SlicedAdamW:
         for decays, (parameters, gradients, averages, squares) in self._calls.items():
             if not parameters:
                 continue
-            torch._fused_adamw_(
+            fused_adamw(
                 parameters,
                 gradients,
                 averages,

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.models.weights import Array
+from ts4s_core.torch_internals import NormalisingLayer, version_of
 from ts4s_core.training.exchange.exchange import Exchange
 
 #: Numbers that a rank brings to one gather.
@@ -27,12 +27,12 @@ class RunningStatistics:
         self._floats: dict[str, torch.Tensor] = {}
         self._counts: dict[str, torch.Tensor] = {}
         for path, module in model.named_modules():
-            if isinstance(module, _NormBase) and module.track_running_stats:
+            if isinstance(module, NormalisingLayer) and module.track_running_stats:
                 for local, buffer in module.named_buffers(recurse=False):
                     place = self._floats if buffer.is_floating_point() else self._counts
                     place[f"{path}.{local}" if path else local] = buffer
         own = {id(buffer) for buffer in (*self._floats.values(), *self._counts.values())}
-        self._others = [(name, buffer, buffer._version) for name, buffer in model.named_buffers() if id(buffer) not in own]
+        self._others = [(name, buffer, version_of(buffer)) for name, buffer in model.named_buffers() if id(buffer) not in own]
         self._model = model
         self._start: NDArray[np.float32] = np.zeros(0, np.float32)
         self._start_counts: list[torch.Tensor] = []
@@ -94,7 +94,7 @@ class RunningStatistics:
     def _refuse_changes(self) -> None:
         now = dict(self._model.named_buffers())
         for name, buffer, version in self._others:
-            if now.get(name) is not buffer or buffer._version != version:
+            if now.get(name) is not buffer or version_of(buffer) != version:
                 raise UnsupportedModelError(
                     f"Buffer {name} of the module is changed by forward: expected running statistics of torch's own "
                     "normalisation layers alone. Make it a parameter, or compute it anew in every forward"

@@ -1,0 +1,54 @@
+"""torch still has the names that it keeps to itself, and they do what they are used for."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ts4s_core import torch_internals as internals
+
+
+def test_own_tensors_and_children_of_a_module() -> None:
+    module = nn.Sequential(nn.Linear(2, 3, bias=False), nn.BatchNorm1d(3), nn.ReLU())
+    module.add_module("same", module[2])
+    linear, norm = module[0], module[1]
+    assert list(internals.children_of(module)) == ["0", "1", "2", "same"]
+    assert internals.parameters_of(linear) == {"weight": linear.weight, "bias": None}
+    assert list(internals.buffers_of(norm)) == ["running_mean", "running_var", "num_batches_tracked"]
+    assert [isinstance(child, internals.NormalisingLayer) for child in module] == [False, True, False, False]
+
+
+def test_a_tensor_counts_its_changes() -> None:
+    tensor = torch.zeros(2)
+    before = internals.version_of(tensor)
+    tensor.add_(1)
+    assert internals.version_of(tensor) == before + 1
+
+
+def test_fused_adamw_takes_the_step_of_torchs_optimiser() -> None:
+    start, gradient = torch.linspace(-1, 1, 64), torch.linspace(2, -2, 64)
+    parameter = nn.Parameter(start.clone())
+    parameter.grad = gradient / 2
+    optimiser = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.01, fused=True)
+    optimiser.step()
+    mine, averages, squares = start.clone(), torch.zeros(64), torch.zeros(64)
+    internals.fused_adamw(
+        *([mine], [gradient.clone()], [averages], [squares], [], [torch.tensor(1.0)]),
+        lr=0.1,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.01,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=torch.tensor(2.0),
+        found_inf=None,
+    )
+    assert torch.equal(mine, parameter.detach())
+    assert torch.equal(averages, 0.1 * gradient / 2)
+
+
+def test_gloo_takes_an_interface_and_a_time_limit() -> None:
+    options = internals.gloo_options(address="127.0.0.1", timeout_s=7.5)
+    assert options._timeout.total_seconds() == 7.5
+    assert len(options._devices) == 1

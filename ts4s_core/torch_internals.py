@@ -1,0 +1,50 @@
+"""What ts4s asks of torch by names that torch keeps to itself: here, and nowhere else.
+
+``tests/unit/test_torch_internals.py`` says whether the installed version still has them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase as NormalisingLayer  # what batch and instance normalisation share
+
+__all__ = ["NormalisingLayer", "buffers_of", "children_of", "fused_adamw", "gloo_options", "parameters_of", "version_of"]
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters by local name, those that it goes without included; a view."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """A module's own buffers by local name, likewise; a view."""
+    return module._buffers
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """A module's own children by local name, in order, one that is there twice included; a view."""
+    return module._modules
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return tensor._version
+
+
+def fused_adamw(*lists: list[torch.Tensor], **options: Any) -> None:
+    """One step of AdamW over lists of tensors, in place: torch's optimiser would take whole parameters, not slices."""
+    torch._fused_adamw_(*lists, **options)
+
+
+def gloo_options(*, address: str, timeout_s: float) -> Any:
+    """Options of a gloo group that is bound to one interface: ``init_process_group`` takes one from the environment alone."""
+    from torch.distributed import ProcessGroupGloo
+
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._timeout = datetime.timedelta(seconds=timeout_s)
+    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+    return options
