@@ -14,9 +14,9 @@ from torch import nn
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import InputError
-from ts4s_core.modules import trust as trusting
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.table_rows import TableRows
+from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import StorageSettings
 from ts4s_core.spark import TorchEstimator, TorchModel, trust
 from ts4s_core.spark.ml.rows import Layout, write_rows
@@ -46,7 +46,7 @@ def test_columns_as_arguments_of_their_own(spark: Any, digits: Any, tmp_path: Pa
     model = estimator.fit(table)
     assert accuracy(model.transform(table)) > 0.9
     model.save(f"file://{tmp_path}/two")
-    monkeypatch.setattr(trusting, "_trusted", set())
+    PROCESS.clear()  # as a new process, which trusts nobody
     with pytest.raises(InputError, match="which would be imported"):
         TorchModel.load(f"file://{tmp_path}/two")
     spark.conf.set("spark.ts4s.trustedModules", "two_inputs_of_a_test")

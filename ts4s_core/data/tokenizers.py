@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ts4s_core.errors import SettingsError, SourceError
+from ts4s_core.process_state import PROCESS
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -119,7 +120,6 @@ def limited(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
     return tokenizer
 
 
-@functools.lru_cache(maxsize=1)
 def shared_tokenizer(text: str, max_length: int | None = None) -> Tokenizer:
     """One tokenizer for all tasks of a process, without padding, cut to ``max_length`` tokens if given. Not to be changed.
 
@@ -129,8 +129,17 @@ def shared_tokenizer(text: str, max_length: int | None = None) -> Tokenizer:
         SourceError: if the text describes none.
         SettingsError: if the special tokens alone need ``max_length`` tokens.
     """
-    tokenizer = tokenizer_from(text)
-    return tokenizer if max_length is None else limited(tokenizer, max_length)
+
+    def make() -> Tokenizer:
+        tokenizer = tokenizer_from(text)
+        return tokenizer if max_length is None else limited(tokenizer, max_length)
+
+    return PROCESS.kept("tokenizer", (text, max_length), make)
+
+
+def limit_tokenizer_threads(threads: int) -> None:
+    """Let tokenizers that encode from now on start so many threads: they would start one for every core, in every task."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
 
 
 def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) -> list[Tokens]:

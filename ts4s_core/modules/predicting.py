@@ -5,7 +5,6 @@ Legend: B rows, C numbers of an output.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,12 @@ from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, make_module
 from ts4s_core.modules.saved import SavedModule
+from ts4s_core.process_state import PROCESS
 
 #: What :meth:`Predictor.predict` gives.
 STRUCT = pa.struct([("prediction", pa.float64()), ("raw", pa.list_(pa.float64())), ("probability", pa.list_(pa.float64()))])
-_cached: dict[str, Predictor] = {}
-_lock = threading.Lock()
+#: Predictors that a process keeps.
+_MOST_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,11 @@ class Predictor:
     @classmethod
     def cached(cls, key: str, files: Mapping[str, bytes], **options: Any) -> Predictor:
         """The predictor of a module's files: built once in a process for each key, the last few are kept."""
-        with _lock:
-            if key not in _cached:
-                while len(_cached) >= 4:
-                    del _cached[next(iter(_cached))]
-                _cached[key] = cls(SavedModule.from_files(files, where="of the model"), **options)
-            return _cached[key]
+
+        def make() -> Predictor:
+            return cls(SavedModule.from_files(files, where="of the model"), **options)
+
+        return PROCESS.kept("predictor", key, make, most=_MOST_KEPT)
 
     def predict(self, column: pa.Array) -> pa.Array:
         """Predictions of a column, of texts or lists of numbers; a null is one for a null."""

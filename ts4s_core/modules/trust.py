@@ -7,17 +7,15 @@ choose it: only ``torch.nn``, ``torch.optim`` and what this process's own code h
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ts4s_core.errors import InputError
+from ts4s_core.process_state import PROCESS
 
 #: Spark configuration with further names, apart by commas.
 CONF = "spark.ts4s.trustedModules"
 _LIBRARIES = ("torch.nn", "torch.optim")
-_trusted: set[str] = set()
-_lock = threading.Lock()
 
 
 def trust(*names: str) -> None:
@@ -26,8 +24,11 @@ def trust(*names: str) -> None:
     Args:
         names: modules (``my_package``, with all below it), or single paths (``my_package.networks:Net``).
     """
-    with _lock:
-        _trusted.update(names)
+    _trusted().update(names)
+
+
+def _trusted() -> set[str]:
+    return PROCESS.kept("trusted names", (), set)
 
 
 def check_trusted(paths: Iterable[str], *, also: Iterable[str] = ()) -> None:
@@ -40,8 +41,7 @@ def check_trusted(paths: Iterable[str], *, also: Iterable[str] = ()) -> None:
     Raises:
         InputError: naming the first one.
     """
-    with _lock:
-        known = {*_trusted, *also}
+    known = {*_trusted().copy(), *also}
     for path in paths:
         module, _, name = path.partition(":")
         parents = {module[:end] for end, char in enumerate(f"{module}.") if char == "."}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +13,14 @@ import pyarrow as pa
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.tokenizers import limit_tokenizer_threads, load_tokenizer, tokenise
 from ts4s_core.errors import DataError
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.output import Sink
 from ts4s_core.prediction.result_table import Layout, error_lines, vector_lines
 from ts4s_core.prediction.runners import Floats, Run, onnx_runner, run_sorted, torch_runner
 from ts4s_core.prediction.source_rows import TextRow, TextSource, TextSplit
+from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import StorageSettings
 
 Errors = Literal["mark", "refuse"]
@@ -59,8 +59,6 @@ class LoadedModel:
 
     def values(self, rows: Iterable[TextRow]) -> Floats | None:
         """Values of the rows that have a text, in their order; None if none has."""
-        from ts4s_core.data.tokenizers import tokenise
-
         texts = [row.text for row in rows if row.text is not None]
         if not texts:
             return None
@@ -69,17 +67,17 @@ class LoadedModel:
         )
 
 
-@functools.lru_cache(maxsize=1)
-def load_model(use: ModelUse) -> LoadedModel:
-    """The model of a process, loaded once for all its tasks; its weights are mapped from the verified file of this host.
+def model_of(use: ModelUse) -> LoadedModel:
+    """The model of a task, loaded once in a process; its weights are mapped from the verified file of this host.
 
     Raises:
         IntegrityError: a file is damaged.
     """
-    # A tokenizer would start a thread for every core of the host, in every task.
-    os.environ["RAYON_NUM_THREADS"] = str(use.threads)
-    from ts4s_core.data.tokenizers import load_tokenizer
+    limit_tokenizer_threads(use.threads)
+    return PROCESS.kept("predicting model", use, lambda: _load_model(use))
 
+
+def _load_model(use: ModelUse) -> LoadedModel:
     opened = ModelFolder(ArtifactStore.open(use.storage).local(ArtifactRef.parse(use.trained)))
     make: Any = onnx_runner if use.runtime == "onnxruntime" else torch_runner
     run: Run = make(opened, threads=use.threads, output=use.output)
@@ -113,7 +111,7 @@ class PredictPart:
         Raises:
             DataError: if a row cannot be predicted and ``errors`` is ``refuse``.
         """
-        model = load_model(self.model)
+        model = model_of(self.model)
         done: dict[str, Any] = {"rows": 0, "errors": 0, "files": []}
         with tempfile.TemporaryDirectory(prefix="ts4s-predict-") as folder:
             whole = _File(Path(folder), f"part-{part.number:05}", self)

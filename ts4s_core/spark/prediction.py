@@ -16,7 +16,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import DataError
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.job import checked_runtime, layout_of
-from ts4s_core.prediction.part import ModelUse, load_model
+from ts4s_core.prediction.part import ModelUse, model_of
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.source_rows import row_of
 from ts4s_core.settings import StorageSettings
@@ -34,7 +34,7 @@ class _Predictor:
     def answers(self, texts: pa.Array) -> pa.Table:
         """The model's columns of some texts; a text that cannot be predicted is marked in ``error``."""
         rows = [row_of(text) for text in texts.to_pylist()]
-        table, _marked = self.layout.table(rows, load_model(self.use).values(rows))
+        table, _marked = self.layout.table(rows, model_of(self.use).values(rows))
         return table.drop_columns(["text"])
 
 

@@ -15,10 +15,9 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import DataError, IntegrityError, NonFiniteError
-from ts4s_core.evaluation.figures import overlap
-from ts4s_core.evaluation.scoring import score_rows as predict
 from ts4s_core.evaluation.steps.classifier import evaluate
 from ts4s_core.evaluation.steps.evaluation import read_decision
+from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import Settings
 
 Make = Callable[..., Any]
@@ -27,8 +26,7 @@ FILES = ["confusion.csv", "decision.json", "metrics.json", "per_class.csv", "pre
 
 @pytest.fixture(autouse=True)
 def fresh_worker() -> None:
-    predict._scorer_of.cache_clear()
-    overlap._tested_ids.cache_clear()
+    PROCESS.clear()
 
 
 @pytest.fixture

@@ -15,17 +15,17 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import DataError, IntegrityError
-from ts4s_core.evaluation.scoring import score_rows as predict
 from ts4s_core.evaluation.scoring.score_rows import TOKENS_PER_BATCH, predict_rows
 from ts4s_core.evaluation.scoring.scorer import same_tokens
 from ts4s_core.models.length_batches import ROWS_PER_BATCH, length_batches
+from ts4s_core.process_state import PROCESS
 
 Make = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def fresh_worker() -> None:
-    predict._scorer_of.cache_clear()
+    PROCESS.clear()
 
 
 class BackwardEngine(LocalEngine):

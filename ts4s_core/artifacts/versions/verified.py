@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from pathlib import Path
 
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.errors import IntegrityError
+from ts4s_core.process_state import PROCESS
 
 CHUNK_BYTES = 2**20
 _State = tuple[str, int, int, int]
-# A file that was not changed since it was checked (inode, size, change time) need not be hashed again.
-_seen: dict[_State, str] = {}
-_seen_lock = threading.Lock()
 
 
 def hash_file(path: Path) -> tuple[int, str]:
@@ -29,8 +26,12 @@ def hash_file(path: Path) -> tuple[int, str]:
 
 def remember(path: Path, sha256: str) -> None:
     """Note the hash of a file that this process just wrote, so that it need not read it again."""
-    with _seen_lock:
-        _seen[_state(path, os.stat(path))] = sha256
+    _seen()[_state(path, os.stat(path))] = sha256
+
+
+def _seen() -> dict[_State, str]:
+    """Hashes by state: a file that was not changed since (inode, size, change time) need not be hashed again."""
+    return PROCESS.kept("checked files", (), dict[_State, str])
 
 
 def _state(path: Path, status: os.stat_result) -> _State:
@@ -57,12 +58,9 @@ def check_file(path: Path, entry: FileEntry, *, where: str) -> None:
             f"{where} is damaged: expected {entry.size} bytes, got {status.st_size}. Make or publish that version again"
         )
     state = _state(path, status)
-    with _seen_lock:
-        known = _seen.get(state)
+    known = _seen().get(state)
     if known is None:
-        known = hash_file(path)[1]
-        with _seen_lock:
-            _seen[state] = known
+        known = _seen()[state] = hash_file(path)[1]
     if known != entry.sha256:
         raise IntegrityError(
             f"{where} is damaged: expected sha256 {entry.sha256}, got {known}. Make or publish that version again"

@@ -23,6 +23,7 @@ from ts4s_core.data.sides import SIDES
 from ts4s_core.evaluation.figures.drift import Sample
 from ts4s_core.evaluation.scoring.dataset_rows import ids_of, row_groups, table_of, truth_of
 from ts4s_core.evaluation.scoring.predictions import ID_DTYPE, Bools
+from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import StorageSettings
 
 SAMPLE_ROW_GROUPS = 20
@@ -68,15 +69,17 @@ def _shared(job: OverlapJob, indices: Sequence[int]) -> str:
     store = ArtifactStore.open(job.storage)
     with Dataset.open(store, ArtifactRef.parse(job.trained_on)) as dataset:
         ids = _ids(dataset, "train", indices)
-    return base64.b64encode(ids[np.isin(ids, _tested_ids(job.storage, job.tested, job.side))].tobytes()).decode("ascii")
+    return base64.b64encode(ids[np.isin(ids, _tested_ids(job, store))].tobytes()).decode("ascii")
 
 
-@functools.lru_cache(maxsize=1)
-def _tested_ids(storage: StorageSettings, dataset: str, side: str) -> Ids:
-    """Ids of a whole side: 16 bytes a row, read once for each worker process."""
-    store, ref = ArtifactStore.open(storage), ArtifactRef.parse(dataset)
-    with Dataset.open(store, ref) as opened:
-        return _ids(opened, side, range(len(opened.rows_per_group(side))))
+def _tested_ids(job: OverlapJob, store: ArtifactStore) -> Ids:
+    """Ids of the whole tested side: 16 bytes a row, read once in a process."""
+
+    def read() -> Ids:
+        with Dataset.open(store, ArtifactRef.parse(job.tested)) as opened:
+            return _ids(opened, job.side, range(len(opened.rows_per_group(job.side))))
+
+    return PROCESS.kept("tested ids", (job.storage, job.tested, job.side), read)
 
 
 def _ids(dataset: Dataset, side: str, indices: Sequence[int]) -> Ids:

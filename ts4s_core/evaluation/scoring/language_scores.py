@@ -30,8 +30,8 @@ from ts4s_core.evaluation.scoring.predictions import ID_DTYPE
 from ts4s_core.evaluation.scoring.score_rows import STAGE, ScoreJob, threads_set
 from ts4s_core.models.length_batches import length_batches
 from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.process_state import PROCESS
 from ts4s_core.progress import Progress, silent
-from ts4s_core.settings import StorageSettings
 
 if TYPE_CHECKING:
     from ts4s_core.models.trainable import TrainableModel
@@ -126,18 +126,19 @@ def _chunks(windows: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _score_chunk(job: ScoreJob, indices: Sequence[int]) -> dict[str, Any]:
-    scorer, store = _scorer_of(job.storage, job.trained, job.dataset)
+    store = ArtifactStore.open(job.storage)
+    scorer = _scorer_of(job, store)
     with TextDataset.open(store, ArtifactRef.parse(job.dataset)) as dataset:
         table = pa.concat_tables(dataset.read_row_groups(job.side, indices, _COLUMNS))
     with threads_set(job.threads):
         return scorer.score(table)
 
 
-@functools.lru_cache(maxsize=1)
-def _scorer_of(storage: StorageSettings, trained: str, dataset: str) -> tuple[LanguageScorer, ArtifactStore]:
-    """The model of a worker process, loaded once for all its chunks."""
-    store = ArtifactStore.open(storage)
-    return LanguageScorer.load(store, ArtifactRef.parse(trained), dataset=ArtifactRef.parse(dataset)), store
+def _scorer_of(job: ScoreJob, store: ArtifactStore) -> LanguageScorer:
+    """The model, loaded once in a process for all its chunks."""
+    key = (job.storage, job.trained, job.dataset)
+    trained, dataset = ArtifactRef.parse(job.trained), ArtifactRef.parse(job.dataset)
+    return PROCESS.kept("language scorer", key, lambda: LanguageScorer.load(store, trained, dataset=dataset))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.evaluation.scoring.dataset_rows import Rows, row_groups, rows_of, sides_labels
 from ts4s_core.evaluation.scoring.predictions import ID_DTYPE, Predictions
 from ts4s_core.models.length_batches import length_batches, padded
+from ts4s_core.process_state import PROCESS
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
@@ -107,19 +108,20 @@ def _unpacked(text: str, dtype: Any) -> npt.NDArray[Any]:
 
 
 def _score_chunk(job: ScoreJob, indices: Sequence[int]) -> dict[str, str]:
-    scorer, store = _scorer_of(job.storage, job.trained, job.dataset)
+    store = ArtifactStore.open(job.storage)
+    scorer = _scorer_of(job, store)
     rows = rows_of(store, ArtifactRef.parse(job.dataset), side=job.side, indices=indices, texts=scorer.needs_texts)
     logits = score(scorer, rows, threads=job.threads)
     return {"ids": _packed(rows.ids), "truth": _packed(rows.truth), "logits": _packed(logits)}
 
 
-@functools.lru_cache(maxsize=1)
-def _scorer_of(storage: StorageSettings, trained: str, dataset: str) -> tuple[Scorer, ArtifactStore]:
-    """The model of a worker process, loaded once for all its chunks."""
+def _scorer_of(job: ScoreJob, store: ArtifactStore) -> Scorer:
+    """The model, loaded once in a process for all its chunks."""
     from ts4s_core.evaluation.scoring.scorer import Scorer
 
-    store = ArtifactStore.open(storage)
-    return Scorer.load(store, trained=ArtifactRef.parse(trained), dataset=ArtifactRef.parse(dataset)), store
+    key = (job.storage, job.trained, job.dataset)
+    trained, dataset = ArtifactRef.parse(job.trained), ArtifactRef.parse(job.dataset)
+    return PROCESS.kept("scorer", key, lambda: Scorer.load(store, trained=trained, dataset=dataset))
 
 
 def score(scorer: Scorer, rows: Rows, *, threads: int) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ts4s_core
+from ts4s_core.process_state import PROCESS
 from ts4s_core.spark.session.internals import own_folder
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
     """
     context = session.sparkContext
     for top in sorted({path.partition(":")[0].partition(".")[0] for path in paths} | {ts4s_core.__name__}):
-        if (context.applicationId, top) in _shipped:
+        shipped = PROCESS.kept("shipped modules", context.applicationId, set[str])
+        if top in shipped:
             continue
-        _shipped.add((context.applicationId, top))
+        shipped.add(top)
         if top == ts4s_core.__name__ and str(context.master).startswith("local"):
             continue
         source = _source(top)
@@ -65,9 +67,6 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
         else:
             # Spark serves the file from where it is, and deletes this folder of its own at the end.
             context.addPyFile(str(write_zip(source, own_folder(context) / f"{top}.zip")))
-
-
-_shipped: set[tuple[str, str]] = set()
 
 
 def _source(top: str) -> Path | None:
