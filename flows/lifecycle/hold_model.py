@@ -27,7 +27,7 @@ def while_held(settings: Settings, work: Callable[[], dict[str, Any]]) -> dict[s
             leave_if_held(run)
             run.check_input()
             run.preflight()
-            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None):
+            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None, doing="a run"):
                 return work()
         except LeaseHeldError as exc:
             get_run_logger().info("%s", exc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.pipeline.checks import check_store
 from ts4s_core.pipeline.run import Run
@@ -33,5 +34,5 @@ class PredictionRun(Run):
         """Predict every row of the source."""
         if not asked.get("output"):
             self.preflight()
-        with self.stage("predict"):
+        with in_use(self.store, "predict"), self.stage("predict"):
             return self._job("predict", trained=str(trained), options=dict(asked))

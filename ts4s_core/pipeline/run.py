@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
@@ -89,12 +90,14 @@ class Run:
 
     def _job(self, name: str, **inputs: Any) -> dict[str, Any]:
         silence_s = max(SHORTEST_SILENCE_S, self.settings.train.timeout_s)
-        return self.program.run({"job": name, **inputs}, progress=self.progress, silence_s=silence_s)
+        # What is held here goes along into all that the job writes, on whatever host.
+        held = [fence.to_json() for fence in self.store.storage.fences]
+        return self.program.run({"job": name, "held": held, **inputs}, progress=self.progress, silence_s=silence_s)
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[Callable[[StepResult], StepResult]]:
         self.preflight()
-        with self.stage(name) as note:
+        with in_use(self.store, name), self.stage(name) as note:
 
             def done(result: StepResult) -> StepResult:
                 note.text = "found" if result.reused else "done"

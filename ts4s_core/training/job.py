@@ -28,6 +28,8 @@ class TrainJob:
         storage: the storage settings, secrets included.
         resume: reference of the checkpoint to go on from, or None.
         attempt: 0 for the first.
+        generation: number of this attempt among all that ever wrote checkpoints of the step, from 1: their order.
+        held: leases and marks that all of this is written under.
         model_factory: ``module:function`` from a job and a model folder to a module.
         rows_factory: ``module:function`` from a job and a store to a row source.
         exchange: ``auto``, ``shared-memory`` or ``network``.
@@ -46,6 +48,8 @@ class TrainJob:
     class_weights: list[float] | None = None
     resume: str | None = None
     attempt: int = 0
+    generation: int = 1
+    held: list[dict[str, Any]] = field(default_factory=list)
     model_factory: str = "ts4s_core.training.worker.factories:model_of_artifact"
     rows_factory: str = "ts4s_core.training.worker.dataset_rows:rows_of_artifact"
     exchange: str = "auto"

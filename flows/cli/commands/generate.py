@@ -7,6 +7,7 @@ from typing import TextIO
 
 from flows.cli.command import Invocation, Outcome
 from flows.cli.output import write_text
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
@@ -19,10 +20,11 @@ def generate_command(invocation: Invocation) -> Outcome:
     options, store = invocation.settings.generate, ArtifactStore.open(invocation.settings.storage)
     prompts = prompts_of(options)
     ref = Registry(store).resolve(invocation.options.model)
-    generator = _opened(store.local(ref), invocation.options.model)
-    generator.check(prompts)
     stream = invocation.stream
-    guard = guard_of(store, ref, longest=options.max_copied_tokens)
+    with in_use(store, "generate"):
+        generator = _opened(store.local(ref), invocation.options.model)
+        generator.check(prompts)
+        guard = guard_of(store, ref, longest=options.max_copied_tokens)
     texts = generator.generate(prompts, options, on_piece=None if stream is None else _written(stream), guard=guard)
     tokens, seconds = sum(len(text.ids) for text in texts), sum(text.seconds for text in texts)
     values = {

@@ -8,6 +8,7 @@ from flows.cli.command import Invocation, Outcome
 from flows.cli.commands.steps import inputs
 from flows.cli.output import columns, shown, table
 from tasks.current_run import begun
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.evaluation.gate.compare_versions import check_comparable, dataset_for
@@ -25,7 +26,7 @@ def export_command(invocation: Invocation) -> Outcome:
         store = ArtifactStore.open(settings.storage)
         ref = Registry(store).resolve(options.model)
         store.manifest(ref)
-    with invocation.display.stage("export"):
+    with in_use(store, "models export"), invocation.display.stage("export"):
         threads = settings.train.threads_per_worker
         values = export_trained(store, ref, form=form, to=to, threads=threads, progress=invocation.display.progress)
     figures = values.get("figures")

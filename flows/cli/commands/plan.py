@@ -7,6 +7,7 @@ from typing import Any
 from flows.cli.command import Invocation, Outcome
 from flows.cli.commands.steps import inputs
 from flows.cli.output import columns, shown
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
 from ts4s_core.pipeline.checks import check_store
@@ -52,7 +53,7 @@ def plan_command(invocation: Invocation) -> Outcome:
                 "Run ts4s export and import first, then plan with what they made"
             )
     job = planning_job(settings, dataset=dataset, model=model, config=config, wanted=wanted)
-    with invocation.display.stage("plan"):
+    with in_use(store, "plan"), invocation.display.stage("plan"):
         plan = make_plan(settings, job, wanted=wanted, assumed=dataset is None, progress=invocation.display.progress)
     sources = {"model": str(model or settings.model.source), "dataset": str(dataset) if dataset else None}
     values = {"from": sources, **plan.to_json()}

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from ts4s_core.artifacts.leases.lease import Fence
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
 
@@ -23,6 +24,18 @@ def artifact_of(job: Job, role: str) -> ArtifactRef:
     if not isinstance(text, str):
         raise SettingsError(f"job {job.get('job')}: expected {role} as KIND/NAME/VERSION, got {text!r}")
     return ArtifactRef.parse(text)
+
+
+def fences_of(job: Job) -> tuple[Fence, ...]:
+    """Leases and marks that whoever gave the job holds.
+
+    Raises:
+        SettingsError: something there is none.
+    """
+    try:
+        return tuple(Fence.from_json(record) for record in job.get("held") or ())
+    except (ValueError, KeyError, TypeError) as exc:
+        raise SettingsError(f"job {job.get('job')}: expected held leases as name, token and number, got {exc}") from exc
 
 
 def tokenizer_of(job: Job) -> dict[str, bytes] | None:

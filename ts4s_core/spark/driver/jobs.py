@@ -9,9 +9,10 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.errors import SettingsError
 from ts4s_core.progress import Progress
-from ts4s_core.spark.driver.job import Job, Result, artifact_of
+from ts4s_core.spark.driver.job import Job, Result, artifact_of, fences_of
 from ts4s_core.spark.driver.place import Place
 from ts4s_core.task_kinds.kind import load
 from ts4s_core.task_kinds.registry import kind_of
@@ -31,7 +32,14 @@ def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
     if run is None:
         raise SettingsError(f"job {job.get('job')!r} is not one of {', '.join(sorted(JOBS))}")
     place.progress = progress
-    return run(job, place, progress)
+    place.held = fences_of(job)
+    if "held" in job or job["job"] not in _USE_STORE:
+        return run(job, place, progress)
+    # Nobody else says in the store that it is being used.
+    store = place.store()
+    with in_use(store, str(job["job"])):
+        place.held = tuple(store.storage.fences)
+        return run(job, place, progress)
 
 
 def _warm_up(_job: Job, place: Place, _progress: Progress) -> Result:
@@ -132,6 +140,8 @@ def _predict(job: Job, place: Place, progress: Progress) -> Result:
     )
 
 
+#: Jobs that read or write versions.
+_USE_STORE = ("prepare", "train", "evaluate", "compare", "predict")
 JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {
     "warm-up": _warm_up,
     "echo": _echo,

@@ -14,6 +14,7 @@ from ts4s_core.spark.session.sessions import SessionPlan, Sessions
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from ts4s_core.artifacts.leases.lease import Fence
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.data.data_engine import DataEngine
     from ts4s_core.spark.execution.data_engine import SparkEngine
@@ -30,6 +31,7 @@ class Place:
         settings: the settings of the job.
         temporary: private folder of the program.
         sessions: holds at most one Spark session.
+        held: leases and marks that the job's giver holds.
         progress: told of files that go to the store or come from there.
     """
 
@@ -37,6 +39,7 @@ class Place:
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
     progress: Progress = silent
+    held: tuple[Fence, ...] = ()
     _engine: tuple[SparkSession, SparkEngine] | None = None
     _scanned: tuple[object, Any] | None = None
 
@@ -87,10 +90,12 @@ class Place:
         return LocalLauncher(threads_per_worker=train.threads_per_worker)
 
     def store(self) -> ArtifactStore:
-        """The artifact store of the settings."""
+        """The artifact store of the settings; what is written through it is under what is held."""
         from ts4s_core.artifacts.store import ArtifactStore
 
-        return ArtifactStore.open(self.settings.storage, progress=self.progress)
+        store = ArtifactStore.open(self.settings.storage, progress=self.progress)
+        store.storage.fences.extend(self.held)
+        return store
 
     def scanned(self, wanted: object, scan: Callable[[], T]) -> T:
         """What the data are: what the last scan found, if it was of the same data.

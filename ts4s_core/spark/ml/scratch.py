@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.addresses import problem_of
+from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, Ts4sError
@@ -69,7 +70,8 @@ def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
         given = load_settings({"storage": {"uri": place, "cache_dir": str(folder / "cache")}}).storage
         store = ArtifactStore.open(given)
         try:
-            yield store
+            with in_use(store, "fit"):
+                yield store
         finally:
             _remove(store)
 

@@ -19,9 +19,9 @@ from typing import Any
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.errors import StoreError, Ts4sError
+from ts4s_core.errors import LeaseHeldError, StoreError, Ts4sError
 from ts4s_core.retries import retried
-from ts4s_core.training.checkpoints.listing import prune
+from ts4s_core.training.checkpoints.listing import place_of, prune
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
 from ts4s_core.training.checkpoints.state import BEST_FILE, STATE_FILE, WEIGHTS_FILE, Snapshot
 from ts4s_core.training.control.client import ControlClient
@@ -75,6 +75,9 @@ class CheckpointWriter:
             if writer is not None:
                 self._seal(writer, shares)
                 log.info("checkpoint of step %d sealed in %.1f s", step, time.monotonic() - started)
+        except LeaseHeldError as exc:
+            # Another run trains this model by now: what this one would come to is sealed nowhere.
+            self._control.fail(exc)
         except (Ts4sError, OSError) as exc:
             # Training can go on without this one: the next is due soon, and a lost peer is the control channel's matter.
             log.warning("checkpoint of step %d was not written: %s", step, exc)
@@ -83,7 +86,7 @@ class CheckpointWriter:
 
     def _begin(self, step: int) -> ArtifactWriter:
         job = self._job
-        settings = {"train": job.train, "step": step}
+        settings = {"train": job.train, **place_of(job, step)}
         return self._store.begin(
             "checkpoint", job.name, job.key, settings=settings, upstream={"dataset": job.dataset, "model": job.model}
         )

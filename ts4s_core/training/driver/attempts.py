@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import replace
 
+from ts4s_core.artifacts.leases.lease import check_fences
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
 from ts4s_core.errors import (
@@ -21,7 +22,7 @@ from ts4s_core.errors import (
     WorkerLostError,
 )
 from ts4s_core.retries import Backoff
-from ts4s_core.training.checkpoints.listing import checkpoints
+from ts4s_core.training.checkpoints.listing import checkpoints, last_generation
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.metrics import Metrics
@@ -55,7 +56,7 @@ class Attempts:
         metrics: Metrics,
         workers: int,
         max_restarts: int,
-        oldest_checkpoint: str = "",
+        own_only: bool = False,
     ) -> None:
         self.restarts = 0
         self.workers = workers
@@ -64,7 +65,8 @@ class Attempts:
         self._launcher = launcher
         self._metrics = metrics
         self._max_restarts = max_restarts
-        self._oldest_checkpoint = oldest_checkpoint
+        self._own_only = own_only
+        self._first_generation = 1 + last_generation(store, job.name, job.key)
         self._slots = launcher.slots()
         self._refused = False
         self._last_failure: tuple[str, str, int] | None = None
@@ -103,7 +105,9 @@ class Attempts:
         return again
 
     def _attempt(self) -> None:
-        job = replace(self._job, attempt=self.restarts, resume=self._newest_checkpoint())
+        check_fences(self._store.storage, self._store.storage.fences)
+        generation = self._first_generation + self.restarts
+        job = replace(self._job, attempt=self.restarts, generation=generation, resume=self._newest_checkpoint())
         with ControlServer(
             self._launcher.control_host(), world_size=self.workers, timeout_s=job.timeout_s, listener=self._metrics.listen
         ) as control:
@@ -129,9 +133,8 @@ class Attempts:
     def _newest_checkpoint(self) -> str | None:
         # What the attempt before did not get sealed; its workers are gone.
         discard_unsealed(self._store, "checkpoint", self._job.name)
-        for ref in checkpoints(self._store, self._job.name, self._job.key):
-            if ref.version < self._oldest_checkpoint:
-                break
+        own = self._job.output if self._own_only else None
+        for ref in checkpoints(self._store, self._job.name, self._job.key, of=own):
             try:
                 self._store.local(ref)
             except (IntegrityError, NotFoundError) as exc:

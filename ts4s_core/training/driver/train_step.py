@@ -109,10 +109,10 @@ def train(
             exchange=factories.exchange,
             ledger=_absolute(settings.train.ledger),
             extra=dict(factories.extra or {}),
+            held=[fence.to_json() for fence in store.storage.fences],
         )
         # A run that must not reuse anything begins anew, and goes on from its own checkpoints alone.
-        oldest = "" if settings.reuse else writer.ref.version
-        _run_and_seal(writer, store, launcher, job=job, workers=workers, progress=progress, oldest_checkpoint=oldest)
+        _run_and_seal(writer, store, launcher, job=job, workers=workers, progress=progress, own_only=not settings.reuse)
 
     with _alone(settings, store, key):
         result = run_step(
@@ -138,7 +138,7 @@ def _run_and_seal(
     job: TrainJob,
     workers: int,
     progress: Progress,
-    oldest_checkpoint: str,
+    own_only: bool,
 ) -> None:
     started = time.monotonic()
     metrics = Metrics(progress)
@@ -149,7 +149,7 @@ def _run_and_seal(
         metrics=metrics,
         workers=workers,
         max_restarts=job.settings.max_restarts,
-        oldest_checkpoint=oldest_checkpoint,
+        own_only=own_only,
     )
     attempts.run()
     rows, result = metrics.rows(), metrics.result

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ts4s_core.artifacts.leases.lease import Fence
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
@@ -100,6 +101,7 @@ def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> Train
 
 def _train(job: TrainJob, peers: Peers) -> WorkerResult:
     store = ArtifactStore.open(job.storage_settings())
+    store.storage.fences.extend(Fence.from_json(record) for record in job.held)
     setup = assemble(job, store)
     rows = rows_of(job, store)
     checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
