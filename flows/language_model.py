@@ -20,7 +20,9 @@ from tasks.import_decoder import import_decoder
 from tasks.prepare_text import prepare_text
 from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
+from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.language.defaults import with_defaults
+from ts4s_core.language.facts import TextFacts
 from ts4s_core.pipeline.language_run import LanguageRun
 
 FLOW = "language-model"
@@ -88,16 +90,18 @@ def language_model(
 
 def _train(run: LanguageRun) -> dict[str, Any]:
     began = time.monotonic()
-    made: dict[str, dict[str, Any]] = {"prepare": prepare_text()}
-    dataset = made["prepare"]["ref"]
+    made = {"prepare": StepResult.from_json(prepare_text())}
+    dataset = str(made["prepare"].ref)
     exported = export_decoder(dataset)
     if exported is not None:
-        made["export"] = exported
-    made["import"] = import_decoder(dataset, None if exported is None else exported["ref"])
-    made["train"] = train_on_spark(dataset, made["import"]["ref"])
-    trained = made["train"]["ref"]
-    made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
-    published = publish(trained, made["evaluate"]["ref"], *approved(run, trained, made["evaluate"]))
-    made["generate"] = generate_text(trained, dataset)
+        made["export"] = StepResult.from_json(exported)
+    made["import"] = StepResult.from_json(import_decoder(dataset, None if exported is None else exported["ref"]))
+    made["train"] = StepResult.from_json(train_on_spark(dataset, str(made["import"].ref)))
+    trained = str(made["train"].ref)
+    seconds = {step: result.seconds for step, result in made.items()}
+    made["evaluate"] = StepResult.from_json(evaluate_model(trained, dataset, seconds))
+    report = str(made["evaluate"].ref)
+    published = publish(trained, report, *approved(run, trained, report))
+    made["generate"] = StepResult.from_json(generate_text(trained, dataset))
     result = result_of(run, made, kinds=KINDS, published=published, seconds=time.monotonic() - began)
-    return {**result, "sample": made["generate"]["facts"]["sample"]}
+    return {**result, "sample": TextFacts.of(made["generate"]).sample}

@@ -19,8 +19,11 @@ from tasks.import_model import import_model
 from tasks.prepare_dataset import prepare_dataset
 from tasks.publish import publish
 from tasks.train_on_spark import train_on_spark
+from ts4s_core.artifacts.steps import StepResult
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.pipeline.classifier_run import ClassifierRun
 from ts4s_core.pipeline.run import Run
+from ts4s_core.training.facts import TrainedFacts
 
 FLOW = "retrain"
 KINDS = {"export": "onnx", "import": "model", "prepare": "dataset", "train": "trained", "evaluate": "report"}
@@ -76,46 +79,48 @@ def retrain(
 
 def _retrain(run: ClassifierRun) -> dict[str, Any]:
     began = time.monotonic()
-    made: dict[str, dict[str, Any]] = {}
-    made["export"] = export_onnx()
-    base = made["export"]["ref"]
+    made: dict[str, StepResult] = {}
+    made["export"] = StepResult.from_json(export_onnx())
+    base = str(made["export"].ref)
     # Preparing waits for Spark in another process, so importing goes on meanwhile in this one.
     preparing = prepare_dataset.submit(base)
     try:
-        made["import"] = import_model(base)
-        made["prepare"] = preparing.result()
+        made["import"] = StepResult.from_json(import_model(base))
+        made["prepare"] = StepResult.from_json(preparing.result())
     except BaseException:
         run.program.kill()  # ends the waiting thread too
         raise
-    dataset = made["prepare"]["ref"]
-    made["train"] = train_on_spark(dataset, made["import"]["ref"])
-    trained = made["train"]["ref"]
-    made["evaluate"] = evaluate_model(trained, dataset, {step: made[step]["seconds"] for step in made})
-    published = publish(trained, made["evaluate"]["ref"], *approved(run, trained, made["evaluate"]))
+    dataset = str(made["prepare"].ref)
+    made["train"] = StepResult.from_json(train_on_spark(dataset, str(made["import"].ref)))
+    trained = str(made["train"].ref)
+    seconds = {step: result.seconds for step, result in made.items()}
+    made["evaluate"] = StepResult.from_json(evaluate_model(trained, dataset, seconds))
+    report = str(made["evaluate"].ref)
+    published = publish(trained, report, *approved(run, trained, report))
     return result_of(run, made, published=published, seconds=time.monotonic() - began)
 
 
 def result_of(
     run: Run,
-    made: dict[str, dict[str, Any]],
+    made: Mapping[str, StepResult],
     *,
     published: dict[str, Any],
     seconds: float,
     kinds: Mapping[str, str] = KINDS,
 ) -> dict[str, Any]:
     """The result of a run, from what its steps made or found."""
-    trained, facts = made["train"]["ref"], made["train"]["facts"]
-    step_seconds = {step: round(made[step]["seconds"], 3) if step in made else 0.0 for step in kinds}
-    unchanged = all(result["reused"] for result in made.values()) and not published["new"]
+    facts = TrainedFacts.of(made["train"])
+    step_seconds = {step: round(made[step].seconds, 3) if step in made else 0.0 for step in kinds}
+    unchanged = all(result.reused for result in made.values()) and not published["new"]
     return {
         "status": "unchanged" if unchanged else "done",
         "model": run.settings.name,
-        "version": trained.rpartition("/")[2],
+        "version": made["train"].ref.version,
         "promoted": published["promoted"],
         "why": published["why"],
-        "weights_sha256": facts["weights_sha256"],
-        "metrics": made["evaluate"]["facts"]["metrics"],
-        "train": {fact: facts.get(fact) for fact in TRAIN_FACTS},
+        "weights_sha256": facts.weights_sha256,
+        "metrics": ReportFacts.of(made["evaluate"]).metrics,
+        "train": {fact: getattr(facts, fact) for fact in TRAIN_FACTS},
         "seconds": step_seconds | {"total": round(seconds, 3)},
-        "artifacts": {kind: made[step]["ref"] for step, kind in kinds.items() if step in made},
+        "artifacts": {kind: str(made[step].ref) for step, kind in kinds.items() if step in made},
     }

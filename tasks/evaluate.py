@@ -11,6 +11,7 @@ from tasks.prefect_ui.pictures import MOST_CLASSES, confusion_picture
 from tasks.prefect_ui.show import show_picture, show_table, show_version
 from tasks.step import step
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.pipeline.run import Run
 from ts4s_core.pipeline.training_run import TrainingRun
 
@@ -27,10 +28,8 @@ def evaluate(trained: str, dataset: str, seconds: Mapping[str, float]) -> dict[s
     run = current_run(TrainingRun)
     result = run.evaluate(ArtifactRef.parse(trained), ArtifactRef.parse(dataset), seconds=seconds)
     show_version(run, result)
-    baseline = result.facts["baseline"]
-    rows = [
-        {"metric": name, "value": value, "majority class": baseline.get(name)} for name, value in result.facts["metrics"].items()
-    ]
+    facts = ReportFacts.of(result)
+    rows = [{"metric": name, "value": value, "majority class": facts.baseline.get(name)} for name, value in facts.metrics.items()]
     show_table("metrics", run.settings.name, rows, description=f"metrics of {trained}")
     _show_confusion(run, result.ref)
     return result.to_json()

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.current_run import current_run
 from tasks.prefect_ui.show import show_table, show_version
 from tasks.step import step
+from ts4s_core.data.corpus.facts import CorpusFacts
 from ts4s_core.pipeline.language_run import LanguageRun
 
 
@@ -16,7 +17,8 @@ def prepare_text() -> dict[str, Any]:
     run = current_run(LanguageRun)
     result = run.prepare_text()
     show_version(run, result)
-    names = ("rows", "bytes", "tokens", "windows")
-    rows = [{"side": side, **{name: result.facts[name][side] for name in names}} for side in result.facts["rows"]]
+    facts = CorpusFacts.of(result)
+    counts = {"rows": facts.rows, "bytes": facts.bytes, "tokens": facts.tokens, "windows": facts.windows}
+    rows = [{"side": side, **{name: count[side] for name, count in counts.items()}} for side in facts.rows]
     show_table("text", run.settings.name, rows, description="blocks, bytes, tokens and windows of each side")
     return result.to_json()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import get_run_logger
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.evaluation.steps.evaluation import read_decision
 from ts4s_core.pipeline.publication import decided
 from ts4s_core.pipeline.run import Run
 
@@ -25,18 +24,19 @@ class Approval(RunInput):
     reason: str = Field("", description="for the registry's history")
 
 
-def approved(run: Run, trained: str, evaluated: dict[str, Any]) -> tuple[bool, str]:
+def approved(run: Run, trained: str, report: str) -> tuple[bool, str]:
     """Ask, if the settings say so and the gate would promote.
 
     Returns:
         whether the version may be promoted, and what the person said.
     """
-    decision = evaluated["facts"]["decision"]
-    wanted = run.settings.evaluate.require_approval and decision["promote"]
-    if not wanted or decided(run.store, ArtifactRef.parse(trained)) is not None:
+    if not run.settings.evaluate.require_approval:
         return True, ""
-    get_run_logger().info("waiting for approval: resume this run to promote %s", decision["why"])
-    about = f"Promote `{trained}`? The gate says: {decision['why']}. The report is among this run's artifacts."
+    decision = read_decision(run.store, ArtifactRef.parse(report))
+    if not decision.promote or decided(run.store, ArtifactRef.parse(trained)) is not None:
+        return True, ""
+    get_run_logger().info("waiting for approval: resume this run to promote %s", decision.why)
+    about = f"Promote `{trained}`? The gate says: {decision.why}. The report is among this run's artifacts."
     given = pause_flow_run(
         wait_for_input=Approval.with_initial_data(description=about, approve=True),
         timeout=APPROVAL_TIMEOUT_S,

@@ -20,6 +20,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from ts4s_core.artifacts.facts import shown
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.pipeline.run import Run
@@ -41,7 +42,7 @@ def show_version(run: Run, result: StepResult) -> None:
     """Show which version a step made or found, and what the manifest says of it."""
     ref = result.ref
     rows = [
-        {"fact": name, "value": str(value)[:200]} for name, value in result.facts.items() if not isinstance(value, dict | list)
+        {"fact": name, "value": str(value)[:200]} for name, value in shown(result).items() if not isinstance(value, dict | list)
     ]
     lines = [
         f"`{ref}` {'was there already' if result.reused else f'made in {result.seconds:.1f} s'}",

@@ -85,6 +85,11 @@ class Facts(Record):
         return super().to_json()
 
 
+def shown(found: Described) -> JsonObject:
+    """A version's facts as a user sees them, whatever its kind: without the schema number."""
+    return {name: value for name, value in found.facts.items() if name != SCHEMA}
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """What is wrong with a record, a few words each; values are not shown, because one may be a secret."""
     return [

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.data.formats.parquet_footer import Group, read_groups
 from ts4s_core.data.formats.rows import MAX_ROW_BYTES
 from ts4s_core.data.sides import SIDES
@@ -49,18 +50,13 @@ class Dataset:
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
         self._store = store
-        facts = manifest.facts
+        facts = DatasetFacts.of(manifest)
         self.ref = manifest.ref
-        try:
-            self.labels: tuple[str, ...] = tuple(facts["labels"])
-            self.fingerprint = str(facts["fingerprint"])
-            self.max_length = int(facts["max_length"])
-            self.pad_id = int(facts["pad_id"])
-            self.task = str(facts["task"])
-        except KeyError as exc:
-            raise IntegrityError(f"{self.ref} is no dataset: its manifest has no fact {exc}. Prepare it again") from exc
-        except (TypeError, ValueError, OverflowError) as exc:
-            raise IntegrityError(f"{self.ref} is no dataset: a fact of its manifest cannot be, {exc}. Prepare it again") from exc
+        self.labels = facts.labels
+        self.fingerprint = facts.fingerprint
+        self.max_length = facts.max_length
+        self.pad_id = facts.pad_id
+        self.task = facts.task
         self.row_groups: dict[str, tuple[RowGroupPlace, ...]] = {side: tuple(_places(manifest, side)) for side in SIDES}
         self._footers = {entry.path: entry.row_groups[-1] for entry in manifest.files if entry.row_groups}
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()

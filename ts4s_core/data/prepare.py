@@ -15,6 +15,7 @@ from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.card import GroupCounts, card_of, count_group, merge_counts
 from ts4s_core.data.data_engine import GROUP_COLUMN, DataEngine
+from ts4s_core.data.facts import LabelledFacts
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.scan import Scan, Selection, fingerprint_of
 from ts4s_core.data.schema import ROWS_PER_FILE, buckets_for, side_schema
@@ -198,10 +199,6 @@ def prepare_dataset(
         },
     )
 
-    def build(writer: ArtifactWriter) -> None:
-        _build(writer, settings, store, engine, scan=scan, tokenizer_folder=tokenizer_folder)
-        writer.facts["tokenizer_sha256"] = tokenizer_hash
-
     progress("prepare", {"rows": scan.rows, "labels": len(scan.labels), "bad_rows": scan.bad_rows})
     plain = settings.plain()
     result = run_step(
@@ -212,7 +209,7 @@ def prepare_dataset(
         settings={"data": plain["data"], "model": {name: plain["model"][name] for name in ("max_length", "task")}},
         upstream=upstream or {},
         reuse=settings.reuse,
-        build=build,
+        build=lambda writer: _build(writer, settings, store, engine, scan=scan, tokenizer_folder=tokenizer_folder),
     )
     progress("prepare", {"written": 0 if result.reused else scan.rows, "seconds": round(result.seconds, 2)})
     return result
@@ -244,15 +241,22 @@ def _build(
     # How many blank lines there were does not make another dataset.
     writer.add_json("card.json", card, identity=False)
     add_bad_rows(writer, bad_rows=scan.bad_rows, listed=scan.bad)
-    writer.facts.update(
+    facts = LabelledFacts(
         rows=dict(scan.sides),
-        labels=list(scan.labels),
+        labels=scan.labels,
         fingerprint=scan.fingerprint,
         task=settings.model.task,
         max_length=max_length,
         pad_id=pad_id,
-        **{name: card[name] for name in ("duplicates", "conflicting_texts", "truncated", "blank_lines", "bad_rows", "tokens")},
+        duplicates=total.duplicates,
+        conflicting_texts=total.conflicting_texts,
+        truncated=total.truncated,
+        blank_lines=scan.blank_lines,
+        bad_rows=scan.bad_rows,
+        tokens=card["tokens"],
+        tokenizer_sha256=tokenizer_sha256(tokenizer_folder),
     )
+    writer.facts = facts.to_json()
 
 
 def _register(writer: ArtifactWriter, results: Sequence[Mapping[str, Any]]) -> dict[str, GroupCounts]:

@@ -15,6 +15,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, StoreError
 from ts4s_core.progress import Progress, silent
+from ts4s_core.training.facts import TrainedFacts
 
 FORMATS = ("hf", "onnx", "torch", "onnx-int8", "onnx-int4")
 _STAGE = "export"
@@ -55,7 +56,7 @@ def export_trained(
         (folder / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         record = {
             "model": str(ref),
-            "weights_sha256": trained.manifest.facts.get("weights_sha256"),
+            "weights_sha256": TrainedFacts.of(trained.manifest).weights_sha256,
             "format": form,
             "task": trained.spec.task,
             "max_length": trained.spec.max_length,

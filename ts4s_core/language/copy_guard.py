@@ -104,6 +104,7 @@ def guard_of(store: ArtifactStore, trained: ArtifactRef, *, longest: int) -> Cop
     """
     from ts4s_core.artifacts.versions.refs import ArtifactRef
     from ts4s_core.data.corpus.dataset import TextDataset
+    from ts4s_core.data.corpus.facts import CorpusFacts
     from ts4s_core.errors import NotFoundError
 
     if not longest:
@@ -112,8 +113,8 @@ def guard_of(store: ArtifactStore, trained: ArtifactRef, *, longest: int) -> Cop
     try:
         if upstream is None:
             raise NotFoundError(f"{trained} names no dataset")
-        facts = store.manifest(ArtifactRef.parse(upstream)).facts
-        if sum(facts["tokens"].values()) > MOST_TOKENS:
+        facts = CorpusFacts.of(store.manifest(ArtifactRef.parse(upstream)))
+        if sum(facts.tokens.values()) > MOST_TOKENS:
             log.warning("generated text is not kept from copying: %s is too large to be watched", upstream)
             return None
         with TextDataset.open(store, ArtifactRef.parse(upstream)) as dataset:

@@ -11,6 +11,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.corpus.dataset import TextDataset
 from ts4s_core.data.tokenizers import load_tokenizer
+from ts4s_core.language.facts import TextFacts
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import GenerateSettings, Settings
 
@@ -38,7 +39,7 @@ def given_prompts(options: GenerateSettings) -> list[str]:
 def generate_texts(
     settings: Settings, store: ArtifactStore, *, trained: ArtifactRef, dataset: ArtifactRef, progress: Progress = silent
 ) -> StepResult:
-    """Generate a text for each prompt, or find the artifact that holds them; facts: ``sample`` and ``texts``.
+    """Generate a text for each prompt, or find the artifact that holds them; see :class:`ts4s_core.language.facts.TextFacts`.
 
     Files: ``sample.txt`` (all texts), ``texts.json`` (prompt and text of each).
 
@@ -89,7 +90,7 @@ def _write(
     sample = "\n\n".join(text.text for text in texts)
     writer.add_bytes("sample.txt", sample.encode("utf-8", "replace") + b"\n")
     writer.add_json("texts.json", [{"prompt": text.prompt, "text": text.text, "tokens": len(text.ids)} for text in texts])
-    writer.facts.update(sample=sample, texts=len(texts), tokens=sum(len(text.ids) for text in texts))
+    writer.facts = TextFacts(sample=sample, texts=len(texts), tokens=sum(len(text.ids) for text in texts)).to_json()
 
 
 def _own_prompt(store: ArtifactStore, dataset: ArtifactRef, *, show_text: bool) -> str:

@@ -15,6 +15,7 @@ from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
 from ts4s_core.language.word_vector_file import read_word_vectors, vector_size
+from ts4s_core.models.facts import ModelFacts, Parameters, WordVectorsFound
 from ts4s_core.models.network_spec import NetworkSpec
 from ts4s_core.models.spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec
 from ts4s_core.progress import Progress, silent
@@ -187,11 +188,12 @@ def _write(writer: ArtifactWriter, settings: Settings, tokenizer: Path, *, progr
     with tempfile.TemporaryDirectory(prefix="ts4s-network-") as temporary:
         save_weights(Path(temporary) / WEIGHTS_FILE, tensors_of(network))
         writer.add_file(Path(temporary) / WEIGHTS_FILE, WEIGHTS_FILE)
-    _describe(writer, network, spec, tokenizer=tokenizer)
-    writer.facts.update(word_vectors={"tokens": vocabulary, "found": given.found})
+    _describe(writer, network, spec, tokenizer=tokenizer, found=WordVectorsFound(tokens=vocabulary, found=given.found))
 
 
-def _describe(writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, *, tokenizer: Path) -> None:
+def _describe(
+    writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, *, tokenizer: Path, found: WordVectorsFound | None = None
+) -> None:
     """Everything of a model artifact but its weights' file."""
     from ts4s_core.models.weights import weights_sha256
 
@@ -199,17 +201,19 @@ def _describe(writer: ArtifactWriter, network: TrainableModel, spec: ModelSpec, 
     writer.add_json(SPEC_FILE, {**spec.to_json(), "parameters": list(network.parameter_names)})
     writer.add_folder(tokenizer, "tokenizer")
     trained = network.trained_tensors()
-    writer.facts.update(
+    facts = ModelFacts(
         task=spec.task,
         classes=0,
         architecture=spec.network["architecture"],
-        parameters={
-            "total": sum(parameter.numel() for parameter in network.parameters()),
-            "trainable": sum(tensor.size for tensor in trained.values()),
-        },
+        parameters=Parameters(
+            total=sum(parameter.numel() for parameter in network.parameters()),
+            trainable=sum(tensor.size for tensor in trained.values()),
+        ),
         head="none",
         weights_sha256=weights_sha256(trained),
+        word_vectors=found,
     )
+    writer.facts = facts.to_json()
 
 
 def _model_spec(settings: Settings, network: NetworkSpec, *, pad_id: int) -> ModelSpec:

@@ -11,6 +11,7 @@ from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
+from ts4s_core.models.facts import ModelFacts, Parameters
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.task_kinds.kind import load
@@ -139,17 +140,18 @@ def _write(writer: ArtifactWriter, settings: Settings, made: tuple[ModelFolder, 
     if exported.tokenizer_folder.is_dir():
         writer.add_folder(exported.tokenizer_folder, "tokenizer")
     trained = model.trained_tensors()
-    writer.facts.update(
+    facts = ModelFacts(
         task=spec.task,
         classes=spec.classes,
-        parameters={
-            "total": sum(parameter.numel() for parameter in model.parameters()),
-            "trainable": sum(tensor.size for tensor in trained.values()),
-        },
+        parameters=Parameters(
+            total=sum(parameter.numel() for parameter in model.parameters()),
+            trainable=sum(tensor.size for tensor in trained.values()),
+        ),
         parity=base.parity,
         head="none" if spec.kind.head is None else "kept" if kept else "new",
         weights_sha256=weights_sha256(trained),
     )
+    writer.facts = facts.to_json()
 
 
 def _spec(settings: Settings, exported: ModelFolder, base: Base, *, labels: list[str]) -> ModelSpec:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.errors import InputError
 from ts4s_core.pipeline.checks import check_classes, check_source, check_store
 from ts4s_core.pipeline.training_run import Given, TrainingRun
@@ -141,7 +142,7 @@ class ClassifierRun(TrainingRun):
         settings = self.settings
         dataset = given.get("dataset") or self.store.newest("dataset", settings.name)
         if dataset is not None:
-            labels = tuple(self.store.manifest(dataset).facts["labels"])
+            labels = DatasetFacts.of(self.store.manifest(dataset)).labels
             check_classes(settings, labels)
             return len(labels), labels
         if not settings.model.classes:

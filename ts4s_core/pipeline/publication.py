@@ -9,6 +9,7 @@ from ts4s_core.artifacts.registry import CHAMPION, Entry, History, Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import ConflictError
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.evaluation.steps.evaluation import read_decision
 
@@ -30,7 +31,7 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
         LeaseHeldError: if the model's lease was lost.
     """
     ref, report_ref = ArtifactRef.parse(trained), ArtifactRef.parse(report)
-    decision, metrics = read_decision(store, report_ref), store.manifest(report_ref).facts["metrics"]
+    decision, metrics = read_decision(store, report_ref), ReportFacts.of(store.manifest(report_ref)).metrics
     registry = Registry(store)
     while True:
         history = registry.history(ref.name)

@@ -19,6 +19,7 @@ from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.errors import DataError, ParityError, SettingsError, Ts4sError, UnsupportedModelError
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import ModelSpec
+from ts4s_core.prediction.facts import PredictionFacts
 from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
 from ts4s_core.prediction.part import Errors, ModelUse, PredictPart, Runtime
 from ts4s_core.prediction.result_table import Layout
@@ -122,13 +123,22 @@ def predict(
         found = _run(engine, job, source, progress=progress)
         if not found["files"]:
             found["files"].append(_empty(layout, sink, vectors=job.vectors))
-        summary = _summary(found, model=model, runtime=use.runtime)
-        target.finish(found["files"], {**summary, "labels": list(layout.labels)})
+        facts = PredictionFacts(
+            rows=found["rows"],
+            errors=found["errors"],
+            rows_per_s=round(found["rows"] / max(found["seconds"], 1e-9), 2),
+            seconds=round(found["seconds"], 3),
+            model=str(model),
+            runtime=use.runtime,
+            labels=list(layout.labels),
+        )
+        target.finish(found["files"], facts)
     except BaseException:
         target.abandon()
         raise
     artifact = target.ref if isinstance(target, ArtifactTarget) else None
-    return {**summary, "output": target.uri, "artifact": artifact}
+    shown = {name: value for name, value in facts.shown().items() if name != "labels"}
+    return {**shown, "output": target.uri, "artifact": artifact}
 
 
 def layout_of(spec: ModelSpec, model: ArtifactRef, *, embeddings: str, has_id: bool) -> Layout:
@@ -187,17 +197,6 @@ def _run(engine: DataEngine, job: PredictPart, source: TextSource, *, progress: 
 
 def _left(began: float, done: int, parts: int) -> float | None:
     return round((time.perf_counter() - began) / done * (parts - done), 1) if done else None
-
-
-def _summary(found: dict[str, Any], *, model: ArtifactRef, runtime: Runtime) -> dict[str, Any]:
-    return {
-        "rows": found["rows"],
-        "errors": found["errors"],
-        "rows_per_s": round(found["rows"] / max(found["seconds"], 1e-9), 2),
-        "seconds": round(found["seconds"], 3),
-        "model": str(model),
-        "runtime": runtime,
-    }
 
 
 def _empty(layout: Layout, sink: Sink, *, vectors: bool) -> dict[str, Any]:

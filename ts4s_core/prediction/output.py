@@ -21,6 +21,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.errors import ConflictError, SettingsError, StoreError
 from ts4s_core.host_user import expanded
+from ts4s_core.prediction.facts import PredictionFacts
 from ts4s_core.settings import StorageSettings
 
 SUCCESS = "_SUCCESS"
@@ -43,7 +44,7 @@ class Target(Protocol):
     def begin(self) -> Sink:
         """Prepare the place."""
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """Make everything appear."""
 
     def abandon(self) -> None:
@@ -105,10 +106,10 @@ class FolderTarget:
         self._staged.chmod(0o755)
         return PlaceSink(self._storage.model_copy(update={"uri": str(self._staged)}), "")
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
         assert self._staged is not None, "begin comes first"
-        (self._staged / SUCCESS).write_bytes(_json(summary))
+        (self._staged / SUCCESS).write_bytes(_json(facts.shown()))
         try:
             os.rename(self._staged, self._folder)  # replaces an empty folder, and nothing else
         except OSError as exc:
@@ -136,9 +137,9 @@ class ObjectTarget:
         """See :class:`Target`."""
         return PlaceSink(self._settings, self._token)
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
-        self._storage.create(SUCCESS, _json({**summary, "token": self._token}))
+        self._storage.create(SUCCESS, _json({**facts.shown(), "token": self._token}))
 
     def abandon(self) -> None:
         """See :class:`Target`."""
@@ -170,14 +171,14 @@ class ArtifactTarget:
         self._writer = self._store.begin("predictions", self._trained.name, self._key, settings=self._settings, upstream=upstream)
         return ArtifactSink(self._store.storage.settings, str(self._writer.ref))
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
         if self._writer is None:
             raise StoreError("predictions were not begun")
         for part in sorted(parts, key=lambda part: str(part["path"])):
             groups = None if part["row_groups"] is None else tuple(RowGroup(*piece) for piece in part["row_groups"])
             self._writer.register(FileEntry(part["path"], part["size"], part["sha256"], True, groups))
-        self._writer.facts |= dict(summary)
+        self._writer.facts = facts.to_json()
         self._writer.seal()
 
     def abandon(self) -> None:

@@ -14,7 +14,9 @@ from ts4s_core.artifacts.upkeep.collect import collect
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import ArtifactRef, check_name
 from ts4s_core.errors import NotFoundError
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.shown_text import line
+from ts4s_core.training.facts import TrainedFacts
 
 _HEADS = ("name", "versions", "champion", "newest", "accuracy", "macro_f1", "loss")
 
@@ -121,18 +123,18 @@ def describe(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
         "version": ref.version,
         "aliases": aliases,
         "metrics": metrics_of(store, ref),
-        "weights_sha256": manifest.facts.get("weights_sha256"),
+        "weights_sha256": TrainedFacts.of(manifest).weights_sha256,
         "upstream": dict(manifest.upstream),
         "created": manifest.created,
     }
 
 
-def metrics_of(store: ArtifactStore, ref: ArtifactRef) -> dict[str, Any]:
+def metrics_of(store: ArtifactStore, ref: ArtifactRef) -> dict[str, float]:
     """Metrics of the newest report on a trained version; empty if it was never evaluated."""
     for report in reversed(store.versions("report", ref.name)):
         manifest = store.manifest(report)
         if manifest.upstream.get("trained") == str(ref):
-            return dict(manifest.facts["metrics"])
+            return ReportFacts.of(manifest).metrics
     return {}
 
 

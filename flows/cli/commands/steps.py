@@ -9,10 +9,12 @@ from typing import Any
 from flows.cli.command import Invocation, Outcome
 from flows.cli.output import table
 from tasks.current_run import open_run
+from ts4s_core.artifacts.facts import shown
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
+from ts4s_core.onnx.facts import OnnxFacts
 from ts4s_core.pipeline.checks import check_store
 from ts4s_core.pipeline.training_run import TrainingRun
 from ts4s_core.settings.flows import completed
@@ -30,8 +32,8 @@ def export_command(invocation: Invocation) -> Outcome:
     with _run(invocation) as run:
         result = run.export_alone(target)
     outcome = _outcome(result, **({} if target is None else {"file": str(target)}))
-    summary = result.facts.get("summary", {})
-    if "layers" not in summary:  # an ONNX file made elsewhere says little of itself
+    summary = OnnxFacts.of(result).summary if result.ref.kind == "onnx" else None
+    if summary is None or summary.layers is None:  # a trained model, or a file that says little of itself
         return outcome
     head = {name: value for name, value in outcome.values.items() if name != "summary"}
     return replace(outcome, text="\n".join([*table(head), "", summary_table(summary)]))
@@ -91,4 +93,4 @@ def _run(invocation: Invocation) -> AbstractContextManager[TrainingRun]:
 
 def _outcome(result: StepResult, **extra: Any) -> Outcome:
     values = {"artifact": str(result.ref), "seconds": round(result.seconds, 3), "reused": result.reused, **extra}
-    return Outcome({**values, **{name: value for name, value in result.facts.items() if name not in values}})
+    return Outcome({**values, **{name: value for name, value in shown(result).items() if name not in values}})

@@ -15,6 +15,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.errors import DataError, IntegrityError, NonFiniteError
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.steps.classifier import evaluate
 from ts4s_core.evaluation.steps.evaluation import read_decision
 from ts4s_core.process_state import PROCESS
@@ -251,6 +252,7 @@ def test_a_failure_leaves_no_version(
 
 def test_a_report_without_a_decision_is_refused(store: ArtifactStore) -> None:
     with store.begin("report", "demo", "ab" * 32, settings={}, upstream={}) as writer:
+        writer.facts = ReportFacts(metrics={"accuracy": 0.5}).to_json()
         ref = writer.seal().ref
     with pytest.raises(IntegrityError, match="has no decision"):
         read_decision(store, ref)

@@ -10,6 +10,7 @@ import pytest
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.settings import Settings
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.local_launcher import LocalLauncher
@@ -25,6 +26,9 @@ def sealed(store: ArtifactStore, kind: str) -> ArtifactRef:
     """Stands for a dataset or a model: the toy factories read neither."""
     with store.begin(kind, "toy", "ab" * 32, settings={}, upstream={}) as writer:
         writer.add_json("config.json", {"toy": kind})
+        if kind == "dataset":
+            facts = DatasetFacts(labels=("a", "b", "c"), fingerprint="", task="classification", max_length=9, pad_id=0)
+            writer.facts = facts.to_json()
         return writer.seal().ref
 
 

@@ -6,9 +6,10 @@ import json
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.manifest import Manifest
+from ts4s_core.data.corpus.facts import CorpusFacts
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.schema import WINDOWS_FILE
-from ts4s_core.errors import DataError, IntegrityError
+from ts4s_core.errors import DataError
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 from ts4s_core.task_kinds.registry import kind_of
 
@@ -30,14 +31,11 @@ class TextDataset(Dataset):
             raise DataError(
                 f"{self.ref} is a dataset for {self.task}: expected one for {LANGUAGE_MODEL.name}. Prepare the text first"
             )
-        facts = manifest.facts
-        try:
-            self.window, self.stride = int(facts["window"]), int(facts["stride"])
-            self.vocabulary = int(facts["vocabulary"])
-            self.begin_id = None if facts["begin_id"] is None else int(facts["begin_id"])
-            self.text_bytes: dict[str, int] = {name: int(size) for name, size in facts["bytes"].items()}
-        except KeyError as exc:
-            raise IntegrityError(f"{self.ref} is no text dataset: its manifest has no fact {exc}. Prepare it again") from exc
+        facts = CorpusFacts.of(manifest)
+        self.window, self.stride = facts.window, facts.stride
+        self.vocabulary = facts.vocabulary
+        self.begin_id = facts.begin_id
+        self.text_bytes = facts.bytes
         self._windows: dict[str, tuple[int, ...]] | None = None
 
     def windows_per_group(self, side: str) -> tuple[int, ...]:

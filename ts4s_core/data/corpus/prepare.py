@@ -16,6 +16,7 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.corpus.corpus import Block, TextSource, TextSplit
+from ts4s_core.data.corpus.facts import CorpusFacts
 from ts4s_core.data.corpus.scan import DIGEST_MODULUS, TextScan, text_fingerprint
 from ts4s_core.data.corpus.tokens import Encoded, TextTokenizer
 from ts4s_core.data.corpus.window_starts import starts_of
@@ -211,18 +212,25 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
     add_bad_rows(writer, bad_rows=scan.bad_rows, listed=scan.bad)
     card = _card(scan, sides, layout, tokenizer)
     writer.add_json("card.json", card, identity=False)
-    writer.facts.update(
-        rows={name: counts.blocks for name, counts in scan.sides.items()},
-        labels=[],
+    facts = CorpusFacts(
+        rows=card["sides"],
+        labels=(),
         fingerprint=scan.fingerprint,
         task=TASK,
         max_length=layout.window,
         pad_id=_pad_id(scan.tokenizer),
         begin_id=tokenizer.begin_id,
         vocabulary=tokenizer.vocabulary,
-        **{name: card[name] for name in ("window", "stride", "windows", "tokens", "bytes", "duplicates", "bad_rows")},
+        window=layout.window,
+        stride=layout.stride,
+        windows=card["windows"],
+        tokens=card["tokens"],
+        bytes=card["bytes"],
+        duplicates=card["duplicates"],
+        bad_rows=scan.bad_rows,
         tokenizer_trained=scan.tokenizer_trained,
     )
+    writer.facts = facts.to_json()
 
 
 def _content(parts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

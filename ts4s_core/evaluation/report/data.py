@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ts4s_core.evaluation.gate.decision import Decision
+from ts4s_core.training.facts import TrainedFacts
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ReportData:
     card: Mapping[str, Any] = field(default_factory=dict)
     novelty: Mapping[str, Any] | None = None
     curves: Sequence[Mapping[str, float]] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainedFacts | None = None
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def training(data: ReportData) -> Markup:
     """Loss and learning-rate curves, throughput, padding and memory."""
     memory = [row["memory"] for row in data.curves if "memory" in row]
     peak = {"peak_memory_mib": max(memory)} if memory else {}
-    shown = figures({**data.training, **peak}) if data.training else note("No training figures are recorded.")
+    shown = figures({**data.training.shown(), **peak}) if data.training else note("No training figures are recorded.")
     return joined(shown, _curves(data.curves))
 
 

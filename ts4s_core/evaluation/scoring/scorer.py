@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.errors import DataError, listed
 from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
 from ts4s_core.models.model_folder import ModelFolder
@@ -76,7 +77,7 @@ def spec_of(store: ArtifactStore, trained: ArtifactRef) -> ModelSpec:
 def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef) -> bool:
     """Whether the dataset was tokenised as the model wants it: the same tokenizer file, the same length."""
     ours, theirs = store.manifest(trained), store.manifest(dataset)
-    if int(theirs.facts["max_length"]) != spec_of(store, trained).max_length:
+    if DatasetFacts.of(theirs).max_length != spec_of(store, trained).max_length:
         return False
     return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
 

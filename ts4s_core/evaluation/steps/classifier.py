@@ -14,6 +14,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.data.dataset import Dataset
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.figures.metrics import confusion_csv, headline, measure, per_class_csv
 from ts4s_core.evaluation.gate.evidence import Contest, gate
 from ts4s_core.evaluation.report.prediction_file import most_confident_mistakes, write_predictions
@@ -103,12 +104,13 @@ def _build(run: Evaluation, writer: ArtifactWriter) -> None:
     )
     add_page(writer, render(data))
     base = metrics["baseline"]
-    writer.facts |= {
-        "metrics": headline(metrics),
-        "baseline": {"answer": base["answer"], **headline(base)},
-        "rows": metrics["rows"],
-        "decision": decision.to_json(),
-    }
+    facts = ReportFacts(
+        metrics=headline(metrics),
+        baseline={"answer": base["answer"], **headline(base)},
+        rows=metrics["rows"],
+        decision=decision.to_json(),
+    )
+    writer.facts = facts.to_json()
 
 
 def _card(run: Evaluation) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.errors import IntegrityError
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.figures.lineage import ancestors
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.evaluation.report.data import Mistake, ReportData
@@ -25,6 +26,7 @@ from ts4s_core.evaluation.scoring.scorer import spec_of
 from ts4s_core.progress import Progress
 from ts4s_core.settings import Settings
 from ts4s_core.settings.flows import shown_settings
+from ts4s_core.training.facts import TrainedFacts
 
 KIND = "report"
 #: Stands for the champion's content where the evaluated version is the champion itself.
@@ -128,7 +130,7 @@ class Evaluation:
             card=card,
             novelty=novelty,
             curves=curves_of(store, self.trained),
-            training=store.manifest(self.trained).facts,
+            training=TrainedFacts.of(store.manifest(self.trained)),
             step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
             mistakes=mistakes,
             settings=shown_settings(self.settings, spec_of(store, self.trained).kind),
@@ -156,10 +158,10 @@ def read_decision(store: ArtifactStore, report: ArtifactRef) -> Decision:
     Raises:
         IntegrityError: if the report has no decision.
     """
-    record = store.manifest(report).facts.get("decision")
-    if not isinstance(record, dict):
+    facts = ReportFacts.of(store.manifest(report))
+    if facts.decision is None:
         raise IntegrityError(f"{report} has no decision of the gate: expected it in the manifest's facts. Evaluate again")
-    return Decision.from_json(record)
+    return Decision.from_json(facts.decision)
 
 
 def curves_of(store: ArtifactStore, trained: ArtifactRef) -> list[dict[str, float]]:

@@ -13,6 +13,7 @@ from ts4s_core.artifacts.writer import ArtifactWriter
 from ts4s_core.data.corpus.dataset import TextDataset
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.errors import DataError
+from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.figures.overlap import seen_in_training
 from ts4s_core.evaluation.gate.language_evidence import language_gate
 from ts4s_core.evaluation.report.language_report import render_language_report
@@ -118,12 +119,13 @@ def _build(run: Evaluation, prompts: Sequence[str], writer: ArtifactWriter) -> N
     near = write_word_vectors(writer, store.local(trained), words=words_of(settings))
     data = run.report_data(metrics=metrics, decision=decision, card=_card(run))
     add_page(writer, render_language_report(data, contexts, near))
-    writer.facts |= {
-        "metrics": scores.metrics(),
-        "baseline": {"answer": ["how often each token occurs"], "bits_per_byte": unigram},
-        "rows": len(scores.ids),
-        "decision": decision.to_json(),
-    }
+    facts = ReportFacts(
+        metrics=scores.metrics(),
+        baseline={"answer": ["how often each token occurs"], "bits_per_byte": unigram},
+        rows=len(scores.ids),
+        decision=decision.to_json(),
+    )
+    writer.facts = facts.to_json()
 
 
 def _held_out_scores(run: Evaluation) -> tuple[LanguageScores, int]:

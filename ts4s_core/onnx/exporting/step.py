@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.steps import StepResult, run_step
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.errors import SourceError
+from ts4s_core.onnx.facts import OnnxFacts, ParameterCounts, Summary
 from ts4s_core.onnx.graph.protos import opset_of
 from ts4s_core.onnx.sources.resolve import ModelSource, resolve_source
 from ts4s_core.progress import Progress, silent
@@ -109,9 +110,8 @@ def _export(writer: ArtifactWriter, source: ModelSource, progress: Progress) -> 
         progress(STEP, {"stage": 3, "stages": STAGES, "doing": "check"})
         difference = check_graph(folder / MODEL_FILE, module, task=source.task)
         writer.add_folder(folder)
-    summary = summarise(module, config)
-    _add_descriptions(writer, source, names=_names(source, INPUTS, [OUTPUT[source.task]], graph.names.to_json()), summary=summary)
-    writer.facts["onnxruntime_difference"] = difference
+    names = _names(source, INPUTS, [OUTPUT[source.task]], graph.names.to_json())
+    _add_descriptions(writer, source, names=names, summary=summarise(module, config), difference=difference)
 
 
 def _store_file(writer: ArtifactWriter, source: ModelSource, progress: Progress) -> None:
@@ -135,7 +135,9 @@ def _store_file(writer: ArtifactWriter, source: ModelSource, progress: Progress)
     inputs = [value.name for value in model.graph.input if value.name not in held]
     names = _names(source, inputs, [value.name for value in model.graph.output], {"parameters": None, "tied": {}, "unused": []})
     names["opset"] = opset_of(model)
-    _add_descriptions(writer, source, names=names, summary={"family": "onnx", "parameters": {"total": _weights(model)}})
+    _add_descriptions(
+        writer, source, names=names, summary=Summary(family="onnx", parameters=ParameterCounts(total=_weights(model)))
+    )
 
 
 def _names(source: ModelSource, inputs: Iterable[str], outputs: Iterable[str], mapped: dict[str, Any]) -> dict[str, Any]:
@@ -145,14 +147,17 @@ def _names(source: ModelSource, inputs: Iterable[str], outputs: Iterable[str], m
     return {"task": source.task, "inputs": list(inputs), "outputs": list(outputs), **mapped, "opset": OPSET, "source": described}
 
 
-def _add_descriptions(writer: ArtifactWriter, source: ModelSource, *, names: dict[str, Any], summary: dict[str, Any]) -> None:
+def _add_descriptions(
+    writer: ArtifactWriter, source: ModelSource, *, names: dict[str, Any], summary: Summary, difference: float | None = None
+) -> None:
     writer.add_json("names.json", names)
     if source.config:
         writer.add_json("config.json", source.config)
     for name, data in sorted(source.tokenizer.items()):
         writer.add_bytes(f"tokenizer/{name}", data)
-    writer.add_json("summary.json", summary)
-    writer.facts.update(task=source.task, opset=names["opset"], summary=summary)
+    writer.add_json("summary.json", summary.to_json())
+    facts = OnnxFacts(task=source.task, opset=names["opset"], summary=summary, onnxruntime_difference=difference)
+    writer.facts = facts.to_json()
 
 
 def _weights(model: onnx.ModelProto) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from ts4s_core.onnx.facts import ParameterCounts, Summary, TokenFlops
 
 if TYPE_CHECKING:
     from torch import nn
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 LENGTHS = (128, 512)
 
 
-def summarise(module: nn.Module, config: Any) -> dict[str, Any]:
+def summarise(module: nn.Module, config: Any) -> Summary:
     """Layers, sizes, parameters and floating-point operations per token of a Hugging Face module.
 
     A multiplication and an addition count as two operations. With ``P`` the weights of all matrices that tokens are
@@ -27,9 +28,6 @@ def summarise(module: nn.Module, config: Any) -> dict[str, Any]:
     Args:
         module: an encoder or a causal language model.
         config: its configuration.
-
-    Returns:
-        JSON values.
     """
     from torch import nn
 
@@ -52,38 +50,33 @@ def summarise(module: nn.Module, config: Any) -> dict[str, Any]:
     heads, width = int(config.num_attention_heads), int(config.hidden_size)
     attention = heads * int(getattr(config, "head_dim", None) or width // heads)
     forward = {str(length): 2 * matrices + 4 * int(config.num_hidden_layers) * length * attention for length in LENGTHS}
-    return {
-        "family": str(config.model_type),
-        "layers": int(config.num_hidden_layers),
-        "hidden": width,
-        "heads": heads,
-        "vocabulary": int(config.vocab_size),
-        "parameters": {
-            "total": total,
-            "embedding": in_tables,
-            "per_block": per_block,
-            "other": total - in_tables - sum(per_block),
-        },
-        "flops_per_token": {
-            "forward": forward,
-            "forward_backward": {length: 3 * count for length, count in forward.items()},
-        },
-    }
+    return Summary(
+        family=str(config.model_type),
+        layers=int(config.num_hidden_layers),
+        hidden=width,
+        heads=heads,
+        vocabulary=int(config.vocab_size),
+        parameters=ParameterCounts(
+            total=total, embedding=in_tables, per_block=per_block, other=total - in_tables - sum(per_block)
+        ),
+        flops_per_token=TokenFlops(forward=forward, forward_backward={length: 3 * count for length, count in forward.items()}),
+    )
 
 
-def summary_table(summary: Mapping[str, Any]) -> str:
+def summary_table(summary: Summary) -> str:
     """A summary as lines of text, names to the left and values to the right."""
-    parameters = summary["parameters"]
-    rows = [("family", str(summary["family"]))]
-    rows += [(name, f"{summary[name]:,}") for name in ("layers", "hidden", "heads", "vocabulary") if name in summary]
-    rows += [("parameters", _count(parameters["total"]))]
-    if parameters.get("per_block"):
-        rows += [("  in embedding tables", _count(parameters["embedding"]))]
-        rows += [(f"  in each of {number} block(s)", _count(size)) for size, number in _tally(parameters["per_block"])]
-        rows += [("  elsewhere", _count(parameters["other"]))]
-    for name, title in (("forward", "FLOPs per token, forward"), ("forward_backward", "FLOPs per token, forward and backward")):
-        for length, count in summary.get("flops_per_token", {}).get(name, {}).items():
-            rows.append((f"{title}, {length} tokens", _count(count)))
+    parameters, flops = summary.parameters, summary.flops_per_token
+    sizes = (("layers", summary.layers), ("hidden", summary.hidden), ("heads", summary.heads), ("vocabulary", summary.vocabulary))
+    rows = [("family", summary.family)]
+    rows += [(name, f"{size:,}") for name, size in sizes if size is not None]
+    rows += [("parameters", _count(parameters.total))]
+    if parameters.per_block:
+        rows += [("  in embedding tables", _count(parameters.embedding or 0))]
+        rows += [(f"  in each of {number} block(s)", _count(size)) for size, number in _tally(parameters.per_block)]
+        rows += [("  elsewhere", _count(parameters.other or 0))]
+    if flops is not None:
+        ways = (("FLOPs per token, forward", flops.forward), ("FLOPs per token, forward and backward", flops.forward_backward))
+        rows += [(f"{title}, {length} tokens", _count(count)) for title, of in ways for length, count in of.items()]
     left, right = max(len(name) for name, _ in rows), max(len(value) for _, value in rows)
     return "\n".join(f"{name:<{left}}  {value:>{right}}" for name, value in rows)
 

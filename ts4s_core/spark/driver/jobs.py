@@ -95,8 +95,10 @@ def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
 
     ``inputs`` are what the dataset's kind of task shows besides.
     """
+    from ts4s_core.data.facts import DatasetFacts
+
     store, dataset = place.store(), artifact_of(job, "dataset")
-    step: Callable[..., StepResult] = load(kind_of(str(store.manifest(dataset).facts.get("task"))).evaluation)
+    step: Callable[..., StepResult] = load(kind_of(DatasetFacts.of(store.manifest(dataset)).task).evaluation)
     return step(
         place.settings,
         store,

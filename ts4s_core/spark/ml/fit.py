@@ -33,6 +33,7 @@ from ts4s_core.spark.ml.scratch import begin_model, scratch
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.training.driver.train_step import Factories, train
+from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.optimisers.any_torch import optimiser_maker
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ class Fit:
             progress=_on_stderr if value("verbose") else silent,
             factories=replace(FACTORIES, extra=extra),
         )
-        facts = {name: step.facts[name] for name in _FACTS if name in step.facts}
+        shown = TrainedFacts.of(step).shown()
+        facts = {name: shown[name] for name in _FACTS if name in shown}
         return replace(
             task.start,
             weights=read_weights(store.local_file(step.ref, WEIGHTS)),

@@ -25,6 +25,7 @@ from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.settings import StorageSettings
@@ -183,10 +184,15 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
         counts = _register(writer, entries)
         if not counts["train"]:
             raise DataError("There are no training rows left beside those for validation: lower validationFraction")
-        writer.facts.update(
-            labels=list(layout.labels), fingerprint=_fingerprint(entries), max_length=layout.form.max_length,
-            pad_id=layout.form.pad_id, task="classification", rows=counts,
-        )  # fmt: skip
+        facts = DatasetFacts(
+            rows=counts,
+            labels=layout.labels,
+            fingerprint=_fingerprint(entries),
+            task="classification",
+            max_length=layout.form.max_length,
+            pad_id=layout.form.pad_id,
+        )
+        writer.facts = facts.to_json()
         writer.seal()
         return writer.ref, counts
 

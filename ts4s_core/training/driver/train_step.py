@@ -18,8 +18,10 @@ from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.errors import Ts4sError
 from ts4s_core.host_user import expanded
+from ts4s_core.models.facts import ModelFacts
 from ts4s_core.progress import Progress, silent
 from ts4s_core.retries import retried
 from ts4s_core.settings import Settings
@@ -82,7 +84,7 @@ def train(
     factories = factories or Factories()
     workers = settings.train.workers or largest_divisor(settings.train.logical_shards, at_most=launcher.slots())
     # The model knows what its head is for; a module of one's own has the settings' task.
-    task = str(store.manifest(model).facts.get("task") or settings.model.task)
+    task = ModelFacts.of(store.manifest(model)).task or settings.model.task
     bearing = {
         "train": bearing_settings(settings.train, workers=workers),
         "task": task,
@@ -236,15 +238,14 @@ def _seal(
 
 def _statistics(store: ArtifactStore, job: TrainJob, rows: Sequence[StepRow], *, version: str, facts: TrainedFacts) -> str:
     """``stats.txt``."""
-    dataset = store.manifest(ArtifactRef.parse(job.dataset)).facts
-    counts = dataset.get("windows") or dataset.get("rows")
+    dataset = DatasetFacts.of(store.manifest(ArtifactRef.parse(job.dataset)))
     about = {
         "name": job.name,
         "version": version,
         "dataset": job.dataset,
         "model": job.model,
         "task": job.task,
-        "rows": counts.get("train") if isinstance(counts, Mapping) else counts,
+        "rows": (dataset.windows or dataset.rows).get("train"),
         **{name: job.train[name] for name in ("strategy", "logical_shards", "batch_size", "threads_per_worker")},
     }
     return as_text(rows, about=about, totals=facts.shown(), executors=facts.executors)

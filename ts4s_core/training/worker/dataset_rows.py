@@ -11,6 +11,7 @@ import pyarrow as pa
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.task_kinds.kind import load
 from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import RowBlock
@@ -23,7 +24,7 @@ _COLUMNS = ("id", "label", "input_ids")
 def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> RowSource:
     """The rows of a ``dataset`` artifact, as its kind of task has them."""
     ref = ArtifactRef.parse(job.dataset)
-    kind = kind_of(str(store.manifest(ref).facts.get("task")))
+    kind = kind_of(DatasetFacts.of(store.manifest(ref)).task)
     return load(kind.training_rows)(store, ref)  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,54 @@
+"""Facts of a dataset version."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ts4s_core.artifacts.facts import Facts
+
+
+class DatasetFacts(Facts):
+    """What every dataset says of itself.
+
+    Attributes:
+        rows: by side; a language model's are blocks of text.
+        labels: their names in the order of the label numbers.
+        fingerprint: hash of the rows' content.
+        task: what the labels are for.
+        max_length: tokens that texts were cut to.
+        pad_id: token id that batches are filled up with.
+        windows: by side, where text is cut into them.
+        duplicates: rows that stand there more than once.
+        bad_rows: rows that were left out.
+    """
+
+    NOUN: ClassVar[str] = "dataset"
+    REMEDY: ClassVar[str] = "Prepare it again"
+
+    rows: dict[str, int] = {}
+    labels: tuple[str, ...]
+    fingerprint: str
+    task: str
+    max_length: int
+    pad_id: int
+    windows: dict[str, int] = {}
+    duplicates: int | None = None
+    bad_rows: int | None = None
+
+
+class LabelledFacts(DatasetFacts):
+    """What a dataset of labelled texts says besides.
+
+    Attributes:
+        conflicting_texts: texts that have different labels.
+        truncated: texts that were cut.
+        blank_lines: lines that were skipped.
+        tokens: of all texts.
+        tokenizer_sha256: over the tokenizer's files.
+    """
+
+    conflicting_texts: int
+    truncated: int
+    blank_lines: int
+    tokens: int
+    tokenizer_sha256: str
