@@ -52,11 +52,16 @@ class DataEngine(Protocol):
             The results of ``write``, in the order of the groups.
         """
 
-    def table_parts(self, name: str, columns: Sequence[str]) -> Sequence[Any]:
+    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """The parts of a Spark table, as items for ``map`` and ``regroup``; each yields tuples of the columns' values.
 
+        Args:
+            name: of the table.
+            columns: each with the setting of the group ``data`` that names it.
+
         Raises:
-            SourceError: if this engine has no tables, or no such table or column.
+            SourceError: if this engine has no tables, or no such table.
+            DataError: if it has no such column, or one of a type that is not taken.
         """
 
 
@@ -107,7 +112,7 @@ class LocalEngine:
                     shuffle.add(batch)
             return [write(group, shuffle.take(group)) for group in range(groups) if shuffle.has(group)]
 
-    def table_parts(self, name: str, columns: Sequence[str]) -> Sequence[Any]:
+    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """See :class:`DataEngine`."""
         from ts4s_core.errors import SourceError
 

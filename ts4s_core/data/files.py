@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from ts4s_core.addresses import kept
+from ts4s_core.data.formats.decoding import COMPRESSED, NOT_UNFOLDED
+from ts4s_core.data.listing import (
+    columns_in,
+    is_hidden,
+    local_files,
+    local_glob,
+    refuse_remote_tables,
+    refuse_saved_dataset,
+    refuse_table,
+    remote_names,
+)
 from ts4s_core.errors import SourceError, Ts4sError, listed
 from ts4s_core.host_user import expanded
 from ts4s_core.settings import StorageSettings
+
+log = logging.getLogger(__name__)
 
 ENDINGS = {
     ".tsv": "tsv",
@@ -23,15 +40,19 @@ ENDINGS = {
     ".txt": "text",
 }
 _GLOB = frozenset("*?[")
+_SPOOL_BYTES = 2**20
+#: Endings of files that tell of data, or that programs leave beside them.
+_NOTES = frozenset((".md", ".rst", ".html", ".pdf", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".crc", ".md5", ".sha256"))
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: its path for the filesystem, the name that errors show, its bytes."""
+    """One file: its path for the filesystem, the name that errors show, its bytes, and the columns that its folders name."""
 
     path: str
     name: str
     size: int
+    columns: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,10 @@ class SourceFiles:
         """A seekable binary reader; whatever the driver raises while it is open becomes a SourceError."""
         with failures(file.name):
             fs, _ = self.connect()
+            if _speaks(fs, "http"):
+                with fs.open(file.path, "rb", block_size=0) as reader:  # without places in it: few servers have them
+                    yield from _spooled(reader)
+                return
             with fs.open(file.path, "rb") as reader:
                 yield reader
 
@@ -77,30 +102,89 @@ class SourceFiles:
         """
         with failures(self.source):
             fs, path = self.connect()
-            # Not isfile and isdir: these take a server that refuses or is away for "there is none".
-            try:
-                there = fs.info(path)
-            except FileNotFoundError:
-                there = {"type": "none"}
+            there = self._kind(fs, path)
             if there["type"] == "file":
+                if there["size"] is None:
+                    raise SourceError(
+                        f"data.source {kept(self.source)} has no size that its server tells: download it, and give the file"
+                    )
                 return [SourceFile(path, kept(self.source), int(there["size"]))], True
             if there["type"] == "directory":
-                found = {name: info for name, info in fs.find(path, detail=True).items() if not _hidden(name, path)}
-                shown = self.source.rstrip("/") or "/"
-                below = {name: f"{shown}/{name.rstrip('/')[len(path.rstrip('/')) + 1 :]}" for name in found}
+                found = self._below(fs, path)
+                shown, base = self.source.rstrip("/") or "/", path.rstrip("/")
+                below = {name: f"{shown}/{name.rstrip('/')[len(base) + 1 :]}" for name in found}
             elif _GLOB & set(path):
-                found = {name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"}
+                base = path[: path.rfind("/", 0, min(map(path.find, _GLOB & set(path))))]
+                found = self._globbed(fs, path, base)
                 below = {name: name for name in found}
             else:
                 raise SourceError(f"data.source {self.source} does not exist: give a file, a folder, a glob or an s3:// address")
         if not found:
             raise SourceError(f"data.source {self.source} holds no files: give a file, a folder or a glob that has some")
-        return [SourceFile(name, below[name], int(found[name]["size"])) for name in sorted(found)], False
+        refuse_saved_dataset(found, shown=self.source)
+        columns = {name: columns_in(name[len(base) + 1 :]) for name in found}
+        return [SourceFile(name, below[name], found[name], columns[name]) for name in sorted(found)], False
+
+    def _kind(self, fs: Any, path: str) -> dict[str, Any]:
+        # Not isfile and isdir: these take a server that refuses or is away for "there is none".
+        try:
+            if _is_local(fs):
+                about = os.stat(path)
+                kind = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}.get(stat.S_IFMT(about.st_mode))
+                if kind is None:
+                    raise SourceError(f"Data file {path} is a pipe, a socket or a device: expected a file or a folder")
+                return {"type": kind, "size": about.st_size}
+            return dict(fs.info(path))
+        except FileNotFoundError:
+            return {"type": "none"}
+
+    def _below(self, fs: Any, folder: str, seen: set[tuple[int, int]] | None = None) -> dict[str, int]:
+        """Path and size of the files below a folder."""
+        if _is_local(fs):
+            return dict(local_files(folder, set() if seen is None else seen))
+        found = fs.find(folder, detail=True)
+        refuse_remote_tables(found, folder=folder, shown=self.source)
+        if "=" in folder or folder.rstrip("/").endswith("/data"):
+            refuse_table(folder, remote_names(fs), shown=self.source)
+        length = len(folder.rstrip("/")) + 1
+        visible = {name: info for name, info in found.items() if not any(map(is_hidden, name[length:].split("/")))}
+        # An object whose name ends in a slash stands for a folder.
+        return {name: int(info["size"]) for name, info in visible.items() if not name.endswith("/")}
+
+    def _globbed(self, fs: Any, pattern: str, base: str) -> dict[str, int]:
+        """Path and size of the files that a glob names, and of those below the folders that it names."""
+        found: dict[str, int] = {}
+        above, asked, seen = set(), set(pattern.split("/")), set[tuple[int, int]]()
+        for name in local_glob(pattern) if _is_local(fs) else sorted(fs.glob(pattern)):
+            if any(is_hidden(part) and part not in asked for part in name[len(base) + 1 :].split("/")):
+                continue
+            about = self._kind(fs, name)
+            if about["type"] == "directory":
+                found |= self._below(fs, name, seen)
+            elif about["type"] == "file":
+                found[name] = int(about["size"])
+                above.add(name.rpartition("/")[0])
+            else:
+                raise SourceError(f"Data file {name} is a link to nothing: remove it, or bring back what it leads to")
+        for folder in sorted(above):
+            refuse_table(folder, os.listdir if _is_local(fs) else remote_names(fs), shown=self.source)
+        return found
 
 
-def _hidden(name: str, folder: str) -> bool:
-    """Spark writes ``_SUCCESS`` and ``.part-0.crc`` beside its data."""
-    return any(part.startswith(("_", ".")) for part in name[len(folder.rstrip("/")) + 1 :].split("/"))
+def _spooled(reader: BinaryIO) -> Iterator[BinaryIO]:
+    """A copy that can be read from any place, of what a server gives from beginning to end alone."""
+    with tempfile.TemporaryFile(prefix="ts4s-source-") as copy:
+        shutil.copyfileobj(reader, copy, _SPOOL_BYTES)
+        copy.seek(0)
+        yield cast(BinaryIO, copy)
+
+
+def _is_local(fs: Any) -> bool:
+    return _speaks(fs, "file")
+
+
+def _speaks(fs: Any, scheme: str) -> bool:
+    return scheme in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 def _other(source: str) -> tuple[Any, str]:
@@ -123,7 +207,9 @@ def failures(name: str) -> Iterator[None]:
     except FileNotFoundError as exc:
         raise SourceError(f"Data file {name} cannot be read: there is no such file") from exc
     except PermissionError as exc:
-        raise SourceError(f"Data file {name} cannot be read: access denied. Check the rights of this user or key") from exc
+        # A folder below the source has a name of its own.
+        which = exc.filename if isinstance(exc.filename, str) else name
+        raise SourceError(f"Data file {which} cannot be read: access denied. Check the rights of this user or key") from exc
     except OSError as exc:
         raise SourceError(f"Data file {name} cannot be read: {exc}") from exc
     except Exception as exc:
@@ -133,8 +219,9 @@ def failures(name: str) -> Iterator[None]:
 
 
 def ending_of(name: str) -> str:
-    """``.tsv`` of ``/data/Train.TSV``."""
-    return os.path.splitext(name.rsplit("/", 1)[-1])[1].lower()
+    """``.tsv`` of ``/data/Train.TSV`` and of ``/data/train.tsv.gz``."""
+    stem, ending = os.path.splitext(name.rsplit("/", 1)[-1].lower())
+    return os.path.splitext(stem)[1] or ending if ending in COMPRESSED else ending
 
 
 def choose_format(source: str, files: list[SourceFile]) -> str:
@@ -147,9 +234,8 @@ def choose_format(source: str, files: list[SourceFile]) -> str:
     known = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
     if not formats:
         seen = sorted({ending_of(file.name) or "no ending" for file in files})
-        raise SourceError(
-            f"Format of data.source {source} is unknown: expected one of {known}, got {listed(seen)}. Set data.format"
-        )
+        way_out = f"Unpack it, or compress it with {listed(COMPRESSED)}" if set(seen) & set(NOT_UNFOLDED) else "Set data.format"
+        raise SourceError(f"Format of data.source {source} is unknown: expected one of {known}, got {listed(seen)}. {way_out}")
     if len(formats) > 1:
         raise SourceError(
             f"Format of data.source {source} is not clear: its files are {listed(sorted(formats))}. Set data.format to one"
@@ -157,6 +243,33 @@ def choose_format(source: str, files: list[SourceFile]) -> str:
     return formats.pop()
 
 
-def files_of_format(files: list[SourceFile], name: str) -> list[SourceFile]:
-    """The files with an ending of that format; if none has one, all of them (as Hadoop's ``part-00000``)."""
-    return [file for file in files if ENDINGS.get(ending_of(file.name)) == name] or files
+def files_of_format(source: str, files: list[SourceFile], name: str) -> list[SourceFile]:
+    """The files with an ending of that format; if none has one, all of them (as Hadoop's ``part-00000``).
+
+    Raises:
+        SourceError: if others stand beside them that may hold rows too: a copy, or another ending.
+    """
+    chosen = [file for file in files if ENDINGS.get(ending_of(file.name)) == name]
+    if not chosen:
+        return files
+    others = [file.name for file in files if ENDINGS.get(ending_of(file.name)) != name]
+    odd = [other for other in others if ending_of(other) not in ENDINGS and not _is_note(other)]
+    if odd:
+        raise SourceError(
+            f"data.source {source} has {len(chosen)} {name} files and {len(odd)} of other endings: {listed(odd, 5)}. Move or "
+            f"rename them, or name the files by a glob, such as {source.rstrip('/')}/*{ending_of(chosen[0].name)}"
+        )
+    say_left_out(source, others, name)
+    return chosen
+
+
+def say_left_out(source: str, others: Sequence[str], name: str) -> None:
+    """Say which files of a source are not read, because they are of no format that is."""
+    if others:
+        log.warning("data.source %s: %d files are not %s and are left out: %s", source, len(others), name, listed(others, 5))
+
+
+def _is_note(name: str) -> bool:
+    """Whether a file tells of the data beside it."""
+    word = name.rsplit("/", 1)[-1].lower()
+    return os.path.splitext(word)[1] in _NOTES or word.split(".")[0] in ("readme", "license", "licence", "notice", "changelog")

@@ -20,6 +20,8 @@ from ts4s_core.task_kinds.registry import kind_of
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 100_000
+#: A row of more lines is said.
+MANY_LINES = 100
 DIGEST_MODULUS = 2**256
 _Candidate = tuple[bytes, int, tuple[str, ...], int]
 
@@ -157,7 +159,8 @@ def scan(settings: Settings, engine: DataEngine) -> Scan:
     read_rows = sum(result.counts.rows for result in results)
     bad = tuple(_bad_rows(source.splits, results))
     bad_rows = sum(result.tally.bad_rows for result in results)
-    _check_bad(bad, bad_rows, read_rows, settings)
+    _check_bad(bad, results, settings)
+    _say_longest(source.splits, results)
     if not read_rows:
         raise DataError(f"{_named(source)} has no rows: expected at least one row in each of {', '.join(SIDES)}. Give more data")
     counts, selection = _chosen(results, max_rows)
@@ -206,11 +209,28 @@ def _chosen(results: Sequence[_SplitScan], max_rows: int) -> tuple[_Counts, Sele
     return counts, Selection(last, sum(candidate[0] == last for candidate in smallest))
 
 
-def _check_bad(bad: Sequence[BadRow], bad_rows: int, good_rows: int, settings: Settings) -> None:
-    everything = bad_rows + good_rows
+def _say_longest(splits: Sequence[Split], results: Sequence[_SplitScan]) -> None:
+    """Say which row takes very many lines: it may hold others, if a quote is not closed in its place."""
+    found = ((*result.tally.longest, split.name) for split, result in zip(splits, results, strict=True))
+    lines, at, name = max(found, default=(0, 0, ""))
+    if lines > MANY_LINES:
+        log.warning("%s:%d is a row of %d lines: if it should be shorter, a quote is not closed in its place", name, at, lines)
+
+
+def _check_bad(bad: Sequence[BadRow], results: Sequence[_SplitScan], settings: Settings) -> None:
+    """Refuse too many bad rows, or too many lines that are lost to them: one quote that is not closed may swallow hundreds."""
+    tallies = [result.tally for result in results]
+    bad_rows, bad_lines = sum(tally.bad_rows for tally in tallies), sum(tally.bad_lines for tally in tallies)
+    everything = bad_rows + sum(result.counts.rows for result in results)
+    lines = sum(tally.lines - tally.blank for tally in tallies)
     if not bad_rows:
         return
     most = settings.data.max_bad_fraction
+    if bad_lines > bad_rows and bad_lines > most * lines:
+        raise DataError(
+            f"{bad_lines} of {lines} lines are lost to {bad_rows} bad rows, more than data.max_bad_fraction {most:g} allows: "
+            f"{listed(bad, 5)}. Mend them, or raise data.max_bad_fraction"
+        )
     if bad_rows > most * everything:
         raise DataError(
             f"{bad_rows} of {everything} rows are bad, more than data.max_bad_fraction {most:g} allows: "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
 from ts4s_core.data.formats import csv_rows, docstrings, json_rows, parquet, tsv
-from ts4s_core.data.formats.lines import lines_between
-from ts4s_core.data.formats.rows import Columns, Row, Tally
+from ts4s_core.data.formats.decoding import HEAD_BYTES, as_utf8, is_plain
+from ts4s_core.data.formats.lines import lines_between, text_lines
+from ts4s_core.data.formats.rows import Columns, Dialect, Record, Row, Tally, rows_of
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
@@ -20,7 +20,8 @@ SPLIT_BYTES = 64 * 2**20
 SMALL_SPLIT_BYTES = 4 * 2**20
 SPLITS_OF_SMALL = 8
 DOCSTRING_ROWS_PER_SPLIT = 500
-_HEAD_BYTES = 4_096
+#: Formats whose rows have named columns, which folders may name too.
+PARTITIONED = ("csv", "json", "parquet")
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,85 @@ class DataSource:
             SourceError: if the file cannot be read.
             DataError: if a header lacks a column, or the file is not of its format.
         """
+        records = self._cells(split, tally) if split.file is None else read_records(self.reading, split, tally)
         with failures(split.name):
-            if split.file is None:
-                yield from _read_cells(split.rows if split.part is None else split.part, self.columns, tally)
-                return
-            with self.files.open(split.file) as file:
-                if self.format == "parquet":
-                    with parquet.damages(split.name):
-                        yield from parquet.read_parquet(file, split.start, self.columns, tally)
-                elif split.array:
-                    yield from json_rows.read_json_array(file, split.name, self.columns, tally)
-                else:
-                    yield from self._read_lines(lines_between(file, split.start, split.end), split, tally)
+            yield from rows_of(records, self.columns, tally)
 
-    def _read_lines(self, lines: Iterator[bytes], split: Split, tally: Tally) -> Iterator[Row]:
-        if self.format == "tsv":
-            return tsv.read_tsv(lines, self.columns, tally)
-        if self.format == "csv":
-            return csv_rows.read_csv(lines, split.name, self.columns, tally)
-        return json_rows.read_json_lines(lines, self.columns, tally)
+    @property
+    def reading(self) -> Reading:
+        """How its files are read."""
+        columns = self.columns
+        return Reading(self.format, self.files, columns.named, columns.dialect, columns.show_text, by_label=True)
+
+    def _cells(self, split: Split, tally: Tally) -> Iterator[Record]:
+        return parquet.cell_records(split.rows if split.part is None else split.part, tally)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What training and prediction read of files, and how.
+
+    Attributes:
+        format: tsv, csv, json or parquet.
+        files: how to open them.
+        named: columns, each with the setting that names it; of tsv they are label and text.
+        dialect: of csv.
+        show_text: whether errors may quote the data.
+        by_label: the first column is the label.
+    """
+
+    format: str
+    files: SourceFiles
+    named: Sequence[tuple[str, str]]
+    dialect: Dialect
+    show_text: bool
+    by_label: bool = False
+
+
+def read_records(reading: Reading, split: Split, tally: Tally) -> Iterator[Record]:
+    """Every record of a split of a file, in order, with the cells of the columns; blank lines are tallied.
+
+    Raises:
+        SourceError: if the file cannot be read.
+        DataError: if a header lacks a column, or the file is not of its format.
+    """
+    assert split.file is not None, "rows that are no file's are at hand"
+    given = dict(split.file.columns) if reading.format in PARTITIONED else {}
+    own = [(column, setting) for column, setting in reading.named if column not in given]
+    with failures(split.name), reading.files.open(split.file) as file:
+        records = _records(reading, own, file, split, tally)
+        if len(own) == len(reading.named):
+            yield from records
+            return
+        places = {column: place for place, (column, _setting) in enumerate(own)}
+        for record in records:
+            if record.cells or not (own or record.reason):
+                cells = (given[name] if name in given else record.cells[places[name]] for name, _setting in reading.named)
+                record = replace(record, cells=tuple(cells))
+            yield record
+
+
+def _records(reading: Reading, own: Sequence[tuple[str, str]], file: BinaryIO, split: Split, tally: Tally) -> Iterator[Record]:
+    names = [column for column, _setting in own]
+    if reading.format == "parquet":
+        return _damages_named(split.name, parquet.cell_records(parquet.rows_in(file, split.start, names), tally))
+    # A file that is cut into splits is plain UTF-8.
+    text = file if split.start else as_utf8(file, split.name)
+    if split.array:
+        return json_rows.array_records(text, split.name, names, tally, show_text=reading.show_text)
+    # Of a text that is decoded on the way, nobody knows the bytes.
+    lines = lines_between(text, split.start, split.end if text is file else None)
+    if reading.format == "csv":
+        reader = csv_rows.CsvReader(split.name, own, dialect=reading.dialect, show_text=reading.show_text)
+        return reader.read(lines, tally, by_label=reading.by_label and len(own) == len(reading.named))
+    if reading.format == "json":
+        return json_rows.line_records(lines, names, tally, show_text=reading.show_text)
+    return tsv.records(lines, tally) if reading.format == "tsv" else text_lines(lines, tally)
+
+
+def _damages_named(name: str, records: Iterator[Record]) -> Iterator[Record]:
+    with parquet.damages(name):
+        yield from records
 
 
 def open_source(
@@ -110,14 +171,15 @@ def open_source(
         SourceError: if there is no such source, or its format cannot be told.
         DataError: if a Parquet file or a table lacks a column.
     """
-    columns = Columns(data.text_column, data.label_column, multi_label, data.show_text)
+    dialect = Dialect(data.csv_escape, data.csv_escape_unquoted)
+    columns = Columns(data.text_column, data.label_column, multi_label, data.show_text, dialect)
     files = SourceFiles(data.source, storage)
     if data.format == "docstrings" or (data.format is None and not data.source):
         return DataSource("docstrings", files, columns, docstring_splits(data))
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
-        parts = engine.table_parts(data.source, (columns.label, columns.text))
+        parts = engine.table_parts(data.source, columns.named)
         return DataSource("table", files, columns, [Split(data.source, part=part) for part in parts])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
@@ -127,11 +189,10 @@ def open_source(
             "If its lines are label<TAB>text, set data.format tsv"
         )
     if not single:
-        found = files_of_format(found, chosen)
+        found = files_of_format(data.source, found, chosen)
     if split_bytes is None:
         split_bytes = min(max(sum(file.size for file in found) // SPLITS_OF_SMALL, SMALL_SPLIT_BYTES), SPLIT_BYTES)
-    row_groups = functools.partial(parquet.row_groups_in, wanted=columns.named, text=columns.text)
-    return DataSource(chosen, files, columns, list(file_splits(files, found, chosen, split_bytes, row_groups=row_groups)))
+    return DataSource(chosen, files, columns, list(file_splits(files, found, chosen, split_bytes, named=columns.named)))
 
 
 def docstring_splits(data: DataSettings) -> list[Split]:
@@ -148,7 +209,7 @@ def file_splits(
     chosen: str,
     split_bytes: int,
     *,
-    row_groups: Callable[[BinaryIO, str], int],
+    named: Sequence[tuple[str, str]],
 ) -> Iterator[Split]:
     """Files cut into splits, in order; empty files have none.
 
@@ -157,37 +218,36 @@ def file_splits(
         found: the files.
         chosen: their format.
         split_bytes: bytes of a split, for the formats that can be cut by lines.
-        row_groups: counts those of a Parquet file, and checks its columns.
+        named: columns that a Parquet file must have, each with the setting that names it.
     """
     for file in found:
         if file.size == 0:
             continue
         if chosen == "parquet":
+            own = [(column, setting) for column, setting in named if column not in dict(file.columns)]
             with files.open(file) as reader:
-                groups = row_groups(reader, file.name)
+                groups = parquet.row_groups_in(reader, file.name, own)
             yield from (Split(file.name, file, group) for group in range(groups))
-        elif chosen == "csv":
-            # A line end may stand inside quotes, and only a reader from the start can tell.
-            yield Split(file.name, file)
-        elif chosen == "json" and _is_array(files, file):
+            continue
+        if chosen == "json" and _is_array(files, file, [column for column, _setting in named]):
             yield Split(file.name, file, array=True)
+        elif chosen == "csv" or (file.size > split_bytes and not is_plain(_head(files, file))):
+            # A line end may stand inside quotes, and what is decoded on the way has no place to begin at but its beginning.
+            yield Split(file.name, file)
         else:
             for start in range(0, file.size, split_bytes):
                 yield Split(file.name, file, start, min(start + split_bytes, file.size))
 
 
-def _is_array(files: SourceFiles, file: SourceFile) -> bool:
+def _head(files: SourceFiles, file: SourceFile) -> bytes:
     with files.open(file) as reader:
-        return json_rows.is_array(reader.read(_HEAD_BYTES))
+        return reader.read(HEAD_BYTES)
 
 
-def _read_cells(
-    cells: Iterator[tuple[object, object]] | Sequence[tuple[object, object]], columns: Columns, tally: Tally
-) -> Iterator[Row]:
-    for label, text in cells:
-        tally.lines += 1
-        row = parquet.checked_row(label, text, columns)
-        if isinstance(row, str):
-            tally.refuse(tally.lines, row)
-        else:
-            yield row
+def _is_array(files: SourceFiles, file: SourceFile, names: Sequence[str]) -> bool:
+    with files.open(file) as reader:
+        head = as_utf8(reader, file.name).read(HEAD_BYTES)
+    if not json_rows.is_array(head):
+        json_rows.refuse_whole(head, file.name, names)
+        return False
+    return True

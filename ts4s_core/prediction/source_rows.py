@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
-from ts4s_core.data.formats import csv_rows, json_rows, parquet
-from ts4s_core.data.formats.lines import lines_between, text_lines
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally, check_columns, encodable, named_columns
-from ts4s_core.data.sources import Split, docstring_splits, file_splits
+from ts4s_core.data.formats.cell_types import id_text
+from ts4s_core.data.formats.rows import RFC_4180, Dialect, Record, Tally, encodable, text_of
+from ts4s_core.data.sources import Reading, Split, docstring_splits, file_splits, read_records
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
@@ -56,6 +52,7 @@ class TextSource:
         id_column: the column that names a row; empty: none.
         splits: its parts, in order of file and place.
         show_text: whether messages may quote the data.
+        dialect: of csv.
     """
 
     format: str
@@ -64,6 +61,7 @@ class TextSource:
     id_column: str
     splits: Sequence[TextSplit] = ()
     show_text: bool = True
+    dialect: Dialect = RFC_4180
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
@@ -76,105 +74,31 @@ class TextSource:
         return replace(self, splits=())
 
     def read(self, part: TextSplit) -> Iterator[TextRow]:
-        """Every row of a split, in order; wholly blank lines are no rows.
+        """Every row of a split, in order; wholly blank lines are no rows. Each line that a bad row swallowed is one that is bad.
 
         Raises:
             SourceError: if the file cannot be read.
             DataError: if a header lacks a column, or the file is not of its format.
         """
         split = part.split
-        with failures(split.name):
-            if split.file is None:
+        if split.file is None:
+            with failures(split.name):
                 yield from (row_of(text) for _label, text in split.rows) if part.part is None else _rows_of(part.part)
-                return
-            with self.files.open(split.file) as file:
-                yield from self._read_file(file, split)
-
-    def _read_file(self, file: BinaryIO, split: Split) -> Iterator[TextRow]:
-        if self.format == "parquet":
-            return self._parquet(file, split)
-        tally = _Refused(where=split.name if not split.start else f"{split.name} from byte {split.start} on")
-        if split.array:
-            return tally.with_refused(
-                tally.placed(line, self._json_value(value)) for line, _, value in json_rows.elements(file, split.name)
-            )
-        lines = lines_between(file, split.start, split.end)
-        if self.format == "csv":
-            return tally.with_refused(self._csv(csv_rows.records(lines, tally), split.name, tally))
-        read = self._json_line if self.format == "json" else self._whole if self.format == "text" else _after_tab
-        return tally.with_refused(tally.placed(number, read(line)) for number, line in text_lines(lines, tally))
-
-    def _whole(self, line: str) -> TextRow:
-        return row_of(line)
-
-    def _json_line(self, line: str) -> TextRow:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            return TextRow(None, reason=f"not JSON: {exc}" if isinstance(exc, json.JSONDecodeError) else "not JSON")
-        return self._json_value(value)
-
-    def _json_value(self, value: object) -> TextRow:
-        if not isinstance(value, dict):
-            return TextRow(None, reason="not a JSON object")
-        named = value.get(self.id_column) if self.id_column else None
-        if self.text_column not in value:
-            columns = named_columns(value, show_text=self.show_text)
-            return TextRow(None, id_of(named), f"no column {self.text_column!r}, it has {columns}")
-        return row_of(value[self.text_column], named)
-
-    def _csv(self, records: Iterable[tuple[int, str]], name: str, tally: _Refused) -> Iterator[TextRow]:
-        places: tuple[int, int | None, int] | None = None
-        for number, record in records:
-            try:
-                fields = csv_rows.fields_of(record)
-            except ValueError as exc:
-                yield tally.placed(number, TextRow(None, reason=str(exc)))
+            return
+        reading = Reading("text" if self.format == "tsv" else self.format, self.files, self.named, self.dialect, self.show_text)
+        where = split.name if not split.start else f"{split.name} from byte {split.start} on"
+        for record in read_records(reading, split, Tally()):
+            row = self._row(record)
+            if self.format == "parquet" or row.reason is None:
+                yield row
                 continue
-            if places is None:
-                places = self._places(fields, name)
-                continue
-            text, named, width = places
-            if len(fields) != width:
-                row = TextRow(None, reason=f"{len(fields)} fields where the header has {width}")
-            else:
-                row = row_of(fields[text], None if named is None else fields[named])
-            yield tally.placed(number, row)
+            for line in range(record.line, record.line + record.lines):
+                yield replace(row, reason=f"{where} line {line}: {row.reason}")
 
-    def _places(self, header: list[str], name: str) -> tuple[int, int | None, int]:
-        names = [entry.strip() for entry in header]
-        check_columns(names, name, self.named, show_text=self.show_text)
-        return names.index(self.text_column), names.index(self.id_column) if self.id_column else None, len(names)
-
-    def _parquet(self, file: BinaryIO, split: Split) -> Iterator[TextRow]:
-        names = [column for column, _setting in self.named]
-        with parquet.damages(split.name):
-            for values in parquet.rows_in(file, split.start, names):
-                yield row_of(*values)
-
-
-@dataclass
-class _Refused(Tally):
-    """Rows that a reader refuses, kept at their place among the good ones."""
-
-    where: str = ""
-    waiting: deque[TextRow] = field(default_factory=deque)
-
-    def refuse(self, line: int, reason: str) -> None:
-        """Note a row that has no text."""
-        self.waiting.append(self.placed(line, TextRow(None, reason=reason)))
-
-    def placed(self, line: int, row: TextRow) -> TextRow:
-        """The row; a reason says where it stands."""
-        return row if row.reason is None else TextRow(row.text, row.id, f"{self.where} line {line}: {row.reason}")
-
-    def with_refused(self, rows: Iterable[TextRow]) -> Iterator[TextRow]:
-        """The rows, each behind those that were refused before it."""
-        for row in rows:
-            while self.waiting:
-                yield self.waiting.popleft()
-            yield row
-        yield from self.waiting
+    def _row(self, record: Record) -> TextRow:
+        if record.reason is not None:
+            return TextRow(None, id_text(record.cells[1]) if len(record.cells) > 1 else None, record.reason)
+        return _after_tab(str(record.cells[0])) if self.format == "tsv" else row_of(*record.cells)
 
 
 def _rows_of(cells_of_rows: Iterable[tuple[object, ...]]) -> Iterator[TextRow]:
@@ -190,24 +114,13 @@ def _after_tab(line: str) -> TextRow:
 
 def row_of(text: object, named: object = None) -> TextRow:
     """The row of a text cell and an id cell, or the reason why it cannot be predicted."""
-    name = id_of(named)
-    if text is None:
-        return TextRow(None, name, "null text")
-    if not isinstance(text, str):
-        return TextRow(None, name, f"the text is a {type(text).__name__}, not a string")
-    if not encodable(text):
-        return TextRow(None, name, NOT_UTF8)
-    if len(text) > MAX_ROW_BYTES or len(text.encode("utf-8")) > MAX_ROW_BYTES:
-        return TextRow(None, name, TOO_LONG)
-    text = text.strip()
-    return TextRow(text, name) if text else TextRow(None, name, "empty text")
-
-
-def id_of(cell: object) -> str | None:
-    """An id as text."""
-    if cell is None or isinstance(cell, str):
-        return cell if cell is None or encodable(cell) else None
-    return json.dumps(cell, ensure_ascii=False) if isinstance(cell, dict | list | bool) else str(cell)
+    name = id_text(named)
+    if name is not None and not encodable(name):
+        name = None
+    words = text_of(text)
+    if words.reason is not None:
+        return TextRow(None, name, "null text" if text is None else words.reason)
+    return TextRow(words.text, name)
 
 
 def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine, *, slots: int) -> TextSource:
@@ -230,17 +143,17 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
-        columns = (data.text_column, *((data.id_column,) if data.id_column else ()))
-        parts = engine.table_parts(data.source, columns)
         source = TextSource("table", files, data.text_column, data.id_column)
+        parts = engine.table_parts(data.source, source.named)
         # The engine matches parts and partitions by number: they are not shared.
         return replace(source, splits=[TextSplit(at, Split(data.source), part=part) for at, part in enumerate(parts)])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
     if not single:
-        found = files_of_format(found, chosen)
+        found = files_of_format(data.source, found, chosen)
     named = data.id_column if chosen in ("csv", "json", "parquet") else ""
-    source = TextSource(chosen, files, data.text_column, named, show_text=data.show_text)
+    dialect = Dialect(data.csv_escape, data.csv_escape_unquoted)
+    source = TextSource(chosen, files, data.text_column, named, show_text=data.show_text, dialect=dialect)
     return replace(source, splits=_numbered(_file_splits(source, found), slots))
 
 
@@ -252,5 +165,4 @@ def _numbered(splits: Sequence[Split], slots: int) -> list[TextSplit]:
 
 def _file_splits(source: TextSource, found: Sequence[SourceFile]) -> list[Split]:
     size = min(max(sum(file.size for file in found) // SPLITS, LEAST_SPLIT_BYTES), MOST_SPLIT_BYTES)
-    row_groups = functools.partial(parquet.row_groups_in, wanted=source.named, text=source.text_column)
-    return list(file_splits(source.files, found, source.format, size, row_groups=row_groups))
+    return list(file_splits(source.files, found, source.format, size, named=source.named))

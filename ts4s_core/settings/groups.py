@@ -132,6 +132,15 @@ class DataSettings(Group):
     text_column: str = Field("text", min_length=1, description="column that holds the text (csv, json, parquet, table)")
     id_column: str = Field("", description="column that names a row, copied into predictions (csv, json, parquet, table)")
     label_column: str = Field("label", min_length=1, description="column that holds the label (csv, json, parquet, table)")
+    csv_escape: str = Field(
+        "",
+        pattern=r"^([^\s\w\",]|)$",
+        description="character that stands before a quote inside quotes (csv): \\ for what Spark writes; empty: quotes are "
+        "doubled, as RFC 4180 has it",
+    )
+    csv_escape_unquoted: bool = Field(
+        False, description="data.csv_escape counts outside of quotes too, as pandas and Python's csv write it (with escapechar)"
+    )
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the texts used for early stopping")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the texts held out for evaluation and the gate")
     max_rows: int = Field(0, ge=0, description="use at most this many rows, chosen by content; 0: all (docstrings: about 3,000)")

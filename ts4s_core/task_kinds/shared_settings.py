@@ -30,6 +30,8 @@ OF_LABELLED_TEXTS = (
     "data.validation_fraction",
     "data.test_fraction",
     "data.max_rows",
+    "data.csv_escape",
+    "data.csv_escape_unquoted",
     "data.max_bad_fraction",
     "data.seed",
     "data.show_text",

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ts4s_core.data.formats import json_rows
-from ts4s_core.data.formats.csv_rows import fields_of, read_csv
-from ts4s_core.data.formats.json_rows import is_array, read_json_array, read_json_lines
+from ts4s_core.data.formats.csv_rows import CsvReader, fields_of
+from ts4s_core.data.formats.json_rows import array_records, is_array, line_records
 from ts4s_core.data.formats.lines import lines_between
-from ts4s_core.data.formats.parquet import read_parquet, row_groups_in
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally
+from ts4s_core.data.formats.parquet import cell_records, row_groups_in, rows_in
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally, rows_of
 from ts4s_core.errors import DataError
 
 COLUMNS = Columns("text", "label", multi_label=False)
@@ -25,14 +25,18 @@ MANY = Columns("text", "label", multi_label=True)
 
 def from_csv(data: bytes, columns: Columns = COLUMNS) -> tuple[list[Row], Tally]:
     tally = Tally()
-    return list(read_csv(lines_between(io.BytesIO(data), 0, None), "x.csv", columns, tally)), tally
+    reader = CsvReader("x.csv", columns.named, dialect=columns.dialect, show_text=True)
+    records = reader.read(lines_between(io.BytesIO(data), 0, None), tally, by_label=True)
+    return list(rows_of(records, columns, tally)), tally
 
 
 def from_json(data: bytes, columns: Columns = COLUMNS) -> tuple[list[Row], Tally]:
     tally = Tally()
     if is_array(data):
-        return list(read_json_array(io.BytesIO(data), "x.json", columns, tally)), tally
-    return list(read_json_lines(lines_between(io.BytesIO(data), 0, None), columns, tally)), tally
+        records = array_records(io.BytesIO(data), "x.json", columns.names, tally, show_text=True)
+    else:
+        records = line_records(lines_between(io.BytesIO(data), 0, None), columns.names, tally, show_text=True)
+    return list(rows_of(records, columns, tally)), tally
 
 
 def test_csv_quotes_commas_and_line_ends_inside_quotes() -> None:
@@ -167,9 +171,12 @@ def write_parquet(path: Path, labels: pa.Array, texts: pa.Array, rows: int = 2) 
 
 def from_parquet(path: Path, columns: Columns = COLUMNS) -> tuple[list[Row], list[Tally]]:
     with path.open("rb") as file:
-        groups = row_groups_in(file, path.name, columns.named, text=columns.text)
-        tallies = [Tally() for _ in range(groups)]
-        return [row for group in range(groups) for row in read_parquet(file, group, columns, tallies[group])], tallies
+        tallies = [Tally() for _ in range(row_groups_in(file, path.name, columns.named))]
+        rows = (
+            rows_of(cell_records(rows_in(file, group, columns.names), tally), columns, tally)
+            for group, tally in enumerate(tallies)
+        )
+        return [row for rows_of_group in rows for row in rows_of_group], tallies
 
 
 def test_parquet_by_row_group(tmp_path: Path) -> None:

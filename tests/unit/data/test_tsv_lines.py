@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ts4s_core.data.formats import lines as lines_module
 from ts4s_core.data.formats.lines import lines_between
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally
-from ts4s_core.data.formats.tsv import read_tsv
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Columns, Row, Tally, rows_of
+from ts4s_core.data.formats.tsv import records
 
 COLUMNS = Columns("text", "label", multi_label=False)
 MANY = Columns("text", "label", multi_label=True)
@@ -23,7 +23,7 @@ TSV_BYTES = st.lists(
 
 def parsed(data: bytes, columns: Columns = COLUMNS) -> tuple[list[Row], Tally]:
     tally = Tally()
-    return list(read_tsv(lines_between(io.BytesIO(data), 0, None), columns, tally)), tally
+    return list(rows_of(records(lines_between(io.BytesIO(data), 0, None), tally), columns, tally)), tally
 
 
 def test_the_plain_form() -> None:

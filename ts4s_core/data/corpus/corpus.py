@@ -6,10 +6,12 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
-from ts4s_core.data.files import ENDINGS, SourceFile, SourceFiles, ending_of, failures
+from ts4s_core.data.files import ENDINGS, SourceFile, SourceFiles, ending_of, failures, files_of_format, say_left_out
 from ts4s_core.data.formats import topics
-from ts4s_core.data.formats.rows import NOT_UTF8, Tally
+from ts4s_core.data.formats.decoding import HEAD_BYTES, as_utf8, is_plain
+from ts4s_core.data.formats.rows import NOT_UTF8, NUL, Tally
 from ts4s_core.data.formats.text import blocks_between
 from ts4s_core.data.sides import SidePlan
 from ts4s_core.errors import SourceError, listed
@@ -24,11 +26,14 @@ LEAST_BLOCK_BYTES = 4_096
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a document: bytes ``start`` to ``end`` of a file, or of a text that only the driver can read."""
+    """A part of a document: bytes ``start`` to ``end`` of a file, or of a text that only the driver can read.
+
+    Without an end it is a whole file that is decoded on the way.
+    """
 
     name: str
     start: int
-    end: int
+    end: int | None
     file: SourceFile | None = None
     text: bytes = b""
 
@@ -103,20 +108,25 @@ class TextSource:
                     with self.files.open(piece.file) as file:
                         yield from self._blocks(file, piece, sides, tally)
 
-    def _blocks(self, file: io.BytesIO | object, piece: Piece, sides: SidePlan, tally: Tally) -> Iterator[Block]:
+    def _blocks(self, raw: BinaryIO, piece: Piece, sides: SidePlan, tally: Tally) -> Iterator[Block]:
         side = None
+        # A file that is cut into pieces is plain UTF-8.
+        file = raw if piece.start else as_utf8(raw, piece.name)
+        end = piece.end if file is raw else None
         if self.by_document:
             # A document falls where its beginning falls, so that readers of its other parts need not read it all.
-            head = next(blocks_between(file, 0, 1, block_bytes=self.block_bytes), (0, b""))[1]  # type: ignore[arg-type]
+            head = next(blocks_between(file, 0, 1, block_bytes=self.block_bytes), (0, b""))[1]
             side = sides.side_of(head.decode("utf-8", "replace").replace("\r\n", "\n"))
-        blocks = blocks_between(file, piece.start, piece.end, block_bytes=self.block_bytes)  # type: ignore[arg-type]
-        for _at, data in blocks:
+        for _at, data in blocks_between(file, piece.start, end, block_bytes=self.block_bytes):
             line = tally.lines + 1
             tally.lines += data.count(b"\n") or 1
             try:
                 text = data.decode("utf-8")
             except UnicodeDecodeError:
                 tally.refuse(line, NOT_UTF8)
+                continue
+            if NUL in text:
+                tally.refuse(line, "a NUL character in it")
                 continue
             if text.isspace():
                 tally.blank += 1
@@ -150,11 +160,18 @@ def open_text(data: DataSettings, storage: StorageSettings) -> TextSource:
     found = _text_files(data, files)
     size = min(max(sum(file.size for file in found) // SPLITS_OF_SMALL, SMALL_SPLIT_BYTES), SPLIT_BYTES)
     size = -(-size // block_bytes) * block_bytes
-    pieces = [
-        Piece(file.name, start, min(start + size, file.size), file) for file in found for start in range(0, file.size, size)
-    ]
+    pieces = [piece for file in found for piece in _pieces(files, file, size)]
     named = f"data.source {data.source}"
     return TextSource(named, files, block_bytes, data.split_by == "document", len(found), list(_gathered(pieces, size)))
+
+
+def _pieces(files: SourceFiles, file: SourceFile, size: int) -> Iterator[Piece]:
+    if file.size > size:
+        with files.open(file) as reader:
+            if not is_plain(reader.read(HEAD_BYTES)):
+                yield Piece(file.name, 0, None, file)
+                return
+    yield from (Piece(file.name, start, min(start + size, file.size), file) for start in range(0, file.size, size))
 
 
 def _text_files(data: DataSettings, files: SourceFiles) -> list[SourceFile]:
@@ -167,7 +184,11 @@ def _text_files(data: DataSettings, files: SourceFiles) -> list[SourceFile]:
                 f"data.source {data.source} holds {listed(sorted({ending_of(file.name) for file in found}))} files: "
                 "expected plain text. Name a text file, or set data.format text for a single file that holds it"
             )
-        found = [file for file in plain if ending_of(file.name) == ".txt"] or plain
+        if any(ending_of(file.name) == ".txt" for file in plain):
+            found = files_of_format(data.source, found, "text")
+        else:
+            say_left_out(data.source, [file.name for file in found if file not in plain], "text")
+            found = plain
     filled = [file for file in found if file.size]
     if not filled:
         raise SourceError(
@@ -181,10 +202,11 @@ def _gathered(pieces: Sequence[Piece], size: int) -> Iterator[TextSplit]:
     held: list[Piece] = []
     total = 0
     for piece in pieces:
-        total += piece.end - piece.start
+        length = (piece.file.size if piece.end is None and piece.file else piece.end or 0) - piece.start
+        total += length
         if held and total > size:
             yield TextSplit(tuple(held))
-            held, total = [], piece.end - piece.start
+            held, total = [], length
         held.append(piece)
     if held:
         yield TextSplit(tuple(held))

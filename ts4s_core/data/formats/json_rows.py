@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ts4s_core.data.formats.lines import text_lines
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, encodable, named_columns, row_of
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, TOO_LONG, Record, Tally, named_columns
 from ts4s_core.errors import DataError
 
 CHUNK_BYTES = 2**18
 # An element that has not ended after this many characters means that the array is broken, not that a row is long.
 MAX_ELEMENT_CHARS = 32 * MAX_ROW_BYTES
 _BLANKS = " \t\r\n"
+#: The first name of an object, and what its value begins with where it is a list or an object.
+_FIRST_VALUE = re.compile(r'\{\s*"([^"\\]*)"\s*:\s*((?:[\[{]\s*){0,2})')
+#: A first value that holds cells by the numbers of their rows.
+_BY_COLUMNS = re.compile(r'\{\s*"[^"\\]*"\s*:\s*\{\s*"0"\s*:')
+#: What wrapped rows are usually called.
+_WRAPPERS = ("data", "rows", "records", "items", "examples", "instances", "results", "train", "test", "validation", "dataset")
 
 
 def is_array(head: bytes) -> bool:
@@ -22,47 +29,91 @@ def is_array(head: bytes) -> bool:
     return head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 
-def read_json_lines(lines: Iterator[bytes], columns: Columns, tally: Tally) -> Iterator[Row]:
-    """The good rows of some lines; bad and blank ones are tallied."""
-    for number, line in text_lines(lines, tally):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as exc:
-            tally.refuse(number, f"not JSON: {exc}" if isinstance(exc, json.JSONDecodeError) else "not JSON")
+def refuse_whole(head: bytes, name: str, names: Sequence[str]) -> None:
+    """Refuse a file that holds one object for all rows: rows wrapped under a name, or pandas' form by columns.
+
+    Args:
+        head: its first bytes, as UTF-8.
+        name: what errors call it.
+        names: the columns that are wanted.
+
+    Raises:
+        DataError: with the way out.
+    """
+    text = head.decode("utf-8-sig", "replace").lstrip()
+    found = _FIRST_VALUE.match(text)
+    if found is None:
+        return
+    key, begin = found[1], found[2].replace(" ", "").replace("\n", "").replace("\r", "").replace("\t", "")
+    whole = _whole_line(text)
+    if _BY_COLUMNS.match(text) or (whole and all(_is_column(whole.get(column)) for column in names)):
+        kind, way_out = "one object with a value for each column", "in pandas: to_json(path, orient='records', lines=True)"
+    elif key == "0" and begin.startswith("{"):
+        kind, way_out = "one object with the rows under their numbers", "in pandas: to_json(path, orient='records', lines=True)"
+    elif key in ("columns", "index") and begin.startswith("["):
+        kind, way_out = "pandas' split form", "in pandas: to_json(path, orient='records', lines=True)"
+    elif begin.startswith(("[{", "[[")) and (key in _WRAPPERS or (whole is not None and not set(names) & set(whole))):
+        kind, way_out = f"rows wrapped in an object, under {key!r}", f"with jq: jq -c '.{key}[]'"
+    elif text.split("\n", 1)[0].strip() == "{" and not begin:
+        kind, way_out = "objects over several lines", "with jq: jq -c ."
+    else:
+        return
+    raise DataError(
+        f"Data file {name} holds {kind}: expected one object a line, or one array of objects. Write it so ({way_out})"
+    )
+
+
+def _whole_line(text: str) -> dict[str, object] | None:
+    """The object of the first line, if it is complete."""
+    try:
+        value = json.loads(text.split("\n", 1)[0])
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_column(value: object) -> bool:
+    """Whether a value holds a cell for each row."""
+    return isinstance(value, dict | list)
+
+
+def line_records(lines: Iterator[bytes], names: Sequence[str], tally: Tally, *, show_text: bool) -> Iterator[Record]:
+    """A record for every line that is not blank, with the values of some names; null where there is none."""
+    for record in text_lines(lines, tally):
+        if record.reason is not None:
+            yield record
             continue
-        row = _row(value, columns)
-        if isinstance(row, str):
-            tally.refuse(number, row)
-        else:
-            yield row
+        try:
+            value = json.loads(str(record.cells[0]))
+        except (ValueError, RecursionError) as exc:
+            reason = f"not JSON: {exc}" if isinstance(exc, json.JSONDecodeError) else "not JSON"
+            yield Record(record.line, reason=reason)
+            continue
+        yield _record(record.line, value, names, show_text=show_text)
 
 
-def read_json_array(file: BinaryIO, name: str, columns: Columns, tally: Tally) -> Iterator[Row]:
-    """The good rows of an array, read with bounded memory; a row's line is the one that it begins on.
+def array_records(file: BinaryIO, name: str, names: Sequence[str], tally: Tally, *, show_text: bool) -> Iterator[Record]:
+    """A record for every element of an array, with the values of some names; null where there is none.
 
     Raises:
         DataError: if the array itself is broken, so that what follows cannot be read.
     """
     for line, source, value in elements(file, name):
         tally.lines = line
-        size = len(source.encode("utf-8", "surrogateescape"))
-        row = TOO_LONG if size > MAX_ROW_BYTES else _row(value, columns)
-        if isinstance(row, str):
-            tally.refuse(line, row)
+        if len(source.encode("utf-8", "surrogateescape")) > MAX_ROW_BYTES:
+            yield Record(line, reason=TOO_LONG)
         else:
-            yield row
+            yield _record(line, value, names, show_text=show_text)
 
 
-def _row(value: object, columns: Columns) -> Row | str:
+def _record(line: int, value: object, names: Sequence[str], *, show_text: bool) -> Record:
     if not isinstance(value, dict):
-        return "not a JSON object"
-    for column in (columns.label, columns.text):
-        if column not in value:
-            return f"no column {column!r}, it has {named_columns(value, show_text=columns.show_text)}"
-    row = row_of(value[columns.label], value[columns.text], columns)
-    if isinstance(row, Row) and not all(map(encodable, (row.text, *row.labels))):
-        return NOT_UTF8
-    return row
+        return Record(line, reason="not a JSON object")
+    cells = tuple(value.get(name) for name in names)
+    missing = next((name for name in names if name not in value), None)
+    if missing is None:
+        return Record(line, cells)
+    return Record(line, cells, f"no column {missing!r}, it has {named_columns(value, show_text=show_text)}")
 
 
 class _Characters:

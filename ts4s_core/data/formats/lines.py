@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Tally
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Record, Tally
 
 CHUNK_BYTES = 2**20
 # A line this long is over the limit, whatever ending or mark is still to be taken off it.
@@ -47,19 +47,19 @@ def _bare(line: bytes, first: bool) -> bytes:
     return line.removesuffix(b"\r")
 
 
-def text_lines(lines: Iterator[bytes], tally: Tally) -> Iterator[tuple[int, str]]:
-    """Number and text of every line that is UTF-8, short enough and not blank; the others are tallied."""
+def text_lines(lines: Iterator[bytes], tally: Tally) -> Iterator[Record]:
+    """A record of one cell, its text, for every line that is not blank; blank ones are tallied."""
     for number, raw in enumerate(lines, start=1):
         tally.lines = number
         if len(raw) > MAX_ROW_BYTES:
-            tally.refuse(number, TOO_LONG)
+            yield Record(number, reason=TOO_LONG)
             continue
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError:
-            tally.refuse(number, NOT_UTF8)
+            yield Record(number, reason=NOT_UTF8)
             continue
         if line and not line.isspace():
-            yield number, line
+            yield Record(number, (line,))
         else:
             tally.blank += 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ts4s_core.data.formats.cell_types import kind_of_arrow, refused_type
 from ts4s_core.data.formats.parquet_footer import read_groups
-from ts4s_core.data.formats.rows import MAX_ROW_BYTES, NOT_UTF8, TOO_LONG, Columns, Row, Tally, check_columns, encodable, row_of
+from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Record, Tally, check_columns
 from ts4s_core.errors import DataError, Ts4sError
 
 BATCH_ROWS = 1_024
@@ -32,25 +33,26 @@ def damages(name: str) -> Iterator[None]:
         raise DataError(f"Data file {name} is no Parquet file that can be read: {reason}. Write it anew") from exc
 
 
-def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]], *, text: str) -> int:
+def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) -> int:
     """The number of row groups of a file that has the columns.
 
     Args:
         file: the file.
         name: what errors call it.
         wanted: columns, each with the setting that names it.
-        text: the one of them that holds text.
 
     Raises:
-        DataError: if it is no Parquet file, lacks a column, or is made to fill the memory.
+        DataError: if it is no Parquet file, lacks a column or has one of another type, or is made to fill the memory.
     """
     with damages(name):
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
         check_columns(schema.names, name, wanted)
-        kind = schema.field(text).type
-        if not is_text(kind):
-            raise DataError(f"Data file {name} has column {text!r} of type {kind}: expected text. Set data.text_column")
+        for column, setting in wanted:
+            kind = schema.field(column).type
+            problem = refused_type(f"Data file {name}", column, kind_of_arrow(kind), shown=str(kind), setting=setting)
+            if problem:
+                raise DataError(problem)
         refuse_bombs(file, name, [column for column, _setting in wanted])
         return int(parquet.num_row_groups)
 
@@ -75,22 +77,11 @@ def refuse_bombs(file: BinaryIO, name: str, wanted: Sequence[str]) -> None:
                 )
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds text (or nothing)."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null))
-
-
-def read_parquet(file: BinaryIO, group: int, columns: Columns, tally: Tally) -> Iterator[Row]:
-    """The good rows of one row group; bad ones are tallied."""
-    for label, text in rows_in(file, group, [columns.label, columns.text]):
+def cell_records(rows: Iterable[tuple[object, ...]], tally: Tally) -> Iterator[Record]:
+    """Rows of cells as records, counted as lines are."""
+    for cells_of_row in rows:
         tally.lines += 1
-        row = checked_row(label, text, columns)
-        if isinstance(row, str):
-            tally.refuse(tally.lines, row)
-        else:
-            yield row
+        yield Record(tally.lines, cells_of_row)
 
 
 def rows_in(file: BinaryIO, group: int, names: Sequence[str]) -> Iterator[tuple[object, ...]]:
@@ -99,17 +90,6 @@ def rows_in(file: BinaryIO, group: int, names: Sequence[str]) -> Iterator[tuple[
     parquet = pq.ParquetFile(file, read_dictionary=_dictionaries(file, group, names))
     for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=list(names), use_threads=False):
         yield from zip(*(cells(batch.column(batch.schema.names.index(name))) for name in names), strict=True)
-
-
-def checked_row(label: object, text: object, columns: Columns) -> Row | str:
-    """The row of two cells that come from a typed column, or the reason why there is none."""
-    row = row_of(label, text, columns)
-    if isinstance(row, str):
-        return row
-    if not all(map(encodable, (row.text, *row.labels))):
-        return NOT_UTF8
-    size = len(text.encode("utf-8")) if isinstance(text, str) else 0
-    return TOO_LONG if size + sum(len(part.encode("utf-8")) for part in row.labels) > MAX_ROW_BYTES else row
 
 
 def cells(column: pa.Array) -> list[object]:

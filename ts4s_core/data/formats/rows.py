@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ts4s_core.data.formats.cell_types import LIST, TABLE, is_nothing, kind_of, plain_text
 from ts4s_core.errors import DataError, listed
 
 MAX_ROW_BYTES = 2**20
@@ -15,6 +16,26 @@ MAX_BAD_LISTED = 100_000
 
 TOO_LONG = "more than 1 MiB"
 NOT_UTF8 = "not UTF-8"
+NUL = "\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a reader of some format found at a place: cells, or why there are none.
+
+    Attributes:
+        line: of the split, from 1 (where a format has no lines, the row).
+        cells: one for each column that was asked for, as the format has them.
+        reason: what is wrong with it as a whole.
+        lines: how many lines it takes: so many are lost where it is bad.
+        source: its text in the file, where a format looks at more than the cells.
+    """
+
+    line: int
+    cells: tuple[object, ...] = ()
+    reason: str | None = None
+    lines: int = 1
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +66,64 @@ class Tally:
         lines: lines so far (rows, where a format has no lines).
         blank: wholly blank ones among them.
         bad_rows: number of bad rows.
+        bad_lines: lines that they take: more than rows, where a quote that is not closed in its place swallowed some.
         bad: line and reason of the first ``MAX_BAD_LISTED`` of them.
+        longest: most lines of a good row, and the line that it begins on.
     """
 
     lines: int = 0
     blank: int = 0
     bad_rows: int = 0
+    bad_lines: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
+    longest: tuple[int, int] = (0, 0)
 
-    def refuse(self, line: int, reason: str) -> None:
+    def refuse(self, line: int, reason: str, *, lines: int = 1) -> None:
         """Note a bad row."""
         self.bad_rows += 1
+        self.bad_lines += lines
         if len(self.bad) < MAX_BAD_LISTED:
-            self.bad.append((line, reason))
+            self.bad.append((line, reason if lines == 1 else f"{reason} ({lines} lines are lost)"))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How csv is written.
+
+    Attributes:
+        escape: the character that stands before a quote inside quotes; empty: quotes are doubled.
+        everywhere: it counts outside of quotes too.
+    """
+
+    escape: str = ""
+    everywhere: bool = False
+
+
+RFC_4180 = Dialect()
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what, whether a label cell may hold several labels, and whether messages may quote the data."""
+    """Which columns hold what, and how they are written.
+
+    Attributes:
+        text: the column of the text.
+        label: the column of the label.
+        multi_label: whether a label cell may hold several labels.
+        show_text: whether messages may quote the data.
+        dialect: of csv.
+    """
 
     text: str
     label: str
     multi_label: bool
     show_text: bool = True
+    dialect: Dialect = RFC_4180
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The label's column and the text's."""
+        return (self.label, self.text)
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
@@ -82,7 +138,13 @@ def named_columns(names: Iterable[str], *, show_text: bool) -> str:
 
 
 def check_columns(
-    names: Sequence[str], name: str, wanted: Sequence[tuple[str, str]], *, place: str = "", show_text: bool = True
+    names: Sequence[str],
+    name: str,
+    wanted: Sequence[tuple[str, str]],
+    *,
+    place: str = "",
+    hint: str = "",
+    show_text: bool = True,
 ) -> None:
     """Refuse a file that does not have every wanted column once.
 
@@ -91,6 +153,7 @@ def check_columns(
         name: what errors call it.
         wanted: columns, each with the setting of the group ``data`` that names it.
         place: where the columns are listed, for the error.
+        hint: what else may be done.
         show_text: whether the error may quote the columns that there are.
 
     Raises:
@@ -100,7 +163,21 @@ def check_columns(
         if names.count(column) != 1:
             problem = "has no column" if column not in names else "has more than one column"
             found = named_columns(names, show_text=show_text)
-            raise DataError(f"Data file {name} {problem} {column!r}{place}: it has {found}. Set data.{setting}")
+            raise DataError(f"Data file {name} {problem} {column!r}{place}: it has {found}. Set data.{setting}{hint}")
+
+
+def rows_of(records: Iterable[Record], columns: Columns, tally: Tally) -> Iterator[Row]:
+    """The good rows of records whose cells are label and text; the others are tallied."""
+    for record in records:
+        label, text = record.cells or (None, None)
+        row = record.reason if record.reason is not None else row_of(label, text, columns)
+        if isinstance(row, Row) and not encodable(record.source):
+            row = NOT_UTF8
+        if isinstance(row, str):
+            tally.refuse(record.line, row, lines=record.lines)
+            continue
+        tally.longest = max(tally.longest, (record.lines, record.line))
+        yield row
 
 
 def row_of(label: object, text: object, columns: Columns) -> Row | str:
@@ -108,45 +185,65 @@ def row_of(label: object, text: object, columns: Columns) -> Row | str:
 
     In a multi-label task a label cell is a list, or text with ``|`` between the labels.
     """
-    if not isinstance(text, str):
-        return "empty text" if text is None else f"the text is a {type(text).__name__}, not a string"
+    words = text_of(text)
+    if words.reason:
+        return words.reason
     labels = _labels_of(label, columns)
     if isinstance(labels, str):
         return labels
-    text = text.strip()
-    if not text:
-        return "empty text"
-    return Row(labels, text)
+    if not all(map(encodable, labels)):
+        return NOT_UTF8
+    if any(NUL in part for part in labels):
+        return "a NUL character in the label"
+    return TOO_LONG if is_too_long(words.text, *labels) else Row(labels, words.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text, trimmed, or why a cell is none."""
+
+    text: str = ""
+    reason: str | None = None
+
+
+def text_of(cell: object) -> Words:
+    """The text of a cell."""
+    if cell is None:
+        return Words(reason="empty text")
+    if not isinstance(cell, str):
+        return Words(reason=f"the text is a {type(cell).__name__}, not a string")
+    if not encodable(cell):
+        return Words(reason=NOT_UTF8)
+    if is_too_long(cell):
+        return Words(reason=TOO_LONG)
+    text = cell.strip()
+    if NUL in text:
+        return Words(reason="a NUL character in the text")
+    return Words(text) if text else Words(reason="empty text")
 
 
 def _labels_of(cell: object, columns: Columns) -> tuple[str, ...] | str:
-    if isinstance(cell, list) and not columns.multi_label:
+    kind = kind_of(cell)
+    if kind not in TABLE["label_column"]:
+        return f"the label is {kind}, not text or a number"
+    if kind == LIST and not columns.multi_label:
         return "the label is a list: use model.task multi-label"
-    if isinstance(cell, dict):
-        return "the label is an object, not a string"
-    if not columns.multi_label:
-        label = _label_text(cell)
-        return (label,) if label else "empty label"
-    cells: list[object] = list(cell) if isinstance(cell, list) else list(_label_text(cell).split(LABEL_SEPARATOR))
-    if any(isinstance(part, list | dict) for part in cells):
-        return "a label in the list is no string"
+    if isinstance(cell, list):
+        cells: list[object] = list(cell)
+    else:
+        whole = _label_text(cell)
+        cells = list(whole.split(LABEL_SEPARATOR)) if columns.multi_label else [whole]
+    wrong = next((part for part in map(kind_of, cells) if part == LIST or part not in TABLE["label_column"]), None)
+    if wrong:
+        return f"a label in the list is {wrong}, not text or a number"
+    if any(isinstance(part, float) and math.isinf(part) for part in [cell, *cells]):
+        return "the label is infinite"
     labels = sorted({label for label in map(_label_text, cells) if label})
     return tuple(labels) if labels else "empty label"
 
 
 def _label_text(cell: object) -> str:
-    """A label as text: numbers as they are usually written, so that 1, 1.0 and "1" are one label; nothing is empty."""
-    if isinstance(cell, str):
-        return cell.strip()
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, float):
-        if math.isnan(cell):
-            return ""
-        return str(int(cell)) if cell.is_integer() else repr(cell)
-    return str(cell)
+    return "" if is_nothing(cell) else plain_text(cell).strip()
 
 
 def encodable(text: str) -> bool:
@@ -156,3 +253,10 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_too_long(*texts: str) -> bool:
+    """Whether texts take more bytes together than a row may."""
+    if 4 * sum(map(len, texts)) <= MAX_ROW_BYTES:
+        return False
+    return sum(len(text.encode("utf-8")) for text in texts) > MAX_ROW_BYTES

@@ -3,6 +3,7 @@ without reading what comes before it, and any number of readers gets the same bl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -10,19 +11,21 @@ CHUNK_BYTES = 4 * 2**20
 _MARK = b"\xef\xbb\xbf"
 
 
-def blocks_between(file: BinaryIO, start: int, end: int, *, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+def blocks_between(file: BinaryIO, start: int, end: int | None, *, block_bytes: int) -> Iterator[tuple[int, bytes]]:
     """The blocks that belong to ``[start, end)``: where each begins in the file, and its bytes.
 
     Args:
         file: seekable; a byte order mark at its beginning is dropped.
         start: a multiple of ``block_bytes``.
-        end: a multiple of it, or the end of the file.
+        end: a multiple of it, or the end of the file; None: wherever that is.
         block_bytes: usual size; a block has at most twice that.
     """
     view = _View(file, max(start - 1, 0))
     at = _cut(view, start, block_bytes)
-    for place in range(start, end, block_bytes):
+    for place in itertools.count(start, block_bytes) if end is None else range(start, end, block_bytes):
         stop = _cut(view, place + block_bytes, block_bytes)
+        if end is None and stop <= at and view.ended:
+            return
         if stop > at:
             data = view.between(at, stop)
             yield at, data.removeprefix(_MARK) if at == 0 else data
@@ -37,7 +40,7 @@ class _View:
         self._file = file
         self._base = base
         self._held = b""
-        self._ended = False
+        self.ended = False
 
     @property
     def end(self) -> int:
@@ -46,9 +49,9 @@ class _View:
 
     def reach(self, place: int) -> None:
         """Hold everything up to a place, or to the end of the file."""
-        while self.end < place and not self._ended:
+        while self.end < place and not self.ended:
             chunk = self._file.read(CHUNK_BYTES)
-            self._ended = not chunk
+            self.ended = not chunk
             self._held += chunk
 
     def between(self, start: int, stop: int) -> bytes:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ts4s_core.data.formats.lines import text_lines
-from ts4s_core.data.formats.rows import Columns, Row, Tally, row_of
+from ts4s_core.data.formats.rows import Record, Tally
 
 
-def read_tsv(lines: Iterator[bytes], columns: Columns, tally: Tally) -> Iterator[Row]:
-    """The good rows of some lines; bad and blank ones are tallied."""
-    for number, line in text_lines(lines, tally):
-        label, tab, text = line.partition("\t")
-        row = row_of(label, text, columns) if tab else "no tab between label and text"
-        if isinstance(row, str):
-            tally.refuse(number, row)
-        else:
-            yield row
+def records(lines: Iterator[bytes], tally: Tally) -> Iterator[Record]:
+    """A record of label and text for every line that is not blank."""
+    for record in text_lines(lines, tally):
+        if record.reason is not None:
+            yield record
+            continue
+        label, tab, text = str(record.cells[0]).partition("\t")
+        yield Record(record.line, (label, text)) if tab else Record(record.line, reason="no tab between label and text")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ts4s_core.data.data_engine import split_by_group
+from ts4s_core.data.formats.cell_types import DATE, DECIMAL, LIST, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, refused_type
 from ts4s_core.errors import DataError, SourceError, SparkError, Ts4sError, from_wire, listed, to_wire
 from ts4s_core.spark.session.job_progress import watching
 
@@ -73,7 +74,7 @@ class SparkEngine:
         _raise_first([(order, value) for group, order, value in results if group == _FAILED])
         return [value for _, _, value in sorted(results, key=lambda result: result[0])]
 
-    def table_parts(self, name: str, columns: Sequence[str]) -> Sequence[TablePart]:
+    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[TablePart]:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         from pyspark.errors import PySparkException
 
@@ -85,13 +86,18 @@ class SparkEngine:
             raise SourceError(
                 f"data.source {name} is no Spark table that can be read: {reason}. Give the name of a table"
             ) from exc
-        missing = [column for column in columns if there.count(column) != 1]
+        missing = [(column, setting) for column, setting in columns if there.count(column) != 1]
         if missing:
             raise DataError(
-                f"Table {name} has no column {listed(map(repr, missing))}: it has {listed(map(repr, there))}. "
-                "Set data.text_column and data.label_column"
+                f"Table {name} has no column {listed(repr(column) for column, _setting in missing)}: "
+                f"it has {listed(map(repr, there))}. Set {' and '.join(f'data.{setting}' for _column, setting in missing)}"
             )
-        rows = table.select(*(table[f"`{column}`"] for column in columns)).rdd
+        for column, setting in columns:
+            kind = table.schema[column].dataType
+            problem = refused_type(f"Table {name}", column, kind_of_spark(kind), shown=kind.simpleString(), setting=setting)
+            if problem:
+                raise DataError(problem)
+        rows = table.select(*(table[quoted(column)] for column, _setting in columns)).rdd
         self._tables[name] = rows
         return [TablePart(name, index) for index in range(rows.getNumPartitions())]
 
@@ -110,6 +116,31 @@ class SparkEngine:
             return list(rdd.collect())
         except (Py4JError, PySparkException) as exc:
             raise SparkError(f"Spark stage {stage} failed: {cause_of(str(exc))}") from exc
+
+
+#: Spark's names of types, by kind; what is not here is called as Spark does.
+_KINDS = {
+    "string": TEXT, "char": TEXT, "varchar": TEXT, "byte": WHOLE, "short": WHOLE, "integer": WHOLE, "long": WHOLE,
+    "float": NUMBER, "double": NUMBER, "decimal": DECIMAL, "boolean": TRUTH, "date": DATE, "struct": OBJECT, "void": NOTHING,
+}  # fmt: skip
+
+
+def kind_of_spark(kind: Any) -> str:
+    """The kind of a column's cells, of its Spark type (see :mod:`ts4s_core.data.formats.cell_types`)."""
+    name, shown = str(kind.typeName()).partition("(")[0], str(kind.simpleString())
+    if name == "array":
+        return LIST if kind_of_spark(kind.elementType) in (TEXT, WHOLE, NUMBER, DECIMAL, TRUTH, NOTHING) else shown
+    return _KINDS.get(name, shown)
+
+
+def quoted(column: str) -> str:
+    """A column's name as Spark SQL takes it, whatever signs it has."""
+    return f"`{column.replace('`', '``')}`"
+
+
+def _plain(row: Any) -> tuple[Any, ...]:
+    """The cells of a row; a struct as an object."""
+    return tuple(cell.asDict(recursive=True) if hasattr(cell, "asDict") else cell for cell in row)
 
 
 def cause_of(text: str) -> str:
@@ -141,7 +172,7 @@ class _OnPartition:
     items: tuple[Any, ...]
 
     def __call__(self, index: int, rows: Iterator[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
-        return self.function((index, dataclasses.replace(self.items[index], part=map(tuple, rows))))
+        return self.function((index, dataclasses.replace(self.items[index], part=map(_plain, rows))))
 
 
 @dataclass(frozen=True)
