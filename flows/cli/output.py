@@ -43,10 +43,9 @@ def columns(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def in_bytes(count: int) -> str:
     """``1.4 GiB``: a size as a person reads it."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{count} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+    from pydantic import ByteSize
+
+    return ByteSize(count).human_readable(separator=" ")
 
 
 def shown(value: object) -> str:

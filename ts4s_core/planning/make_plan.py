@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
@@ -23,7 +24,7 @@ DEFAULT_NETWORK = "1Gbit"
 #: Assumed where there is no dataset.
 ASSUMED_ROWS, ASSUMED_TOKENS = 3_000, 60
 _NETWORK = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGkmg])(bit|b|B)(?:/s|ps)?$")
-_MEMORY = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT])i?B?$", re.IGNORECASE)
+_MEMORY_UNIT = re.compile(r"(?<=[KMGT])i?B?$", re.IGNORECASE)
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _GB = 2**30
 
@@ -203,10 +204,15 @@ def memory_size(text: str) -> int:
     Raises:
         SettingsError: if it is no size.
     """
-    found = _MEMORY.match(text.strip())
-    if found is None or float(found.group(1)) <= 0:
-        raise SettingsError(f"--memory {text!r} is no size: expected a number with MB, GB or TB, as in 16GB")
-    return int(float(found.group(1)) * 1024 ** _POWERS[found.group(2).upper()])
+    # Memory is sold, and told to Spark, in powers of 1024 whatever its unit is called.
+    in_binary, units = _MEMORY_UNIT.subn("iB", text.strip())
+    try:
+        size = TypeAdapter(ByteSize).validate_python(in_binary)
+    except ValidationError:
+        size = ByteSize(0)
+    if not units or size <= 0:
+        raise SettingsError(f"--memory {text!r} is not valid: expected a number with MB, GB or TB, as in 16GB")
+    return int(size)
 
 
 def _most(wanted: Wanted, settings: Settings, slots: int) -> int:

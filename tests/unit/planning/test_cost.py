@@ -105,5 +105,7 @@ def test_network_speeds(text: str, bytes_per_s: float | None):
 def test_memory_sizes():
     assert memory_size("1.5GB") == 3 * 2**29
     assert memory_size("512MiB") == 2**29
-    with pytest.raises(SettingsError, match="is no size"):
-        memory_size("lots")
+    assert memory_size(" 16 gb ") == memory_size("16g") == 2**34
+    for text in ("lots", "12", "0GB", "-1GB", "", "GB"):
+        with pytest.raises(SettingsError, match="is not valid: expected a number with MB"):
+            memory_size(text)
