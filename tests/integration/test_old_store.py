@@ -165,6 +165,21 @@ def test_a_new_version_is_gated_against_its_champion(folder: Path, store: Artifa
     assert store.manifest(trained).upstream["model"] == str(model)
 
 
+def test_the_same_inputs_give_the_same_weights_as_then(folder: Path, store: ArtifactStore) -> None:
+    from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
+    from ts4s_core.training.driver.local_launcher import LocalLauncher
+    from ts4s_core.training.driver.train_step import train
+
+    then = store.manifest(ArtifactRef("trained", "topics", FIRST))
+    if (then.instruction_set, then.libraries["torch"]) != (instruction_set(), library_versions()["torch"]):
+        pytest.skip("another CPU or another torch gives other bits")
+    dataset, model = (ArtifactRef.parse(then.upstream[role]) for role in ("dataset", "model"))
+    for workers in (1, 2):
+        again = settings(folder, max_steps=30, epochs=20, learning_rate=0.01, workers=workers).model_copy(update={"reuse": False})
+        result = train(again, store, LocalLauncher(threads_per_worker=1), dataset=dataset, model=model)
+        assert result.facts["weights_sha256"] == FIRST_SHA256
+
+
 @pytest.mark.long
 def test_the_same_by_whole_commands(ts4s: Ts4s, folder: Path) -> None:
     rows = ("--data.source", str(KEPT / "inputs" / "rows.tsv"))

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from ts4s_core.errors import NonFiniteError
@@ -22,14 +21,10 @@ from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.exchange.exchange import GATHER_MARGIN, Exchange, GlobalSquares
 from ts4s_core.training.optimisers.adamw import Optimiser
 from ts4s_core.training.step.gradient_tree import GradientTree
+from ts4s_core.training.step.numbers import LOSS_SUM, LossSum, PartNumbers, RankNumbers, Records, floats, step_record, totals
 from ts4s_core.training.step.objectives import Objective
 from ts4s_core.training.step.row_gradients import RowGradients
 from ts4s_core.training.step.running_statistics import RunningStatistics
-
-#: Numbers that each part brings to the gather: loss sum, items, real tokens, padded tokens, right predictions, predictions.
-_PER_PART = 6
-#: Numbers that each rank brings: its free flag and its memory in MiB.
-_PER_RANK = 2
 
 
 class SeedDropout(Protocol):
@@ -95,6 +90,11 @@ class Sums:
     loss: float
     items: float
 
+    @classmethod
+    def of(cls, parts: Records) -> Sums:
+        """The sums of every part's :class:`LossSum`, (K,)."""
+        return cls(float(np.sum(parts["loss"])), float(np.sum(parts["items"])))
+
     @property
     def mean(self) -> float:
         """Loss an item."""
@@ -134,7 +134,8 @@ class Engine:
         rows = RowGradients(model, parameters) if forward is None else None
         self._tree = GradientTree(parameters, exchange, parts=self.parts_per_rank, rows=rows)
         self._squares = GlobalSquares(exchange.layout, exchange.world_size)
-        if self.parts_per_rank * _PER_PART + _PER_RANK > GATHER_MARGIN:
+        self._record = step_record(parts=self.parts_per_rank, squares=self._squares.width)
+        if self._record.itemsize // np.dtype(np.float64).itemsize - self._squares.width > GATHER_MARGIN:
             raise AssertionError("the gather's margin holds every part's numbers")
 
     def own_parts(self) -> range:
@@ -158,39 +159,37 @@ class Engine:
         """
         self.model.train()
         self.statistics.begin()
-        numbers = np.zeros(_PER_RANK + _PER_PART * self.parts_per_rank + self._squares.width)
-        numbers[:_PER_RANK] = float(flag), memory_mib
+        own = np.zeros(1, self._record)
+        own["rank"] = RankNumbers(float(flag), memory_mib)
         for place, (part, batch) in enumerate(zip(self.own_parts(), batches, strict=True)):
             self._tree.begin(place)
             if batch is not None:
-                at = _PER_RANK + _PER_PART * place
-                numbers[at : at + _PER_PART] = self._backward(batch, step=step, part=part)
+                own["parts"][0, place] = self._backward(batch, step=step, part=part)
             self.statistics.end_part(computed=batch is not None)
             self._tree.end()
         self.exchange.collect()
-        numbers[_PER_RANK + _PER_PART * self.parts_per_rank :][: len(self.exchange.squares)] = self.exchange.squares
-        gathered = self.exchange.gather(numbers)
-        stats, divisor = self._judge(gathered, step=step)
+        own["squares"][0, : len(self.exchange.squares)] = self.exchange.squares
+        everybody = self.exchange.gather(floats(own)).view(self._record)[:, 0]
+        stats, divisor = self._judge(everybody, step=step)
         self.optimiser.step(step + 1, learning_rate=rate, divisor=divisor)
         self.statistics.end(self.exchange)
         self.exchange.publish()
         return stats
 
-    def evaluate(self, batches: Sequence[PartBatch | None]) -> NDArray[np.float64]:
-        """Loss sum and items of each of the rank's own parts, (P, 2), without dropout or gradients."""
+    def evaluate(self, batches: Sequence[PartBatch | None]) -> Records:
+        """A :class:`LossSum` of each of the rank's own parts, (P,), without dropout or gradients."""
         self.model.eval()
-        sums = np.zeros((self.parts_per_rank, 2))
+        sums = np.zeros(self.parts_per_rank, LOSS_SUM)
         with torch.no_grad():
             for place, batch in enumerate(batches):
                 if batch is not None:
                     found = self._objective(self._forward(*batch.inputs), batch)
-                    sums[place] = found.value, found.items
+                    sums[place] = LossSum(found.value, found.items)
         return sums
 
-    def gather_sums(self, sums: NDArray[np.float64]) -> Sums:
+    def gather_sums(self, sums: Records) -> Sums:
         """Everybody's :meth:`evaluate` sums, added in part order."""
-        everybody = self.exchange.gather(sums.reshape(-1)).reshape(-1, 2)
-        return Sums(float(np.sum(everybody[:, 0])), float(np.sum(everybody[:, 1])))
+        return Sums.of(self.exchange.gather(floats(sums)).reshape(-1).view(LOSS_SUM))
 
     def suspects(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
         """Own parts whose loss or gradient is not finite: each is computed again, alone."""
@@ -199,7 +198,7 @@ class Engine:
         for part, batch in zip(self.own_parts(), batches, strict=True):
             if batch is None:
                 continue
-            value = self._backward(batch, step=step, part=part)[0]
+            value = self._backward(batch, step=step, part=part).loss
             finite = all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in self._parameters.values())
             if not (math.isfinite(value) and finite):
                 found.append(part)
@@ -212,36 +211,35 @@ class Engine:
         self._tree.close()
         self.exchange.close()
 
-    def _backward(self, batch: PartBatch, *, step: int, part: int) -> tuple[float, ...]:
+    def _backward(self, batch: PartBatch, *, step: int, part: int) -> PartNumbers:
         torch.manual_seed(_torch_seed(self._seed, step, part))
         self._seed_dropout(self.model, self._seed, step, part=part)
         loss = self._objective(self._forward(*batch.inputs), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
-        return loss.value, loss.items, batch.tokens, batch.padded_tokens, loss.correct, loss.predictions
+        return PartNumbers(loss.value, loss.items, batch.tokens, batch.padded_tokens, loss.correct, loss.predictions)
 
-    def _judge(self, gathered: NDArray[np.float64], *, step: int) -> tuple[StepStats, float]:
-        """The step's figures from everybody's numbers, and what its gradient is to be divided by."""
-        own = _PER_PART * self.parts_per_rank
-        per_part = gathered[:, _PER_RANK : _PER_RANK + own].reshape(self.parts, _PER_PART)
-        bad = np.flatnonzero(~np.isfinite(per_part[:, 0])).tolist()
-        norm = self._squares.norm(gathered[:, _PER_RANK + own :])
+    def _judge(self, everybody: Records, *, step: int) -> tuple[StepStats, float]:
+        """The step's figures from every rank's record, and what its gradient is to be divided by."""
+        parts, ranks = everybody["parts"].reshape(self.parts), everybody["rank"]
+        bad = np.flatnonzero(~np.isfinite(parts["loss"])).tolist()
+        norm = self._squares.norm(everybody["squares"])
         if bad or not math.isfinite(norm):
             raise GradientNotFiniteError(step, bad)
-        loss, items, tokens, padded, correct, predictions = (float(total) for total in per_part.sum(axis=0))
-        items = items or 1.0  # a batch whose every label is masked teaches nothing
+        total = PartNumbers(**totals(parts))
+        items = total.items or 1.0  # a batch whose every label is masked teaches nothing
         norm /= items
         clip = min(1.0, self._max_grad_norm / (norm + 1e-6)) if self._max_grad_norm else 1.0
         stats = StepStats(
-            loss=loss / items,
+            loss=total.loss / items,
             grad_norm=norm,
-            tokens=int(tokens),
-            padded_tokens=int(padded),
-            flag=bool(gathered[:, 0].any()),
-            memory_mib=float(gathered[:, 1].max()),
+            tokens=int(total.tokens),
+            padded_tokens=int(total.padded_tokens),
+            flag=bool(ranks["flag"].any()),
+            memory_mib=float(ranks["memory_mib"].max()),
             items=items,
-            correct=correct,
-            predictions=predictions,
-            memories_mib=tuple(gathered[:, 1].tolist()),
+            correct=total.correct,
+            predictions=total.predictions,
+            memories_mib=tuple(ranks["memory_mib"].tolist()),
         )
         return stats, items / clip
 

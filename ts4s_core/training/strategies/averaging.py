@@ -25,6 +25,7 @@ from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.optimisers.adamw import SlicedAdamW
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.numbers import ApartNumbers
 from ts4s_core.training.step.setup import TrainingSetup
 from ts4s_core.training.strategies.apart import Apart
 
@@ -47,8 +48,8 @@ class Averaging(Apart):
 
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
         """See :meth:`Strategy.join`."""
-        told = self._peers.gather(f"join/{step}", self._told())
-        items = np.array([sum(numbers[2] for numbers in rank["pending"]) for rank in told], np.float64)
+        told = self._tell(step)
+        items = np.array([sum(step.items for step in rank.pending) for rank in told], np.float64)
         if items.sum() > 0:
             share = float(items[self._peers.rank] / items.sum())
             for buckets in self._state().values():
@@ -81,7 +82,7 @@ class Averaging(Apart):
                 "or begin anew with --reuse false"
             )
         with safe_open(files[self._peers.rank], framework="pt") as file:
-            self._pending = file.get_tensor(_PENDING).tolist()
+            self._pending = [ApartNumbers(*row) for row in file.get_tensor(_PENDING).tolist()]
             for kind, buckets in self._state().items():
                 for bucket, flat in enumerate(buckets):
                     name = f"{kind}/{bucket}/0/{len(flat)}"

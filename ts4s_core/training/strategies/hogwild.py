@@ -216,7 +216,7 @@ class Hogwild(Apart):
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
         """See :meth:`Strategy.join`."""
         # Whoever brought this has no push under way: when all have, the owners' slices rest.
-        told = self._peers.gather(f"join/{step}", self._told())
+        told = self._tell(step)
         self._remote.pull()
         self._kept = self._remote.state() if saving else {}
         counts = self._peers.gather(f"joined/{step}", sorted(self._owner.staleness.items()))

@@ -11,9 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ts4s_core.models.weights import Array
 from ts4s_core.training.batches.batch import PartBatch
@@ -22,6 +20,7 @@ from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.step.engine import Engine, StepStats, Sums
+from ts4s_core.training.step.numbers import Records
 from ts4s_core.training.step.setup import TrainingSetup
 
 
@@ -61,7 +60,7 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def gather_sums(self, sums: NDArray[np.float64]) -> Sums:
+    def gather_sums(self, sums: Records) -> Sums:
         """Everybody's sums, added in part order; the ranks have joined."""
 
     @abstractmethod
@@ -80,7 +79,7 @@ class Strategy(ABC):
         """The numbers of the parts that this rank computes."""
         return self.engine.own_parts()
 
-    def evaluate(self, batches: Sequence[PartBatch | None]) -> NDArray[np.float64]:
+    def evaluate(self, batches: Sequence[PartBatch | None]) -> Records:
         """Loss sums and items of the rank's own parts; see :meth:`Engine.evaluate`."""
         return self.engine.evaluate(batches)
 

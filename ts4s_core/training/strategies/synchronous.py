@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.read_ahead import PlannedStep
@@ -16,6 +14,7 @@ from ts4s_core.training.exchange.connect import connect
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.step.engine import StepStats, Sums
+from ts4s_core.training.step.numbers import Records
 from ts4s_core.training.step.setup import TrainingSetup
 from ts4s_core.training.strategies.strategy import Strategy
 
@@ -38,7 +37,7 @@ class Synchronous(Strategy):
         """Nothing is outstanding."""
         return {}
 
-    def gather_sums(self, sums: NDArray[np.float64]) -> Sums:
+    def gather_sums(self, sums: Records) -> Sums:
         """See :meth:`Engine.gather_sums`."""
         return self.engine.gather_sums(sums)
 
