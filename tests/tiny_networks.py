@@ -86,8 +86,7 @@ def tiny_module(family: str, *, zeros: bool = False, **changes: Any) -> torch.nn
     """A tiny module with random weights (biases too, unless ``zeros``), in eval mode."""
     import torch
 
-    from ts4s_core.onnx.sources.families import CAUSAL, build_module
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import CAUSAL, build_module, config_object
 
     torch.manual_seed(0)
     module = build_module(

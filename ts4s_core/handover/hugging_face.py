@@ -117,8 +117,7 @@ def _module(trained: Trained, record: Mapping[str, Any]) -> Any:
     import torch
     import transformers
 
-    from ts4s_core.onnx.sources.families import prepare_config
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import config_object, prepare_config
 
     config = config_object(dict(record), source=str(trained.manifest.ref))
     prepare_config(config)

@@ -62,8 +62,7 @@ def _library_module(trained: Trained) -> Any:
 
     from ts4s_core.models.heads import HEAD
     from ts4s_core.onnx.importing.importer import put_tensors
-    from ts4s_core.onnx.sources.families import ExportWrapper, build_module
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import ExportWrapper, build_module, config_object
 
     spec = trained.spec
     kind = spec.kind

@@ -35,7 +35,7 @@ def source_tokenizer(settings: Settings, store: ArtifactStore) -> dict[str, byte
     Raises:
         InputError: there should be one, and it cannot be read.
     """
-    from ts4s_core.onnx.sources.resolve import given_tokenizer
+    from ts4s_core.onnx.sources.tokenizer_files import given_tokenizer
 
     model = settings.model
     if begins_anew(model):
@@ -167,8 +167,8 @@ def _config_path(model: ModelSettings) -> Path | None:
 
 
 def _checked_config(settings: Settings, *, vocabulary: int, special: dict[str, int | None]) -> dict[str, Any]:
+    from ts4s_core.onnx.sources.families import checked_module
     from ts4s_core.onnx.sources.folder import read_json_object
-    from ts4s_core.onnx.sources.resolve import checked_config
 
     model = settings.model
     record = built_in_config(model, positions=settings.data.window)
@@ -182,7 +182,7 @@ def _checked_config(settings: Settings, *, vocabulary: int, special: dict[str, i
         record = read_json_object(path, source=model.source)
     assert record is not None
     values = {**record, "vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **special}
-    return checked_config(values, task="causal-lm", source=model.source)
+    return checked_module(values, task="causal-lm", source=model.source)[0]
 
 
 def _vocabulary_of(tokenizer: Path) -> dict[str, Any]:

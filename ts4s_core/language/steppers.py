@@ -133,8 +133,7 @@ class WindowStepper(GraphStepper):
 
 def _library_module(model: TrainableModel, config: dict[str, Any]) -> nn.Module:
     """The Hugging Face module of a configuration with the weights of an imported one."""
-    from ts4s_core.onnx.sources.families import build_module
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import build_module, config_object
 
     with torch.random.fork_rng(devices=[]):
         module = build_module(config_object(config, source="the model"), "causal-lm")

@@ -90,8 +90,7 @@ def model(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     Raises:
         SettingsError: if the source says nothing of its shape.
     """
-    from ts4s_core.onnx.sources.families import build_module
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import build_module, config_object
 
     record = job.extra["config"]
     config = config_object(record, source=str(job.extra["source"]))

@@ -204,8 +204,7 @@ def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
     """Look at the size of a configuration's model before its weights get memory."""
     if "config" not in job.extra:
         return
-    from ts4s_core.onnx.sources.families import build_module
-    from ts4s_core.onnx.sources.resolve import config_object
+    from ts4s_core.onnx.sources.families import build_module, config_object
 
     with torch.device("meta"):
         config = config_object(job.extra["config"], source=str(job.extra["source"]))

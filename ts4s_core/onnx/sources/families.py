@@ -5,12 +5,13 @@ Shapes: ``B`` texts, ``T`` tokens, ``H`` hidden size, ``V`` vocabulary.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from torch import nn
 
-from ts4s_core.errors import UnsupportedModelError, listed
+from ts4s_core.errors import SourceError, UnsupportedModelError, listed
 from ts4s_core.task_kinds.kind import BaseTask
 
 #: Encoders, and whether their class would bring a pooler of its own (the head that ts4s puts on has one).
@@ -22,6 +23,9 @@ REFUSED = {
     "deberta": "its disentangled attention computes bucket positions in floating point and uses them as indices, "
     "which the ONNX graph does not carry over",
 }
+
+#: Where and with what a configuration was written: not part of the model.
+_LOCAL_KEYS = ("_name_or_path", "name_or_path", "transformers_version")
 
 
 def family_task(model_type: str, *, wanted: BaseTask, source: str) -> BaseTask:
@@ -57,6 +61,43 @@ def family_task(model_type: str, *, wanted: BaseTask, source: str) -> BaseTask:
         f"Model family {model_type!r} of {source} is not taken: expected one of {listed(taken, 20)}. Use another model.source, "
         "or export the model to ONNX yourself and give the .onnx file"
     )
+
+
+def config_object(config: dict[str, Any], *, source: str) -> Any:
+    """The Hugging Face configuration of a dictionary.
+
+    Raises:
+        SourceError: if its family is unknown or a value is refused.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        raise SourceError(
+            f"model.source {source}: config.json has model_type {family!r}: "
+            'expected a model family that transformers knows, as in "bert"'
+        )
+    try:
+        return CONFIG_MAPPING[family].from_dict(dict(config))
+    except Exception as exc:  # dataclass validation errors of several libraries
+        raise SourceError(f"model.source {source}: config.json is refused: {str(exc)[:400]}") from exc
+
+
+def checked_module(record: dict[str, Any], *, task: BaseTask, source: str) -> tuple[dict[str, Any], nn.Module]:
+    """A configuration with its defaults, and its module without memory for its weights: a wrong configuration shows here.
+
+    Raises:
+        SourceError, UnsupportedModelError: saying what is wrong with it.
+    """
+    described = config_object(record, source=source)
+    family_task(described.model_type, wanted=task, source=source)
+    values: dict[str, Any] = json.loads(described.to_json_string(use_diff=False))  # defaults too: the pad token is one
+    config = {name: value for name, value in sorted(values.items()) if name not in _LOCAL_KEYS}
+    try:
+        with torch.device("meta"):
+            return config, build_module(config_object(config, source=source), task)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, ZeroDivisionError) as exc:
+        raise SourceError(f"model.source {source}: config.json describes no model that can be built: {str(exc)[:300]}") from exc
 
 
 def build_module(config: Any, task: BaseTask) -> nn.Module:

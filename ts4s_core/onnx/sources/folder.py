@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ts4s_core.errors import SourceError, listed
+from ts4s_core.onnx.sources.hub import fetch
+from ts4s_core.task_kinds.kind import BaseTask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +35,54 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+
+def located(given: str, *, setting: str, with_model: bool) -> tuple[Literal["package", "folder", "hub"], Path]:
+    """Where a folder, ``package:NAME`` or a hub id is on this machine.
+
+    Args:
+        given: what the user named.
+        setting: name of the setting that gave it, for the message.
+        with_model: the weights too, or the tokenizer alone.
+
+    Raises:
+        SourceError: there is no such package or hub model, or it cannot be fetched.
+    """
+    local = Path(os.path.expanduser(given))
+    if given.startswith("package:"):
+        return "package", package_folder(given.removeprefix("package:"), source=given)
+    if given[0] in "/.~" or local.exists():
+        return "folder", local
+    return "hub", fetch(given, setting=setting, with_model=with_model)
+
+
+def checked_folder(folder: Path, *, task: BaseTask, source: str) -> tuple[dict[str, Any], str]:
+    """The configuration of a Hugging Face folder, defaults included, and a hash of its content; its weights fit.
+
+    Raises:
+        SourceError, UnsupportedModelError: saying what is missing, damaged or not taken.
+    """
+    from ts4s_core.onnx.sources.families import checked_module
+
+    check_folder(folder, source=source)
+    config, module = checked_module(read_json_object(folder / CONFIG_FILE, source=source), task=task, source=source)
+    files = weight_files(folder, source=source)
+    match_weights(module, stored_tensors(files, source=source), source=source)
+    return config, content_hash([folder / CONFIG_FILE, *files])
+
+
+def checked_config_file(path: Path, *, task: BaseTask, source: str) -> tuple[dict[str, Any], str]:
+    """The configuration in a JSON file, defaults included, and a hash of its content.
+
+    Raises:
+        SourceError, UnsupportedModelError: saying what is missing, damaged or not taken.
+    """
+    from ts4s_core.onnx.sources.families import checked_module
+
+    if not path.is_file():
+        raise SourceError(f"model.source {source} does not exist: expected a JSON file with a Hugging Face configuration")
+    config, _module = checked_module(read_json_object(path, source=source), task=task, source=source)
+    return config, content_hash([path])
 
 
 def package_folder(name: str, *, source: str) -> Path:

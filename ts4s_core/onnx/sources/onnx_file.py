@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ts4s_core.errors import SourceError, UnsupportedModelError, listed
 from ts4s_core.onnx.graph.protos import graphs_in, opset_of
+from ts4s_core.onnx.sources.folder import CONFIG_FILE, content_hash, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     import onnx
 
 OLDEST_OPSET, NEWEST_OPSET = 11, 23
+
+
+def checked_onnx_file(path: Path, *, source: str) -> tuple[dict[str, Any], str]:
+    """The configuration beside an ONNX file, empty if there is none, and a hash of all that belongs to it.
+
+    Raises:
+        SourceError, UnsupportedModelError: see :func:`read_onnx_file`.
+    """
+    _model, external = read_onnx_file(path, source=source)
+    beside = path.parent / CONFIG_FILE
+    config = read_json_object(beside, source=source) if beside.is_file() else {}
+    return config, content_hash([path, *external, *([beside] if config else [])])
 
 
 def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Path]]:

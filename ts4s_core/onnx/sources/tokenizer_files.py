@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ts4s_core.errors import SourceError
+from ts4s_core.onnx.sources.folder import located
 
 TOKENIZER_JSON = "tokenizer.json"
 #: Where and how the tokenizer was loaded: true of this machine, not of the tokenizer.
@@ -28,6 +29,36 @@ _HINTS = (TOKENIZER_JSON, "tokenizer_config.json", "vocab.txt", "vocab.json")
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer's files."""
     return any((folder / name).is_file() for name in _HINTS)
+
+
+def source_tokenizer(source: str, beside: Path, *, given: str | None, vocabulary: object) -> dict[str, bytes]:
+    """Files of a source's tokenizer: what ``model.tokenizer`` names, else what stands beside the source.
+
+    Args:
+        source: the source as the user named it, for the message.
+        beside: the source's folder.
+        given: ``model.tokenizer``.
+        vocabulary: what its configuration says of the rows of its token table.
+
+    Raises:
+        SourceError: there is none, it is damaged, or it has more tokens than the model.
+    """
+    rows = vocabulary if isinstance(vocabulary, int) else None
+    if given is not None:
+        return given_tokenizer(given, vocabulary=rows)
+    if not has_tokenizer(beside):
+        raise SourceError(f"model.source {source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer")
+    return tokenizer_files(beside, setting=f"model.source {source}", vocabulary=rows)
+
+
+def given_tokenizer(given: str, *, vocabulary: int | None) -> dict[str, bytes]:
+    """Files of the tokenizer that ``model.tokenizer`` names: a folder, ``package:NAME`` or a hub id.
+
+    Raises:
+        SourceError: there is none, it is damaged, or it has more tokens than ``vocabulary``.
+    """
+    _kind, folder = located(given, setting="model.tokenizer", with_model=False)
+    return tokenizer_files(folder, setting=f"model.tokenizer {given}", vocabulary=vocabulary)
 
 
 def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> dict[str, bytes]:
