@@ -120,6 +120,35 @@ def test_a_foreign_factory_is_not_imported(
     assert "evil_of_a_test" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("param", "name"),
+    [
+        ("module", "evil_of_a_test"),
+        ("module", "evil_of_a_test:Net"),
+        ("loss", "evil_of_a_test:Net"),
+        ("loss", "evil_of_a_test"),
+        ("optimizer", "evil_of_a_test.Net"),
+        ("optimizer", "evil_of_a_test"),
+    ],
+)
+def test_a_saved_estimator_imports_nothing_that_it_names(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, param: str, name: str
+) -> None:
+    (tmp_path / "evil_of_a_test.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = f"file://{tmp_path}/estimator"
+    TorchEstimator(module=network(), loss="CrossEntropyLoss", optimizer="Adam").save(path)
+    (file,) = (tmp_path / "estimator" / "metadata").glob("part-*")
+    record = json.loads(file.read_text())
+    record["paramMap"][param] = name
+    file.write_text(json.dumps(record))
+    for sum_file in file.parent.glob(".*.crc"):
+        sum_file.unlink()
+    with pytest.raises(InputError, match=r"which would be imported|is not in torch"):
+        TorchEstimator.load(path).fit(spark.range(1))
+    assert "evil_of_a_test" not in sys.modules
+
+
 def test_nothing_stays_behind_and_the_driver_sees_no_row(spark: Any, digits: Any, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -16,8 +16,8 @@ from ts4s_core.errors import InputError, UnsupportedModelError, listed
 from ts4s_core.models.weights import Array, read_weights
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.losses import AnyLoss
-from ts4s_core.modules.spec import Spec, build
-from ts4s_core.modules.trust import find
+from ts4s_core.modules.spec import Spec, build, paths_of
+from ts4s_core.modules.trust import find, trust
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
 from ts4s_core.training.optimisers.schedule import constant
@@ -45,6 +45,8 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     Raises:
         InputError: if one of them cannot be built here.
     """
+    # The driver's own code named these, or it would not have sent them.
+    trust(*paths_of(job.extra["module"]), str(job.extra["loss"]["factory"]), str(job.extra["optimizer"]["factory"]))
     ref = ArtifactRef.parse(job.model)
     files = {entry.path for entry in store.manifest(ref).files}
     graph = store.local_file(ref, GRAPH).read_bytes() if GRAPH in files else None

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import InputError, UnsupportedModelError
-from ts4s_core.modules.trust import find
+from ts4s_core.modules.trust import find, trust
 from ts4s_core.torch_internals import buffers_of, children_of, parameters_of
 
 Spec = dict[str, Any]
@@ -62,6 +62,8 @@ def spec_of_call(factory: object, arguments: dict[str, Any] | None) -> Spec:
 def import_path(thing: object) -> str:
     """``module:name`` of a class or function; that of a script is the script's own name.
 
+    What this process holds it has imported already, so it is trusted from now on.
+
     Raises:
         UnsupportedModelError: if it cannot be imported by that name.
     """
@@ -74,6 +76,7 @@ def import_path(thing: object) -> str:
             f"{name or thing!r} cannot be imported by name: expected a class or function in a module, got one of "
             f"{'a function body' if '<' in name else 'the main program'}. Put it into a .py file of its own and import it"
         )
+    trust(f"{public}:{name}")
     return f"{public}:{name}"
 
 
@@ -91,10 +94,17 @@ def _script() -> str | None:
 
 
 def paths_of(spec: Spec) -> Iterator[str]:
-    """Every import path that a description names."""
+    """Every import path that a description names.
+
+    Raises:
+        InputError: if it is no description.
+    """
+    children = spec.get("children", {}) if isinstance(spec, dict) else None
+    if not isinstance(children, dict):
+        raise InputError(f"{_shown(spec)} describes no module: expected a factory with arguments or children")
     if "factory" in spec:
         yield str(spec["factory"])
-    for child in spec.get("children", {}).values():
+    for child in children.values():
         yield from paths_of(child)
 
 

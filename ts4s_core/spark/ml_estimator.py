@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         for name in ("loss", "optimizer"):
             if name in values and not isinstance(values[name], (str, dict)):
                 values[name] = _named(values[name])
+        trust(*_paths(values))  # the program's own words; those of a saved stage do not come by this way
         super()._put(values)
 
     def _described(self, module: Any) -> Any:
@@ -106,7 +108,6 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         if isinstance(module, nn.Module):
             spec = describe(module)
             self._weights = weights_of(module)
-            trust(*paths_of(spec))
             return spec
         if isinstance(module, (str, Path)) and str(module).endswith(".onnx"):
             try:
@@ -117,7 +118,6 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         path = module if isinstance(module, str) else import_path(module)
         if ":" not in path:
             raise SettingsError(f"module {path!r} is neither module:name nor a file.onnx")
-        trust(path)
         return path
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
@@ -141,9 +141,28 @@ def _named(thing: Any) -> Any:
 
     if isinstance(thing, nn.Module):
         return loss_spec(thing, {})
-    path = import_path(thing)
-    trust(path)
-    return path
+    return import_path(thing)
+
+
+def _paths(values: Mapping[str, Any]) -> list[str]:
+    """Every import path that a module, a loss and an optimizer stand for, as training will read them.
+
+    Raises:
+        InputError: if one of them is neither a name nor a description.
+    """
+    found: list[str] = []
+    for name, value in ((name, values.get(name)) for name in ("module", "loss", "optimizer")):
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            found += paths_of(value)
+        elif name == "loss" and ":" not in value:
+            found.append(f"torch.nn:{value}")
+        elif name == "optimizer" and not {".", ":"} & set(value):
+            found.append(f"torch.optim:{value}")
+        else:
+            found.append(_optimizer_path(value) if name == "optimizer" else value)
+    return found
 
 
 def _optimizer_path(name: str) -> str:
@@ -187,11 +206,9 @@ class _Reader(MLReader[TorchEstimator]):
 
         session = self.sparkSession
         metadata = DefaultParamsReader.loadMetadata(path, session)
-        named = {**metadata["defaultParamMap"], **metadata["paramMap"]}
-        paths: list[str] = []
-        for value in (named.get("module"), named.get("loss"), named.get("optimizer")):
-            paths += list(paths_of(value)) if isinstance(value, dict) else [value] if value and ":" in value else []
+        paths = _paths({**metadata["defaultParamMap"], **metadata["paramMap"]})
         check_trusted(paths, also=trusted_by(session))
+        trust(*paths)
         estimator = TorchEstimator()
         give_uid(estimator, metadata["uid"])
         DefaultParamsReader.getAndSetParams(estimator, metadata)

@@ -76,9 +76,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             UnsupportedModelError: if it cannot be built anew from its class.
             SettingsError: on a Param that is not there.
         """
-        saved = SavedModule(describe(module), weights_of(module), labels=tuple(labels))
-        trust(*saved.paths)
-        return cls(saved, **params)
+        return cls(SavedModule(describe(module), weights_of(module), labels=tuple(labels)), **params)
 
     def to_torch(self) -> nn.Module:
         """The plain PyTorch module, in eval mode, with its weights: a copy."""
@@ -134,6 +132,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         columns = self.input_columns()
         x, sizes = input_column(dataset, columns, text=text, whole=self.value("wholeNumbers"))
         session = dataset.sparkSession
+        check_trusted(saved.paths, also=trusted_by(session))
         ship_code(session, saved.paths)
         server = self._server(session, saved, self._form(dataset, saved, sizes))
         serve = arrow_udf(server, returnType=_TYPE)  # type: ignore[call-overload]
@@ -174,9 +173,10 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             "threads": self.value("threadsPerWorker"),
         }
         key = hashlib.sha256(f"{_digest(files.value)} {saved.output} {saved.activation} {options}".encode()).hexdigest()
-        refuse = self.value("handleInvalid") == "error"
+        refuse, paths = self.value("handleInvalid") == "error", saved.paths
 
         def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            trust(*paths)  # the driver checked them
             predictor = Predictor.cached(key, files.value, **options)
             for batch in batches:
                 if refuse and batch.null_count:
@@ -255,6 +255,7 @@ class _Reader(MLReader[TorchModel]):
         needed(files, MODEL, path)
         saved = SavedModule.from_files(files, where=path)
         check_trusted(saved.paths, also=trusted_by(session))
+        trust(*saved.paths)
         model = TorchModel(saved)
         give_uid(model, metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)

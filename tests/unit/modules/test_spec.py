@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import InputError, IntegrityError, UnsupportedModelError
+from ts4s_core.modules import trust as trusting
 from ts4s_core.modules.job_module import make_module, weights_of
 from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
 from ts4s_core.modules.spec import build, describe, import_path, paths_of, spec_of_call
@@ -96,6 +98,7 @@ class Net(nn.Module):
 
 def test_what_a_constructor_forgets_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     importable(monkeypatch, tmp_path, FORGETFUL)
+    trust("networks_of_a_test")
     net = find("networks_of_a_test:Net")
     spec = describe(net(hidden=7))
     assert spec == {"factory": "networks_of_a_test:Net", "arguments": {"hidden": 7}}
@@ -141,7 +144,8 @@ def test_classes_that_cannot_be_imported_are_refused() -> None:
         ({"factory": "json:dumps", "arguments": {"obj": 1}}, "made a str: expected a torch.nn.Module"),
     ],
 )
-def test_what_cannot_be_built_is_told_in_one_line(spec: dict[str, object], message: str) -> None:
+def test_what_cannot_be_built_is_told_in_one_line(spec: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trusting, "_trusted", lambda: {"no_such_module", "json"})
     with pytest.raises(InputError, match=message):
         build(spec)
 
@@ -170,6 +174,54 @@ def test_a_saved_model_names_only_what_is_trusted() -> None:
     check_trusted(["theirs.nets:Net"])
     with pytest.raises(InputError, match=r"Call ts4s_core\.spark\.trust\('theirs\.nets'\)"):
         check_trusted(["theirs.nets:Other"])
+
+
+PLANTED = """
+import os
+from pathlib import Path
+Path(os.environ["PLANTED_SIGN"]).write_text("imported")
+from os import system
+class Net:
+    pass
+class Outer:
+    inner = os.system
+"""
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["planted_of_a_test", "planted_of_a_test:", ":Net", "", "planted_of_a_test:Net", "planted_of_a_test.Net", "a b:c", "x:y\n",
+     "../x:y", "planted_of_a_test:os.system", "torch.nn", "torch.nn:modules.linear.Linear", "torch.nn:__builtins__.x"],
+)  # fmt: skip
+def test_the_only_importer_refuses_what_nobody_vouched_for(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_of_a_test.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PLANTED_SIGN", str(tmp_path / "sign"))
+    for refused in (lambda: find(path), lambda: build({"factory": path, "arguments": {}})):
+        with pytest.raises(InputError, match="which would be imported"):
+            refused()
+    assert "planted_of_a_test" not in sys.modules
+    assert not (tmp_path / "sign").exists()
+
+
+def test_a_trusted_module_vouches_for_its_own_things_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vouched_of_a_test.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PLANTED_SIGN", str(tmp_path / "sign"))
+    held = {"vouched_of_a_test"}
+    monkeypatch.setattr(trusting, "_trusted", lambda: held)
+    assert find("vouched_of_a_test:Net").__name__ == "Net"
+    for path in ("vouched_of_a_test:system", "vouched_of_a_test:os.system", "vouched_of_a_test:Outer.inner"):
+        with pytest.raises(InputError, match=r"only a class has inner names|own: expected what the module itself defines"):
+            find(path)
+    trust("vouched_of_a_test:system")
+    assert find("vouched_of_a_test:system").__name__ == "system"
+
+
+def test_a_description_that_is_none_is_refused() -> None:
+    for spec in ([], {"children": []}, {"children": {"a": "torch.nn:Linear"}}, "torch.nn:Linear"):
+        with pytest.raises(InputError, match="describes no module"):
+            list(paths_of(spec))
 
 
 def test_damaged_files_are_refused() -> None:

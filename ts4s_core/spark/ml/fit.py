@@ -21,7 +21,7 @@ from ts4s_core.modules.job_module import WEIGHTS
 from ts4s_core.modules.losses import ACTIVATIONS, OF_CLASSES, AnyLoss
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import Spec
-from ts4s_core.modules.trust import find
+from ts4s_core.modules.trust import check_trusted, find
 from ts4s_core.progress import silent
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
@@ -89,7 +89,8 @@ class Fit:
         self._params = params
         self._task = task
         self._value = params.value
-        # All are tried on the driver, before any row is read.
+        # All are tried on the driver, before any row is read. The module is built on the workers, who take its word.
+        check_trusted(task.paths)
         self._settings(StorageSettings())
         AnyLoss(task.loss)
         optimiser_maker(
