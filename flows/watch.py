@@ -1,5 +1,7 @@
 """The watching flow: looks at the data source, and starts a retraining where its content changed."""
 
+# mypy: disable-error-code="valid-type"
+# The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
 from __future__ import annotations
 
 from typing import Any
@@ -60,7 +62,7 @@ def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[
         text = f"nothing changed in {where}: {last.name} was started for it and is {_state(last)}"
         get_run_logger().info("%s", text)
         return {"status": "unchanged", "said": f"unchanged: {text}", **found, "run": str(last.id)}
-    started = run_deployment(
+    started: Any = run_deployment(  # a coroutine in asynchronous flows alone
         deployment,
         parameters={"name": settings.name, **{group: given for group, values in groups.items() if (given := _plain(values))}},
         timeout=0,

@@ -56,7 +56,7 @@ def joined_run(settings: Settings) -> Iterator[TrainingRun]:
     """The run that is under way (the command line checked its input already), or a new one (a deployment's)."""
     run = _CURRENT.get()
     if run is not None:
-        yield current_run(TrainingRun)
+        yield current_run(TrainingRun)  # type: ignore[type-abstract]  # whichever kind it is
         return
     with open_run(settings) as opened:
         yield opened

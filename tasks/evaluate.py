@@ -25,7 +25,7 @@ def evaluate(trained: str, dataset: str, seconds: Mapping[str, float]) -> dict[s
         dataset: reference of the dataset.
         seconds: how long the steps before took; for the report alone.
     """
-    run = current_run(TrainingRun)
+    run = current_run(TrainingRun)  # type: ignore[type-abstract]  # whichever kind it is
     result = run.evaluate(ArtifactRef.parse(trained), ArtifactRef.parse(dataset), seconds=seconds)
     show_version(run, result)
     facts = ReportFacts.of(result)

@@ -25,7 +25,7 @@ def train_on_spark(dataset: str, model: str) -> dict[str, Any]:
     Raises:
         TrainingError: if every attempt failed, or a loss is not finite.
     """
-    run = current_run(TrainingRun)
+    run = current_run(TrainingRun)  # type: ignore[type-abstract]  # whichever kind it is
     with showing_progress(run, "train"):
         result = run.train(ArtifactRef.parse(dataset), ArtifactRef.parse(model))
     show_version(run, result)

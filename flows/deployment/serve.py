@@ -8,8 +8,8 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.deployments.runner import RunnerDeployment
-from prefect.flows import EntrypointType
 from prefect.runner import Runner
+from prefect.types.entrypoint import EntrypointType
 
 from flows.deployment.deploy import automate, flow_of, schedule_of
 from flows.deployment.specs import HEARTBEAT_S, TAG, WORKER_ENVIRONMENT, Deployment, DeployOptions, deployments_of
@@ -51,7 +51,7 @@ async def _serve(served: list[RunnerDeployment], *, limit: int) -> None:
 
 def _runner_deployment(deployment: Deployment) -> RunnerDeployment:
     schedule = schedule_of(deployment)
-    built: RunnerDeployment = flow_of(deployment).to_deployment(
+    built: Any = flow_of(deployment).to_deployment(  # a coroutine in asynchronous code alone
         deployment.name,
         schedules=[] if schedule is None else [schedule],
         parameters=deployment.parameters,
@@ -63,4 +63,4 @@ def _runner_deployment(deployment: Deployment) -> RunnerDeployment:
     )
     # Said in so many words, or a deployment that ``ts4s deploy`` made keeps its pool, and its worker takes the runs.
     built.work_pool_name = built.work_queue_name = None
-    return built
+    return built  # type: ignore[no-any-return]

@@ -99,7 +99,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
         SettingsError: if a local path in the settings cannot be one for a worker.
     """
     given = _given(settings)
-    places = {name: given[name] for name in ("spark", "storage") if name in given}
+    places: dict[str, Any] = {name: given[name] for name in ("spark", "storage") if name in given}
     retrain = as_parameters("retrain", {"name": settings.name, **({} if settings.reuse else {"reuse": False}), **given})
     found = [
         Deployment(
@@ -130,7 +130,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
         ),
     ]
     if options.watch_every_s and settings.data.source and settings.data.format not in ("table", "docstrings"):
-        looked_at = {name: given[name] for name in ("data", "storage") if name in given}
+        looked_at: dict[str, Any] = {name: given[name] for name in ("data", "storage") if name in given}
         found.append(
             Deployment(
                 "watch",

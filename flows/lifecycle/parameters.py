@@ -50,9 +50,11 @@ def form_group(flow: str, parameter: str) -> type[Any]:
         field.default = value_of(defaults_of(flow), f"{group}.{name}")
         fields[name] = (_annotation(flow, f"{group}.{name}", field.annotation), field)
     taken = sorted(set(whole.model_fields) - {field for place, field in SECRET_FIELDS if place == group})
-    config = ConfigDict(protected_namespaces=(), json_schema_extra={"propertyNames": {"enum": taken}})
+    extra: dict[str, Any] = {"propertyNames": {"enum": taken}}
+    config = ConfigDict(protected_namespaces=(), json_schema_extra=extra)
     title = f"{'More' if parameter != group else ''}{group.title()}"
-    return create_model(title, __config__=config, __doc__=whole.__doc__, **fields)
+    made: type[Any] = create_model(title, __config__=config, __doc__=whole.__doc__, **fields)
+    return made
 
 
 def _annotation(flow: str, name: str, whole: Any) -> Any:

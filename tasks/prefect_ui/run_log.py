@@ -35,7 +35,7 @@ def run_log() -> Iterator[None]:
 class _ToRun(logging.Handler):
     """Prefect's own handler needs a run in the context, which threads do not have; the adapter carries it."""
 
-    def __init__(self, log: LoggingAdapter) -> None:
+    def __init__(self, log: logging.Logger | LoggingAdapter) -> None:
         super().__init__(level=logging.INFO)
         self._log = log
 

@@ -33,7 +33,7 @@ def deploy_command(invocation: Invocation) -> Outcome:
             raise
         except Exception as exc:
             raise _refused(exc, url) from exc
-    rows = [(change, name) for name, change in result["objects"].items()]
+    rows: list[tuple[str, ...]] = [(change, name) for name, change in result["objects"].items()]
     ending = f"start a worker: prefect worker start --pool {options.pool}" if result["changed"] else "nothing changed"
     return Outcome(result, text=f"{columns(('', ''), rows).lstrip()}\n{ending}")
 
