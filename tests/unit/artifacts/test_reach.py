@@ -90,7 +90,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "evaluate a classifier": (
         classifier.ENTRIES,
         (*REPORT, "evaluation/gate/decision.py", "evaluation/figures/drift.py", "evaluation/scoring/score_rows.py"),
-        ("training", "language", "data/prepare.py", "onnx/exporting", *ELSEWHERE),
+        ("training/driver", "training/step", "training/worker", "language", "data/prepare.py", "onnx/exporting", *ELSEWHERE),
     ),
     "evaluate a language model": (
         language_model.ENTRIES,
