@@ -17,14 +17,16 @@ import pytest
 from pyspark import cloudpickle
 from spark_sessions import own_sessions
 
-from ts4s_core.errors import NonFiniteError, SparkError, Ts4sError, WorkerLostError
+from ts4s_core.errors import NonFiniteError, SparkError, TrainingError, Ts4sError, WorkerLostError
 from ts4s_core.processes import is_living
 from ts4s_core.settings import SparkSettings
+from ts4s_core.sockets import Interface
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher, Task, slots
 from ts4s_core.spark.session.jvm import watch
 from ts4s_core.spark.session.sessions import SessionPlan, Sessions
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient
+from ts4s_core.training.control.messages import WorkerResult
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.job import TrainJob
 
@@ -37,11 +39,13 @@ def connected(task: Task) -> ControlClient:
 
 
 def all_well(task: Task) -> dict[str, Any]:
-    """Exchange what each rank sees, and tell the driver."""
+    """Exchange what each rank sees, compare it with what it should see, and tell the driver."""
     client = connected(task)
     job = TrainJob.from_wire(task.job)
     seen = client.gather("hello", [task.rank, task.address, os.environ["OMP_NUM_THREADS"], job.name], timeout_s=30)
-    client.done({"rank": task.rank, "seen": seen}, timeout_s=30)
+    if seen != [[rank, "127.0.0.1", "2", "toy"] for rank in range(task.world_size)]:
+        client.fail(TrainingError(f"rank {task.rank} saw {seen}"))
+    client.done(WorkerResult(rank=task.rank, steps=0), timeout_s=30)
     return {"rank": task.rank}
 
 
@@ -100,10 +104,12 @@ def run(
     world_size: int = 2,
     timeout_s: float = 60,
     during: Callable[[ControlServer], None] | None = None,
-) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
+) -> list[Any]:
+    messages: list[Any] = []
     listener = lambda _rank, message: messages.append(message)  # noqa: E731
-    with ControlServer(launcher.control_host(), world_size=world_size, timeout_s=timeout_s, listener=listener) as control:
+    with ControlServer(
+        launcher.control_interface().host, world_size=world_size, timeout_s=timeout_s, listener=listener
+    ) as control:
         if during is not None:
             threading.Thread(target=during, args=(control,), daemon=True).start()
         launcher.run(job(), world_size=world_size, control=control)
@@ -125,10 +131,9 @@ def launcher(sessions: Sessions, plan: SessionPlan, work: Callable[[Task], dict[
 def test_workers_meet_and_return(sessions: Sessions, plan: SessionPlan) -> None:
     training = launcher(sessions, plan, all_well)
     assert training.slots() == slots(sessions.get(plan), wanted=100) == 2  # 4 cores, 2 threads each
-    assert training.control_host() == "127.0.0.1"
+    assert training.control_interface() == Interface("127.0.0.1", "127.0.0.1")
     messages = run(training)
-    seen = [[rank, "127.0.0.1", "2", "toy"] for rank in range(2)]
-    assert sorted((message["result"]["rank"], message["result"]["seen"]) for message in messages) == [(0, seen), (1, seen)]
+    assert sorted(message.result.rank for message in messages) == [0, 1]
 
 
 def test_too_few_slots_are_told_at_once(sessions: Sessions, plan: SessionPlan) -> None:

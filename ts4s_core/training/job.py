@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_args
 
 from pydantic import SecretStr
 
 from ts4s_core.settings import StorageSettings, TrainSettings
 
+_SECRETS = tuple(name for name, found in StorageSettings.model_fields.items() if SecretStr in get_args(found.annotation))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """One attempt of a training step. It carries the store's secrets: its text goes over pipes and closures, never
-    into arguments, environment, configuration or logs; ``repr`` hides them.
+    """One attempt of a training step. What is sent to workers is :meth:`without_secrets`; the store's secrets, which ``repr``
+    hides, reach them over the control channel.
 
     Attributes:
         name: the model's name in the registry.
@@ -25,7 +28,7 @@ class TrainJob:
         task: ``model.task``.
         class_weights: weight of each class, or None.
         train: the train settings.
-        storage: the storage settings, secrets included.
+        storage: the storage settings.
         resume: reference of the checkpoint to go on from, or None.
         attempt: 0 for the first.
         generation: number of this attempt among all that ever wrote checkpoints of the step, from 1: their order.
@@ -74,6 +77,19 @@ class TrainJob:
     def storage_settings(self) -> StorageSettings:
         """The storage settings, typed."""
         return StorageSettings(**self.storage)
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The store's secrets, by the name of their setting."""
+        return {name: self.storage[name] for name in _SECRETS if self.storage.get(name) is not None}
+
+    def without_secrets(self) -> TrainJob:
+        """The job as anybody may read it."""
+        return replace(self, storage={name: value for name, value in self.storage.items() if name not in _SECRETS})
+
+    def with_secrets(self, secrets: Mapping[str, str]) -> TrainJob:
+        """The job that :meth:`without_secrets` and :attr:`secrets` were taken from."""
+        return replace(self, storage={**self.storage, **secrets})
 
     def to_wire(self) -> str:
         """The job as one line of JSON."""

@@ -16,6 +16,7 @@ from ts4s_core.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
+from ts4s_core.sockets import Interface
 from ts4s_core.training.control.messages import Started, Stepped
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.attempts import Attempts
@@ -34,8 +35,8 @@ class Failing:
     attempts: int = 0
     world_sizes: list[int] = dataclasses.field(default_factory=list)
 
-    def control_host(self) -> str:
-        return "127.0.0.1"
+    def control_interface(self) -> Interface:
+        return Interface("127.0.0.1")
 
     def slots(self) -> int:
         return self.free

@@ -22,6 +22,7 @@ import psutil
 
 from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
+from ts4s_core.sockets import Interface
 from ts4s_core.spark.session.executor_figures import executor_figures
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.internals import scala_context
@@ -53,7 +54,7 @@ class Task:
     """What one task of the stage is told; strings, because nothing else crosses.
 
     Attributes:
-        job: ``TrainJob.to_wire()``.
+        job: ``TrainJob.to_wire()``, without secrets: those come over the control channel.
         control: ``ControlAddress.to_wire()``.
         rank: partition id.
         world_size: number of tasks.
@@ -69,7 +70,7 @@ class Task:
 
 def train_worker(task: Task) -> JsonObject:
     """Run the training worker of a task."""
-    from ts4s_core.training.control.server import ControlAddress
+    from ts4s_core.training.control.address import ControlAddress
     from ts4s_core.training.job import TrainJob
     from ts4s_core.training.worker.worker import run_worker
 
@@ -106,9 +107,10 @@ class BarrierLauncher:
         self._workers = workers
         self._work = work
 
-    def control_host(self) -> str:
-        """The driver's own address, as executors reach it."""
-        return str(self._session().sparkContext.getConf().get("spark.driver.host", "127.0.0.1"))
+    def control_interface(self) -> Interface:
+        """The driver's own, as Spark's configuration names it: executors reach Spark's driver in the same way."""
+        conf = self._session().sparkContext.getConf()
+        return Interface(str(conf.get("spark.driver.host", "127.0.0.1")), str(conf.get("spark.driver.bindAddress", "")))
 
     def slots(self) -> int:
         """Workers that can run at once; waits for executors that are still registering, at most a minute."""
@@ -229,6 +231,7 @@ def task_body(
         from pyspark import BarrierTaskContext
 
         from ts4s_core.processes import set_death_signal
+        from ts4s_core.sockets import bare
 
         # PySpark's daemon tells its workers to end when its JVM is gone, which one that is stopped does not hear.
         set_death_signal(signal.SIGKILL)
@@ -236,7 +239,7 @@ def task_body(
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
         context = BarrierTaskContext.get()
         rank = context.partitionId()
-        address = context.getTaskInfos()[rank].address.rsplit(":", 1)[0]
+        address = bare(context.getTaskInfos()[rank].address.rsplit(":", 1)[0])
         yield json.dumps(work(Task(job=job, control=control, rank=rank, world_size=world_size, address=address)))
 
     return body

@@ -13,9 +13,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ts4s_core.artifacts.facts import Record, problems_of
 from ts4s_core.artifacts.versions.manifest import FileEntry
-from ts4s_core.errors import Ts4sError, from_wire, listed, to_wire
+from ts4s_core.errors import TrainingError, Ts4sError, from_wire, listed, to_wire
 from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.step_rows import StepRow
+
+#: Longest line that is read: everybody's share of what ranks gather.
+MAX_LINE_BYTES = 64 * 2**20
+#: Longest introduction; who sends it may be anybody.
+MAX_HELLO_BYTES = 4_096
 
 
 class Hello(Record):
@@ -155,6 +160,25 @@ class Done(Record):
     type: Literal["done"] = "done"
 
 
+class Welcome(Record):
+    """The driver lets a worker in.
+
+    Attributes:
+        timeout_s: longest silence, of either end.
+        confided: what workers need and nobody else may read.
+    """
+
+    timeout_s: float
+    confided: dict[str, str] = Field(default_factory=dict, repr=False)
+    type: Literal["welcome"] = "welcome"
+
+
+class DriverBeat(Record):
+    """The driver lives."""
+
+    type: Literal["beat"] = "beat"
+
+
 class Gathered(Record):
     """Everybody's values under a key, in rank order."""
 
@@ -178,7 +202,7 @@ class Abort(Record):
 #: Messages that are for whoever follows the training; the channel itself takes the others.
 Progressing: TypeAlias = Started | Stepped | Validated | Result
 FromWorker: TypeAlias = Beat | Gather | Failed | Note | Warned | Progressing | Done
-FromDriver: TypeAlias = Gathered | Bye | Abort
+FromDriver: TypeAlias = Welcome | DriverBeat | Gathered | Bye | Abort
 
 _Message = TypeVar("_Message")
 _HELLO: TypeAdapter[Hello] = TypeAdapter(Hello)
@@ -190,9 +214,17 @@ def encoded(message: Hello | FromWorker | FromDriver) -> bytes:
     """A message as a line.
 
     Raises:
+        TrainingError: if it is longer than is read at the other end.
         ValueError: on a number that JSON has not.
     """
-    return json.dumps(message.to_json(), allow_nan=False).encode() + b"\n"
+    line = json.dumps({"type": message.type, **message.to_json()}, allow_nan=False).encode() + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        what = f"{message.type} {message.key!r}" if isinstance(message, Gather | Gathered) else message.type
+        raise TrainingError(
+            f"Message {what} of the control channel is too large: expected at most {MAX_LINE_BYTES / 2**20:.0f} MiB, "
+            f"got {len(line) / 2**20:.0f}. Train with fewer workers, or a model with fewer running statistics"
+        )
+    return line
 
 
 def hello_of(line: bytes) -> Hello:

@@ -108,10 +108,16 @@ class Attempts:
         check_fences(self._store.storage, self._store.storage.fences)
         generation = self._first_generation + self.restarts
         job = replace(self._job, attempt=self.restarts, generation=generation, resume=self._newest_checkpoint())
+        interface = self._launcher.control_interface()
         with ControlServer(
-            self._launcher.control_host(), world_size=self.workers, timeout_s=job.timeout_s, listener=self._metrics.listen
+            interface.host,
+            bind=interface.bind,
+            world_size=self.workers,
+            timeout_s=job.timeout_s,
+            listener=self._metrics.listen,
+            confided=job.secrets,
         ) as control:
-            self._launcher.run(job, world_size=self.workers, control=control)
+            self._launcher.run(job.without_secrets(), world_size=self.workers, control=control)
             if control.failure is not None:
                 raise control.failure
             if not control.finished:

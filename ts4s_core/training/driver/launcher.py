@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ts4s_core.sockets import Interface
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.facts import ExecutorFigures
 from ts4s_core.training.job import TrainJob
@@ -12,8 +13,8 @@ from ts4s_core.training.job import TrainJob
 class Launcher(Protocol):
     """Starts worker processes: plain local ones, or the tasks of a Spark barrier stage."""
 
-    def control_host(self) -> str:
-        """Interface of this host that the control server binds to and workers connect to."""
+    def control_interface(self) -> Interface:
+        """Where the control server listens, and how workers reach it."""
         ...
 
     def slots(self) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ts4s_core
 from ts4s_core.errors import Ts4sError, WorkerFailedError, WorkerLostError
+from ts4s_core.sockets import Interface
 from ts4s_core.training.control.client import ABORTED
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.facts import ExecutorFigures
@@ -58,9 +59,9 @@ class LocalLauncher:
         self._python_path = list(python_path)
         self._places = tuple(places)
 
-    def control_host(self) -> str:
+    def control_interface(self) -> Interface:
         """The loopback interface, or the first place's."""
-        return self._places[0].address
+        return Interface(self._places[0].address)
 
     def slots(self) -> int:
         """Workers that have cores of their own."""

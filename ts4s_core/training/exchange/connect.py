@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ts4s_core.errors import TrainingError
-from ts4s_core.training.control.client import BEAT_EVERY_S
+from ts4s_core.training.control.channel import BEAT_EVERY_S
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets, Transport
 from ts4s_core.training.exchange.gloo import AddressStore, Gloo, make_group

@@ -49,7 +49,7 @@ def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAdd
     The process ends at once (``os._exit``) when the driver says so or is gone.
 
     Args:
-        job: what to train.
+        job: what to train; the driver confides the store's secrets itself.
         rank: this worker's number.
         world_size: number of workers.
         control: the driver's control server.
@@ -62,6 +62,7 @@ def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAdd
         Ts4sError: what went wrong; the driver has been told.
     """
     client = ControlClient(control, rank=rank, own_address=address)
+    job = job.with_secrets(client.confided)
     told = LogToDriver(client)
     own = logging.getLogger("ts4s_core")
     level = own.level
