@@ -103,7 +103,7 @@ def arms_of(shards: Sequence[int]) -> dict[str, tuple[str, int]]:
 
 def strategy_of(kind: str, shards: int, *, job: TrainJob, store: ArtifactStore, pair: Pair) -> Strategy:
     """An engine of its own copy of the model."""
-    setup = assemble(replace(job, train=job.train | {"logical_shards": shards}), store)
+    setup, _rows = assemble(replace(job, train=job.train | {"logical_shards": shards}), store)
     peers: Any = replace(pair, secret=f"{pair.secret}/{kind}/{shards}")
     if kind != ALL_REDUCE:
         return synchronous(setup, peers, exchange=kind, checkpoint=None)

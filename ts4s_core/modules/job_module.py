@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import InputError, UnsupportedModelError, listed
 from ts4s_core.models.weights import Array, read_weights
 from ts4s_core.modules.graphs import module_of_onnx
@@ -47,7 +46,7 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """
     # The driver's own code named these, or it would not have sent them.
     trust(*paths_of(job.extra["module"]), str(job.extra["loss"]["factory"]), str(job.extra["optimizer"]["factory"]))
-    ref = ArtifactRef.parse(job.model)
+    ref = job.model_ref
     files = {entry.path for entry in store.manifest(ref).files}
     graph = store.local_file(ref, GRAPH).read_bytes() if GRAPH in files else None
     weights = read_weights(store.local_file(ref, WEIGHTS)) if WEIGHTS in files else None

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.training.batches.batch import Block, RowBlock
@@ -101,7 +100,7 @@ class TableRows:
 def rows_of_table(job: TrainJob, store: ArtifactStore) -> TableRows:
     """The rows of a job's dataset; ``extra`` has ``form`` and ``labelled``."""
     form = InputForm.from_json(job.extra["form"])
-    return TableRows(Dataset.open(store, ArtifactRef.parse(job.dataset)), form, labelled=job.extra["labelled"])
+    return TableRows(Dataset.open(store, job.dataset_ref), form, labelled=job.extra["labelled"])
 
 
 def _labels(column: pa.ChunkedArray) -> NDArray[Any]:

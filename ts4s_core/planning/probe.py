@@ -29,7 +29,7 @@ from ts4s_core.training.optimisers.adamw import Optimiser
 from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.row_gradients import RowGradients
 from ts4s_core.training.worker.allocator import keep_memory
-from ts4s_core.training.worker.assembly import assemble, rows_of
+from ts4s_core.training.worker.assembly import assemble
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,7 @@ class Probe:
         settings = self._settings = job.settings
         store = ArtifactStore.open(job.storage_settings())
         _refuse_giants(job, memory_bytes)
-        self._rows = rows_of(job, store)
-        setup = assemble(job, store)
+        setup, self._rows = assemble(job, store)
         built, self.layout = setup.built, setup.layout
         self.weights = sum(parameter.numel() for parameter in built.module.parameters())
         exchange = setup.local_exchange(timeout_s=job.timeout_s)

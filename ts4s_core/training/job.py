@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import SecretStr
 
+from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.settings import StorageSettings, TrainSettings
 
 _SECRETS = tuple(name for name, found in StorageSettings.model_fields.items() if SecretStr in get_args(found.annotation))
@@ -73,6 +74,26 @@ class TrainJob:
     def timeout_s(self) -> float:
         """Longest silence of a worker."""
         return self.settings.timeout_s
+
+    @property
+    def dataset_ref(self) -> ArtifactRef:
+        """The dataset."""
+        return ArtifactRef.parse(self.dataset)
+
+    @property
+    def model_ref(self) -> ArtifactRef:
+        """The model."""
+        return ArtifactRef.parse(self.model)
+
+    @property
+    def output_ref(self) -> ArtifactRef:
+        """The version that is made."""
+        return ArtifactRef.parse(self.output)
+
+    @property
+    def resume_ref(self) -> ArtifactRef | None:
+        """The checkpoint to go on from."""
+        return ArtifactRef.parse(self.resume) if self.resume else None
 
     def storage_settings(self) -> StorageSettings:
         """The storage settings, typed."""

@@ -224,7 +224,7 @@ def _seal(
 ) -> None:
     """Fill the trained artifact: weights that rank 0 wrote, everything else of the model, and figures."""
     writer.register(weights)
-    model = ArtifactRef.parse(job.model)
+    model = job.model_ref
     folder = store.local(model)
     for file in store.manifest(model).files:
         if file.path not in _NOT_COPIED:
@@ -238,7 +238,7 @@ def _seal(
 
 def _statistics(store: ArtifactStore, job: TrainJob, rows: Sequence[StepRow], *, version: str, facts: TrainedFacts) -> str:
     """``stats.txt``."""
-    dataset = DatasetFacts.of(store.manifest(ArtifactRef.parse(job.dataset)))
+    dataset = DatasetFacts.of(store.manifest(job.dataset_ref))
     about = {
         "name": job.name,
         "version": version,

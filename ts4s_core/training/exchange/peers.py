@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
 from ts4s_core.errors import TrainingError, listed
+from ts4s_core.models.weights import weights_sha256
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient
 from ts4s_core.training.exchange.shared_memory import host_identity
@@ -73,12 +75,17 @@ def meet(job: TrainJob, control: ControlClient, *, where: ControlAddress, rank: 
     return Peers(rank, world_size, control, where.secret, address, job.timeout_s, one_host)
 
 
-def same_weights(peers: Peers, digest: str) -> None:
+def same_weights(peers: Peers, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """Make sure that every rank starts from the same weights.
+
+    Args:
+        peers: the ranks.
+        parameters: what is trained.
 
     Raises:
         TrainingError: if one does not.
     """
+    digest = weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()})
     digests = peers.gather("initial-weights", digest)
     odd = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if odd:

@@ -20,26 +20,17 @@ from ts4s_core.training.step.objectives import objective_for
 from ts4s_core.training.step.setup import TrainingSetup
 
 
-def assemble(job: TrainJob, store: ArtifactStore) -> TrainingSetup:
-    """The job's model, laid out for training.
+def assemble(job: TrainJob, store: ArtifactStore) -> tuple[TrainingSetup, RowSource]:
+    """The job's model, laid out for training, and its rows.
 
     Raises:
-        InputError: if its factory cannot be used.
+        InputError: if a factory cannot be used.
         UnsupportedModelError: if nothing of the model can be trained.
     """
+    rows: RowSource = resolve(job.rows_factory)(job, store)
     built: BuiltModel = resolve(job.model_factory)(job, store)
     objective = built.objective or objective_for(job.task, job.class_weights)
-    return TrainingSetup.of(built, job.settings, objective=objective)
-
-
-def rows_of(job: TrainJob, store: ArtifactStore) -> RowSource:
-    """The job's rows.
-
-    Raises:
-        InputError: if its factory cannot be used.
-    """
-    rows: RowSource = resolve(job.rows_factory)(job, store)
-    return rows
+    return TrainingSetup.of(built, job.settings, objective=objective), rows
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ _COLUMNS = ("id", "label", "input_ids")
 
 def rows_of_artifact(job: TrainJob, store: ArtifactStore) -> RowSource:
     """The rows of a ``dataset`` artifact, as its kind of task has them."""
-    ref = ArtifactRef.parse(job.dataset)
+    ref = job.dataset_ref
     kind = kind_of(DatasetFacts.of(store.manifest(ref)).task)
     return load(kind.training_rows)(store, ref)  # type: ignore[no-any-return]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.training.job import TrainJob
@@ -12,4 +11,4 @@ from ts4s_core.training.step.built_model import BuiltModel
 
 def model_of_artifact(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """The module of a ``model`` artifact."""
-    return BuiltModel(ModelFolder(store.local(ArtifactRef.parse(job.model))).build(), seed_dropout)
+    return BuiltModel(ModelFolder(store.local(job.model_ref)).build(), seed_dropout)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+
+from ts4s_core.training.job import TrainJob
+
+
+@contextlib.contextmanager
+def ledger_of(job: TrainJob, *, rank: int) -> Iterator[Ledger | None]:
+    """The ledger of a rank in a job; None if the job keeps none."""
+    if job.ledger is None:
+        yield None
+        return
+    with Ledger(Path(job.ledger), version=job.output_ref.version, attempt=job.attempt, rank=rank) as ledger:
+        yield ledger
 
 
 class Ledger:

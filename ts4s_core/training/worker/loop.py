@@ -14,6 +14,7 @@ from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.prefetch import prefetched
 from ts4s_core.training.batches.read_ahead import PlannedStep, RowSource, planned_steps
+from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.state import Progressed, Snapshot
 from ts4s_core.training.checkpoints.writer import CheckpointWriter
 from ts4s_core.training.control.messages import Progressing, Started, Stepped, Validated
@@ -31,7 +32,7 @@ _SEND_EVERY_S = 1.0
 
 
 class Loop:
-    """Steps, validations and checkpoints from where ``progressed`` stands to the end.
+    """Steps, validations and checkpoints from where a checkpoint stands, or the beginning, to the end.
 
     Attributes:
         progressed: where the run stands.
@@ -48,11 +49,10 @@ class Loop:
         peers: Peers,
         checkpoints: CheckpointWriter,
         ledger: Ledger | None,
-        progressed: Progressed,
-        best: dict[str, Array] | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
-        self.progressed = progressed
-        self.best = best
+        self.progressed = checkpoint.progressed() if checkpoint else Progressed()
+        self.best = checkpoint.best() if checkpoint else None
         self.plan = Plan(
             rows.rows_per_group("train"),
             settings.batch_size,

@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from ts4s_core.artifacts.leases.lease import Fence
 from ts4s_core.artifacts.store import ArtifactStore, put_part
 from ts4s_core.artifacts.versions.manifest import FileEntry
-from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
 from ts4s_core.models.weights import weights_sha256
 from ts4s_core.retries import retried
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
-from ts4s_core.training.checkpoints.state import Progressed
 from ts4s_core.training.checkpoints.writer import WRITE_LIMIT_S, CheckpointWriter
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient, LogToDriver
@@ -32,8 +28,8 @@ from ts4s_core.training.strategies.hogwild import hogwild
 from ts4s_core.training.strategies.strategy import MakeStrategy
 from ts4s_core.training.strategies.synchronous import synchronous
 from ts4s_core.training.worker.allocator import keep_memory
-from ts4s_core.training.worker.assembly import assemble, rows_of
-from ts4s_core.training.worker.ledger import Ledger
+from ts4s_core.training.worker.assembly import assemble
+from ts4s_core.training.worker.ledger import ledger_of
 from ts4s_core.training.worker.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -103,15 +99,14 @@ def _unforeseen(exc: Exception, job: TrainJob, *, rank: int, step: int) -> Train
 def _train(job: TrainJob, peers: Peers) -> WorkerResult:
     store = ArtifactStore.open(job.storage_settings())
     store.storage.fences.extend(Fence.from_json(record) for record in job.held)
-    setup = assemble(job, store)
-    rows = rows_of(job, store)
-    checkpoint = Checkpoint.open(store, ArtifactRef.parse(job.resume)) if job.resume else None
+    setup, rows = assemble(job, store)
+    checkpoint = Checkpoint.open(store, job.resume_ref) if job.resume_ref else None
     if checkpoint is not None:
         setup.restore(checkpoint)
-    same_weights(peers, weights_sha256({name: parameter.detach().numpy() for name, parameter in setup.parameters.items()}))
+    same_weights(peers, setup.parameters)
     writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
     strategy = _STRATEGIES[job.settings.strategy](setup, peers, exchange=job.exchange, checkpoint=checkpoint)
-    with contextlib.closing(strategy), _ledger(job, peers.rank) as ledger:
+    with contextlib.closing(strategy), ledger_of(job, rank=peers.rank) as ledger:
         loop = Loop(
             strategy,
             setup.built,
@@ -120,24 +115,13 @@ def _train(job: TrainJob, peers: Peers) -> WorkerResult:
             peers=peers,
             checkpoints=writer,
             ledger=ledger,
-            progressed=checkpoint.progressed() if checkpoint else Progressed(),
-            best=checkpoint.best() if checkpoint else None,
+            checkpoint=checkpoint,
         )
         loop.run()
         stored = _store_weights(job, store, setup.built, loop) if peers.rank == 0 else None
         # A rank that leaves takes its connections with it; the others may still be on their last numbers.
         peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
     return WorkerResult(rank=peers.rank, steps=loop.progressed.step, trained=stored)
-
-
-@contextlib.contextmanager
-def _ledger(job: TrainJob, rank: int) -> Iterator[Ledger | None]:
-    if job.ledger is None:
-        yield None
-        return
-    version = ArtifactRef.parse(job.output).version
-    with Ledger(Path(job.ledger), version=version, attempt=job.attempt, rank=rank) as ledger:
-        yield ledger
 
 
 def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> TrainedWeights:
@@ -147,7 +131,7 @@ def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop:
     def write() -> FileEntry:
         with scratch_file() as local:
             write_tensors(local, {**built.weights(), **trained})
-            return put_part(store.storage, ArtifactRef.parse(job.output), "model.safetensors", local)
+            return put_part(store.storage, job.output_ref, "model.safetensors", local)
 
     return TrainedWeights(
         weights=retried(write),
