@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import ts4s_core
 from ts4s_core.errors import SparkError, from_wire
@@ -25,6 +25,8 @@ from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.processes import has_died, kill_tree
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.spark.driver.events import Died, Logged, Outcome, Progressed, event_of
+from ts4s_core.spark.driver.job import Job, Result
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,10 @@ CLOSE_LIMIT_S = 8.0
 KILL_GRACE_S = 3.0
 _POLL_S = 0.1
 _LAST_WORDS = 5
+
+
+#: What comes back of one job.
+Events: TypeAlias = queue.SimpleQueue[Progressed | Outcome | Died]
 
 
 class SparkProgram:
@@ -76,7 +82,7 @@ class SparkProgram:
         progress: Progress = silent,
         timeout_s: float | None = None,
         silence_s: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> Result:
         """Run a job and wait for its result.
 
         Args:
@@ -101,18 +107,18 @@ class SparkProgram:
                         raise SparkError(f"job {name} did not end within {timeout_s:g} s and was stopped")
                     if silence_s is not None:
                         child.check_alive(name, silence_s)
-                elif event["event"] == "progress":
-                    progress(event["stage"], event["fields"])
-                elif event["event"] == "died":
+                elif isinstance(event, Progressed):
+                    progress(event.stage, event.fields)
+                elif isinstance(event, Died):
                     raise SparkError(f"job {name} was lost: the Spark program {child.ended_how()}")
-                elif "error" in event:
+                elif event.error is not None:
                     break
                 else:
-                    return dict(event["result"])
+                    return event.result or {}
         except BaseException:  # cancelled, out of time, or dead: nothing that it started may go on
             self.kill()
             raise
-        raise from_wire(event["error"])
+        raise from_wire(event.error)
 
     def close(self) -> None:
         """Let the program end; it is killed if it takes longer than 8 s."""
@@ -145,7 +151,7 @@ class _Child:
         self._folder = PrivateFolder("spark")
         self.temporary = self._folder.path
         self._ids = itertools.count()
-        self._events: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._events: dict[int, Events] = {}
         self._lock = threading.Lock()
         self._dead = False
         self._heard = time.monotonic()
@@ -167,18 +173,18 @@ class _Child:
         for thread in self._threads:
             thread.start()
 
-    def send(self, name: str, settings: Settings, job: Mapping[str, Any] | None = None) -> queue.SimpleQueue[dict[str, Any]]:
+    def send(self, name: str, settings: Settings, job: Mapping[str, Any] | None = None) -> Events:
         """Give the program a job; what comes back of it goes into the returned queue."""
-        events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        events: Events = queue.SimpleQueue()
         with self._lock:
             number = next(self._ids)
             self._events[number] = events
             if self._dead:
-                events.put({"event": "died"})
-            record = {**(job or {}), "id": number, "job": name, "settings": settings.plain()}
+                events.put(Died())
+            told = Job.of({**(job or {}), "id": number, "job": name, "settings": settings.plain()})
             with contextlib.suppress(BrokenPipeError):  # its death is told by the thread that reads
                 assert self.process.stdin is not None
-                self.process.stdin.write(json.dumps(record).encode() + b"\n")
+                self.process.stdin.write(json.dumps(told.to_json()).encode() + b"\n")
                 self.process.stdin.flush()
         return events
 
@@ -198,17 +204,15 @@ class _Child:
     def _read_events(self, stream: IO[bytes]) -> None:
         for line in stream:
             self._heard = time.monotonic()
-            event = json.loads(line)
-            if event["event"] == "beat":
-                continue
-            if event["event"] == "log":
-                logging.getLogger(event["logger"]).log(event["level"], "%s", event["message"])
-            else:
-                self._events[event["id"]].put(event)
+            event = event_of(line)
+            if isinstance(event, Logged):
+                logging.getLogger(event.logger).log(event.level, "%s", event.message)
+            elif isinstance(event, Progressed | Outcome) and event.id is not None:
+                self._events[event.id].put(event)
         with self._lock:
             self._dead = True
             for events in self._events.values():
-                events.put({"event": "died"})
+                events.put(Died())
 
     def _read_words(self, stream: IO[bytes]) -> None:
         for line in stream:
@@ -247,7 +251,7 @@ class _Child:
         self._folder.remove()
 
 
-def _next(events: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any] | None:
+def _next(events: Events) -> Progressed | Outcome | Died | None:
     """The next event, or None after a while: a thread that waits without end cannot be cancelled."""
     try:
         return events.get(timeout=_POLL_S)

@@ -28,16 +28,16 @@ def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
         SettingsError: if there is no such job.
         Ts4sError: what the step raises.
     """
-    run = JOBS.get(str(job.get("job")))
+    run = JOBS.get(job.job)
     if run is None:
-        raise SettingsError(f"job {job.get('job')!r} is not one of {', '.join(sorted(JOBS))}")
+        raise SettingsError(f"job {job.job!r} is not one of {', '.join(sorted(JOBS))}")
     place.progress = progress
     place.held = fences_of(job)
-    if "held" in job or job["job"] not in _USE_STORE:
+    if job.held is not None or job.job not in _USE_STORE:
         return run(job, place, progress)
     # Nobody else says in the store that it is being used.
     store = place.store()
-    with in_use(store, str(job["job"])):
+    with in_use(store, job.job):
         place.held = tuple(store.storage.fences)
         return run(job, place, progress)
 
@@ -51,7 +51,7 @@ def _warm_up(_job: Job, place: Place, _progress: Progress) -> Result:
 
 def _echo(job: Job, place: Place, progress: Progress) -> Result:
     """Send ``items`` through the tasks of a Spark job and back: shows that master, Python and the shipped code work."""
-    items = [str(item) for item in job.get("items", [])]
+    items = job.items
     progress("echo", {"item": 0, "items": len(items)})
     if place.has_spark and items:
         context = place.session().sparkContext
@@ -105,10 +105,10 @@ def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
         place.engine(),
         trained=artifact_of(job, "trained"),
         dataset=dataset,
-        champion=artifact_of(job, "champion") if job.get("champion") else None,
-        step_seconds=job.get("step_seconds"),
+        champion=artifact_of(job, "champion") if job.champion else None,
+        step_seconds=job.step_seconds,
         progress=progress,
-        **job.get("inputs", {}),
+        **job.inputs,
     ).to_json()
 
 
@@ -136,7 +136,7 @@ def _predict(job: Job, place: Place, progress: Progress) -> Result:
         place.store(),
         place.engine(),
         model=artifact_of(job, "trained"),
-        options=PredictOptions.of(job.get("options") or {}),
+        options=PredictOptions.of(job.options),
         slots=place.slots(),
         progress=progress,
     )

@@ -24,13 +24,15 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ts4s_core.errors import SettingsError, Ts4sError, to_wire
 from ts4s_core.private_folders import PrivateFolder, remove_private
 from ts4s_core.processes import die_with_parent, kill_tree
 from ts4s_core.progress import Value
 from ts4s_core.settings import load_settings
+from ts4s_core.spark.driver.events import Beat, Event, Logged, Outcome, Progressed, as_line
+from ts4s_core.spark.driver.job import Job
 from ts4s_core.spark.driver.jobs import run_job
 from ts4s_core.spark.driver.place import Place
 from ts4s_core.spark.session.failures import as_error
@@ -49,23 +51,23 @@ class Wire(logging.Handler):
         self._stream = stream
         self._write_lock = threading.Lock()
 
-    def send(self, event: str, **fields: Any) -> None:
+    def send(self, event: Event) -> None:
         """Write one event."""
-        line = json.dumps({"event": event, **fields}, default=str)
+        line = as_line(event)
         with self._write_lock, contextlib.suppress(BrokenPipeError):  # a dead parent ends us by other ways
-            self._stream.write(line + "\n")
+            self._stream.write(line)
             self._stream.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """A log record as an event."""
-        self.send("log", logger=record.name, level=record.levelno, message=self.format(record))
+        self.send(Logged(logger=record.name, level=record.levelno, message=self.format(record)))
 
     def beat(self) -> None:
         """Signs of life from now on, so that the parent can tell a stopped program from a busy one."""
 
         def signs() -> None:
             while True:
-                self.send("beat")
+                self.send(Beat())
                 time.sleep(BEAT_EVERY_S)
 
         threading.Thread(target=signs, name="beat", daemon=True).start()
@@ -120,52 +122,49 @@ def private_streams() -> tuple[IO[bytes], IO[str]]:
     return jobs, answers
 
 
-def place_for(job: Mapping[str, Any], *, temporary: Path, before: Place | None) -> Place:
+def place_for(job: Job, *, temporary: Path, before: Place | None) -> Place:
     """Where a job runs; the session of the job before is kept where it fits.
 
     Raises:
         SettingsError: if the job's settings are refused.
     """
-    given = job.get("settings", {})
-    if not isinstance(given, dict):
-        raise SettingsError(f"job {job.get('job')!r}: settings are a JSON object, got {type(given).__name__}")
-    settings = load_settings(given)
+    settings = load_settings(job.settings)
     return Place(settings, temporary) if before is None else dataclasses.replace(before, settings=settings)
 
 
 def serve(jobs: IO[bytes], wire: Wire, *, ending: Ending, temporary: Path) -> None:
     """Run jobs one after the other until the stream of jobs ends; never returns."""
-    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
 
     def read() -> None:
         for line in jobs:
-            waiting.put(json.loads(line))
+            waiting.put(Job.of(json.loads(line)))
         ending.end(0)
 
     threading.Thread(target=read, name="jobs", daemon=True).start()
     while True:
         job = waiting.get()
-        wire.send("outcome", id=job["id"], **_outcome(job, wire, ending=ending, temporary=temporary))
+        wire.send(_outcome(job, wire, ending=ending, temporary=temporary))
 
 
-def _outcome(job: dict[str, Any], wire: Wire, *, ending: Ending, temporary: Path) -> dict[str, Any]:
-    """``{"result": ...}`` or ``{"error": {"type", "message"}}``."""
+def _outcome(job: Job, wire: Wire, *, ending: Ending, temporary: Path) -> Outcome:
+    """Run a job to its end, whichever that is."""
 
     def progress(stage: str, fields: Mapping[str, Value]) -> None:
-        wire.send("progress", id=job.get("id"), stage=stage, fields=dict(fields))
+        wire.send(Progressed(id=job.id, stage=stage, fields=dict(fields)))
 
     try:
         ending.place = place_for(job, temporary=temporary, before=ending.place)
-        return {"result": run_job(job, place=ending.place, progress=progress)}
+        return Outcome(id=job.id, result=run_job(job, place=ending.place, progress=progress))
     except Ts4sError as exc:
-        return {"error": to_wire(exc)}
+        return Outcome(id=job.id, error=to_wire(exc))
     except Exception as exc:
-        error = as_error(exc, what=f"job {job.get('job')}")
+        error = as_error(exc, what=f"job {job.job}")
         if type(error) is Ts4sError:  # nobody foresaw it: whoever mends it wants to see where
             logger.exception("%s", error)
         else:
             logger.debug("%s", error, exc_info=exc)
-        return {"error": to_wire(error)}
+        return Outcome(id=job.id, error=to_wire(error))
 
 
 def _run_submitted(path: Path) -> int:
@@ -177,15 +176,18 @@ def _run_submitted(path: Path) -> int:
     with PrivateFolder("submitted") as folder:
         ending = Ending(folder)
         try:
-            job = json.loads(path.read_text(encoding="utf-8"))
+            job = Job.of(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as exc:
-            wire.send("outcome", error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}")))
+            wire.send(Outcome(error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}"))))
+            return 2
+        except SettingsError as exc:
+            wire.send(Outcome(error=to_wire(exc)))
             return 2
         outcome = _outcome(job, wire, ending=ending, temporary=folder)
         if ending.place is not None:
             ending.place.sessions.stop()
-        wire.send("outcome", **outcome)
-    return 1 if "error" in outcome else 0
+        wire.send(outcome)
+    return 0 if outcome.error is None else 1
 
 
 def main() -> int:
