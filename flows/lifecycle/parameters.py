@@ -52,7 +52,7 @@ def form_group(flow: str, parameter: str) -> type[Any]:
     taken = sorted(set(whole.model_fields) - {field for place, field in SECRET_FIELDS if place == group})
     extra: dict[str, Any] = {"propertyNames": {"enum": taken}}
     config = ConfigDict(protected_namespaces=(), json_schema_extra=extra)
-    title = f"{'More' if parameter != group else ''}{group.title()}"
+    title = f"{'More' if parameter != group else ''}{whole.__name__}"
     made: type[Any] = create_model(title, __config__=config, __doc__=whole.__doc__, **fields)
     return made
 

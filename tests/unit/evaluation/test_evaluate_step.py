@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from ts4s_core.evaluation.steps.classifier import evaluate
 from ts4s_core.evaluation.steps.evaluation import read_decision
 from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import Settings
+from ts4s_core.settings.flows import flow_settings
 
 Make = Callable[..., Any]
 FILES = ["confusion.csv", "decision.json", "metrics.json", "per_class.csv", "predictions.parquet", "report.html"]
@@ -83,6 +85,10 @@ def test_a_first_version_is_reported_whole(
     page = content(store, result.ref, "report.html").decode()
     for shown in ("No champion yet", str(trained), str(dataset), "Loss by step", "812.5", "export", "data.show_text", "bad rows"):
         assert shown in page
+    settings = page.partition('id="settings"')[2]
+    named = re.findall(r">((?:\w+\.)?\w+)</td>", settings)
+    assert [name for name in named if name in flow_settings("retrain").names][:10] == list(flow_settings("retrain").first)
+    assert not {"model.tokenizer_kind", "model.cell", "data.window", "generate.prompt", "storage.secret"} & set(named)
 
 
 def test_the_same_again_is_found_and_another_metric_or_code_is_not(

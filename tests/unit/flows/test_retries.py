@@ -37,9 +37,12 @@ def test_prefect_takes_the_keys() -> None:
 
 def test_the_form_has_the_settings_with_help_and_bounds_and_no_secrets() -> None:
     schema = retrain.parameters.model_dump()
-    assert set(schema["properties"]) == {"name", "reuse", "model", "data", "train", "evaluate", "spark", "storage"}
+    assert set(schema["properties"]) == {
+        *("name", "reuse", "model", "data", "train", "evaluate", "spark", "storage"),
+        *("more_model", "more_data", "more_train"),
+    }
     groups = schema["definitions"]
     assert groups["TrainSettings"]["properties"]["batch_size"]["description"] == "rows in a global batch"
     assert groups["TrainSettings"]["properties"]["batch_size"]["minimum"] == 1
-    assert groups["ModelSettings"]["properties"]["task"]["enum"] == ["classification", "multi-label", "language-model"]
-    assert not {"key", "secret"} & set(groups["StorageAddress"]["properties"])
+    assert groups["MoreModelSettings"]["properties"]["task"]["enum"] == ["classification", "multi-label"]
+    assert not {"key", "secret"} & set(groups["StorageSettings"]["properties"])
