@@ -21,8 +21,9 @@ from ts4s_core.errors import NonFiniteError, SparkError, TrainingError, Ts4sErro
 from ts4s_core.processes import is_living
 from ts4s_core.settings import SparkSettings
 from ts4s_core.sockets import Interface
-from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher, Task, slots
-from ts4s_core.spark.session.jvm import watch
+from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher, Task
+from ts4s_core.spark.session.classic import watch
+from ts4s_core.spark.session.cluster import slots
 from ts4s_core.spark.session.sessions import SessionPlan, Sessions
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient
@@ -190,7 +191,7 @@ def test_a_jvm_that_is_stopped_is_replaced(sessions: Sessions, plan: SessionPlan
     session = sessions.get(plan)
     process = session.sparkContext._gateway.proc
     os.kill(process.pid, signal.SIGSTOP)
-    watch(session, process, limit_s=2)
+    watch(session, limit_s=2)
     process.wait(30)
     assert process.returncode == -signal.SIGKILL
     assert len(run(launcher(sessions, plan, all_well))) == 2

@@ -24,8 +24,10 @@ from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.columns import input_column
 from ts4s_core.spark.ml.files import needed, read_files, write_files
 from ts4s_core.spark.ml.params import SharedParams, add_setters
+from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.internals import give_uid
 from ts4s_core.spark.session.shipping import ship_code
+from ts4s_core.spark.session.versions import arrow_function
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -124,7 +126,6 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         from pyspark.sql import functions as F
-        from pyspark.sql.pandas.functions import arrow_udf
 
         self.check_shared()
         saved = self._settled()
@@ -135,7 +136,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         check_trusted(saved.paths, also=trusted_by(session))
         ship_code(session, saved.paths)
         server = self._server(session, saved, self._form(dataset, saved, sizes))
-        serve = arrow_udf(server, returnType=_TYPE)  # type: ignore[call-overload]
+        serve = arrow_function(server, _TYPE)
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
         scored = rows.withColumn(_SCORES, serve(x))
         made = self._outputs(saved, F.col(_SCORES))
@@ -190,9 +191,9 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
 
     def _broadcast(self, session: SparkSession, saved: SavedModule) -> Any:
         """The module's files on every executor; sent once an application."""
-        state = (session.sparkContext.applicationId, saved.output, saved.activation)
+        state = (cluster.application_of(session), saved.output, saved.activation)
         if self._payload is None or self._payload[0] != state or self._payload[1] is not self.saved:
-            self._payload = (state, self.saved, session.sparkContext.broadcast(saved.to_files()))
+            self._payload = (state, self.saved, cluster.broadcast(session, saved.to_files()))
         return self._payload[2]
 
     def _outputs(self, saved: SavedModule, scores: Column) -> dict[str, Column]:

@@ -20,6 +20,8 @@ from ts4s_core.prediction.part import ModelUse, model_of
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.source_rows import row_of
 from ts4s_core.settings import StorageSettings
+from ts4s_core.spark.session import cluster
+from ts4s_core.spark.session.versions import arrow_function
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -56,7 +58,6 @@ def predict_udf(
         NotFoundError: there is no such model.
         DataError: it is a language model.
     """
-    from pyspark.sql import functions
     from pyspark.sql.pandas.types import from_arrow_schema
 
     predictor = _predictor(spark, model, storage=storage, embeddings=embeddings)
@@ -68,9 +69,7 @@ def predict_udf(
             columns = [table.column(name).combine_chunks() for name in schema.names]
             yield pa.StructArray.from_arrays(columns, fields=list(schema))
 
-    run.__annotations__ = {"batches": Iterator[pa.Array], "return": Iterator[pa.Array]}
-    arrow_udf: Any = getattr(functions, "arrow_udf")  # noqa: B009  pyspark gives it no type
-    return arrow_udf(run, from_arrow_schema(schema))
+    return arrow_function(run, from_arrow_schema(schema))
 
 
 def predict_frame(
@@ -124,7 +123,7 @@ def _predictor(
     opened = ModelFolder(store.local(ref))
     layout = layout_of(opened.spec, ref, embeddings=embeddings, has_id=False)
     output: Any = "logits" if embeddings == "none" else embeddings
-    threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1") or 1)
+    threads = cluster.task_cpus(spark)
     runtime = checked_runtime(opened, embeddings=embeddings)  # type: ignore[arg-type]
     use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
     return _Predictor(use, layout)

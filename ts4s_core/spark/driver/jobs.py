@@ -54,8 +54,7 @@ def _echo(job: Job, place: Place, progress: Progress) -> Result:
     items = job.items
     progress("echo", {"item": 0, "items": len(items)})
     if place.has_spark and items:
-        context = place.session().sparkContext
-        items = context.parallelize(items, len(items)).map(_folded).collect()
+        items = place.engine().map(_folded, items, stage="echo")
     return {"items": items}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.sessions import SessionPlan, Sessions
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Place:
         """Tasks that the engine runs at once."""
         if not self.has_spark:
             return 1
-        return max(1, int(self.session().sparkContext.defaultParallelism) // self.settings.train.threads_per_worker)
+        return max(1, cluster.cores(self.session()) // self.settings.train.threads_per_worker)
 
     def launcher(self) -> Launcher:
         """Where training workers run."""

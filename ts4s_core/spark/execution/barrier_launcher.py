@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,14 +23,14 @@ import psutil
 from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
 from ts4s_core.sockets import Interface
-from ts4s_core.spark.session.executor_figures import executor_figures
+from ts4s_core.spark.session import cluster
+from ts4s_core.spark.session.cluster import JobGroup
 from ts4s_core.spark.session.failures import as_error
-from ts4s_core.spark.session.internals import scala_context
 from ts4s_core.spark.session.jvm import answer_of
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
-    from pyspark import SparkContext
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
     from ts4s_core.training.control.server import ControlServer
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A cluster's executors register one after the other, and come back one by one after a loss.
-REGISTRATION_LIMIT_S = 60.0
-SETTLED_S = 5.0
 END_LIMIT_S = 10.0
 CAUSE_LIMIT_S = 1.0
 _POLL_S = 0.1
@@ -109,16 +106,17 @@ class BarrierLauncher:
 
     def control_interface(self) -> Interface:
         """The driver's own, as Spark's configuration names it: executors reach Spark's driver in the same way."""
-        conf = self._session().sparkContext.getConf()
-        return Interface(str(conf.get("spark.driver.host", "127.0.0.1")), str(conf.get("spark.driver.bindAddress", "")))
+        session = self._session()
+        host = cluster.conf_of(session, "spark.driver.host", "127.0.0.1")
+        return Interface(host, cluster.conf_of(session, "spark.driver.bindAddress"))
 
     def slots(self) -> int:
         """Workers that can run at once; waits for executors that are still registering, at most a minute."""
-        return slots(self._session(), wanted=self._workers)
+        return cluster.slots(self._session(), wanted=self._workers)
 
     def figures(self) -> list[ExecutorFigures]:
         """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""
-        return answer_of(lambda: executor_figures(self._session()), [])
+        return answer_of(lambda: cluster.executor_figures(self._session()), [])
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
         """Run one attempt to its end.
@@ -131,10 +129,10 @@ class BarrierLauncher:
         """
         session = self._session()
         # So many were asked for, or there a moment ago: an executor that is still starting is worth the wait.
-        free = slots(session, wanted=world_size, settled_s=REGISTRATION_LIMIT_S)
+        free = cluster.slots(session, wanted=world_size, settled_s=cluster.REGISTRATION_LIMIT_S)
         if free < world_size:
             raise SlotsError(
-                f"training attempt on {session.sparkContext.master}: expected {world_size} task slots of {self._threads} cores, "
+                f"training attempt on {cluster.master_of(session)}: expected {world_size} task slots of {self._threads} cores, "
                 f"got {free}. Lower train.workers, or give Spark more cores"
             )
         stage = _Stage(session, work=self._work, threads=self._threads)
@@ -154,27 +152,27 @@ class _Stage:
     """One attempt: a Spark job in a thread of its own, so that it can be cancelled."""
 
     def __init__(self, session: SparkSession, *, work: Callable[[Task], JsonObject], threads: int) -> None:
-        self._context = session.sparkContext
+        self._session = session
         self._work = work
         self._threads = threads
-        self._group = f"training-{uuid.uuid4().hex[:8]}"
+        self._name = f"training-{uuid.uuid4().hex[:8]}"
+        self._group = JobGroup(session, self._name, "training")
         self._failure: BaseException | None = None
         self._running = False
 
     def run(self, job: str, *, control: ControlServer, world_size: int) -> BaseException | None:
         """Wait for the stage, or for the control server's word that the attempt failed; returns what Spark raised."""
-        from pyspark import InheritableThread
-
+        tasks = self._session.range(0, world_size, 1, world_size)
         body = task_body(job, control.address.to_wire(), world_size=world_size, work=self._work, threads=self._threads)
 
         def collect() -> None:
             try:
-                self._context.setJobGroup(self._group, f"training on {world_size} workers", interruptOnCancel=True)
-                self._context.parallelize(range(world_size), world_size).barrier().mapPartitions(body).collect()
+                with self._group.begun():
+                    tasks.mapInArrow(body, "result string", barrier=True).collect()
             except BaseException as exc:  # handed to the waiting thread
                 self._failure = exc
 
-        thread = InheritableThread(target=collect, name=self._group, daemon=True)
+        thread = cluster.session_thread(self._session, collect, name=self._name)
         self._running = True
         thread.start()
         finished_s = 0.0
@@ -187,7 +185,7 @@ class _Stage:
                 self._require_slots(control, world_size)
                 looked = time.monotonic()
         if thread.is_alive():
-            self._cancel()
+            self._group.cancel()
             thread.join(END_LIMIT_S)
         self._running = thread.is_alive()
         return self._failure
@@ -196,38 +194,30 @@ class _Stage:
         """Fail an attempt whose tasks can no longer start: Spark looks at its slots when a stage begins, and then waits."""
         if len(control.workers()) == world_size:
             return
-        left = answer_of(lambda: slot_count(self._context), world_size)
+        left = answer_of(lambda: cluster.slot_count(self._session), world_size)
         if left < world_size:
             lost = f"an executor was lost before every worker had begun: expected {world_size} task slots, got {left}"
-            control.fail(WorkerLostError(f"training attempt on {self._context.master}: {lost}"))
+            control.fail(WorkerLostError(f"training attempt on {cluster.master_of(self._session)}: {lost}"))
 
     def end(self, control: ControlServer) -> None:
         """See to it that nothing of the attempt goes on: tasks are cancelled, stopped or orphaned workers killed."""
         if self._running:
-            self._cancel()
+            self._group.cancel()
         if self._running or self._failure is not None or control.failure is not None:
             here = [worker.pid for worker in control.workers().values() if worker.host == socket.gethostname()]
             kill_python_workers(here)
         deadline = time.monotonic() + END_LIMIT_S
-        while self._running_tasks() and time.monotonic() < deadline:
+        while cluster.running_tasks(self._session) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-
-    def _cancel(self) -> None:
-        answer_of(lambda: self._context.cancelJobGroup(self._group), None)  # a dead JVM has nothing left to cancel
-
-    def _running_tasks(self) -> int:
-        """Tasks of any job; 0 if the JVM does not answer: they have gone with it, or will."""
-        return answer_of(
-            lambda: sum(info.numRunningTasks() for info in scala_context(self._context).statusTracker().getExecutorInfos()), 0
-        )
 
 
 def task_body(
     job: str, control: str, *, world_size: int, work: Callable[[Task], JsonObject], threads: int
-) -> Callable[[Iterable[int]], Iterable[str]]:
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """The function of the stage: yields one JSON result a task."""
 
-    def body(_items: Iterable[int]) -> Iterable[str]:
+    def body(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
         from pyspark import BarrierTaskContext
 
         from ts4s_core.processes import set_death_signal
@@ -237,39 +227,15 @@ def task_body(
         set_death_signal(signal.SIGKILL)
         # Before anything imports torch; PySpark presets the first by spark.task.cpus, which a cluster may override.
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+        for _batch in batches:  # the number of the task, which the context says too
+            pass
         context = BarrierTaskContext.get()
         rank = context.partitionId()
         address = bare(context.getTaskInfos()[rank].address.rsplit(":", 1)[0])
-        yield json.dumps(work(Task(job=job, control=control, rank=rank, world_size=world_size, address=address)))
+        result = work(Task(job=job, control=control, rank=rank, world_size=world_size, address=address))
+        yield pa.RecordBatch.from_pydict({"result": [json.dumps(result)]})
 
     return body
-
-
-def slot_count(context: SparkContext) -> int:
-    """Tasks of the executors that Spark has at this moment."""
-    scala = scala_context(context)
-    return int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
-
-
-def slots(session: SparkSession, *, wanted: int, settled_s: float = SETTLED_S) -> int:
-    """Tasks that Spark can run at once, by the count that it checks barrier stages with.
-
-    Args:
-        session: a session.
-        wanted: enough; with fewer, a cluster is given time to register its executors.
-        settled_s: with some, but fewer, how long to wait for one more.
-    """
-    local = str(session.sparkContext.master).startswith("local")
-    started = changed = time.monotonic()
-    before = -1
-    while True:
-        now, count = time.monotonic(), slot_count(session.sparkContext)
-        if count != before:
-            before, changed = count, now
-        settled = count > 0 and now - changed >= settled_s
-        if local or count >= wanted or settled or now - started >= REGISTRATION_LIMIT_S:
-            return count
-        time.sleep(_POLL_S)
 
 
 def _told(failure: BaseException) -> Ts4sError:

@@ -1,16 +1,18 @@
-"""Data steps on Spark: the same functions as in one process, over RDDs.
+"""Data steps on Spark: the same functions as in one process, over DataFrames of items.
 
-Python functions alone do the work: an executor's JVM only carries bytes between them. So a folder and S3 are one code path,
-and a group's memory is that of its own rows.
+Python functions alone do the work, in ``mapInArrow``: an executor's JVM only carries bytes between them. So a folder and S3
+are one code path, classic sessions and Spark Connect another, and a group's memory is that of its own rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,15 @@ import pyarrow as pa
 from ts4s_core.data.data_engine import split_by_group
 from ts4s_core.data.formats.cell_types import DATE, DECIMAL, LIST, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, refused_type
 from ts4s_core.errors import DataError, SourceError, SparkError, Ts4sError, from_wire, listed, to_wire
-from ts4s_core.spark.session.job_progress import watching
+from ts4s_core.spark.session.cluster import JobGroup, job_failures
+from ts4s_core.spark.session.partition_keys import partition_keys
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 _FAILED = -1
+_RESULTS = "order long, failed boolean, value binary"
+_ROWS_OF_GROUPS = "key int, group int, value binary"
 _CAUSE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)\b.*$", re.MULTILINE)
 
 
@@ -44,7 +49,7 @@ class SparkEngine:
 
     def __init__(self, session: SparkSession) -> None:
         self._session = session
-        self._tables: dict[str, Any] = {}
+        self._tables: dict[str, DataFrame] = {}
 
     def map(
         self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
@@ -52,10 +57,13 @@ class SparkEngine:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         if not items:
             return []
-        with watching(self._session.sparkContext, tell):
-            results = self._collect(self._items(items, _Apply(function)), stage)
+        frame = self._items(items, _Apply(function), _RESULTS)
+        results = self._collect(frame, stage, tell)
         _raise_first([(index, value) for index, failed, value in results if failed])
-        return [value for _, _, value in sorted(results, key=lambda result: result[0])]
+        found = [value for _, _, value in sorted(results, key=lambda result: result[0])]
+        if len(found) != len(items):  # of a table alone: items have a partition each
+            raise _other_partitions(len(items))
+        return found
 
     def regroup(
         self,
@@ -69,14 +77,16 @@ class SparkEngine:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         if not items:
             return []
-        grouped = self._items(items, _Read(read)).partitionBy(groups, partition_of)
-        results = self._collect(grouped.mapPartitions(_Write(write)), stage)
-        _raise_first([(order, value) for group, order, value in results if group == _FAILED])
+        keys = partition_keys(groups)
+        grouped = self._items(items, _Read(read, keys), _ROWS_OF_GROUPS).repartition(groups, "key")
+        results = self._collect(grouped.mapInArrow(_Write(write), _RESULTS), stage, None)
+        _raise_first([(order, value) for order, failed, value in results if failed])
         return [value for _, _, value in sorted(results, key=lambda result: result[0])]
 
     def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[TablePart]:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         from pyspark.errors import PySparkException
+        from pyspark.sql import functions
 
         try:
             table = self._session.table(name)
@@ -97,25 +107,43 @@ class SparkEngine:
             problem = refused_type(f"Table {name}", column, kind_of_spark(kind), shown=kind.simpleString(), setting=setting)
             if problem:
                 raise DataError(problem)
-        rows = table.select(*(table[quoted(column)] for column, _setting in columns)).rdd
+        rows = table.select(*(table[quoted(column)] for column, _setting in columns))
         self._tables[name] = rows
-        return [TablePart(name, index) for index in range(rows.getNumPartitions())]
+        parts = rows.select(functions.spark_partition_id().alias("part")).distinct().count()
+        return [TablePart(name, index) for index in range(parts)]
 
-    def _items(self, items: Sequence[Any], function: _PerItem) -> Any:
-        """An RDD of what ``function`` yields for every item."""
+    def _items(self, items: Sequence[Any], function: _PerItem, schema: str) -> DataFrame:
+        """What ``function`` yields for every item, a task each."""
         part = getattr(items[0], "part", None)
         if isinstance(part, TablePart):
-            return self._tables[part.table].mapPartitionsWithIndex(_OnPartition(function, tuple(items)))
-        return self._session.sparkContext.parallelize(list(enumerate(items)), len(items)).flatMap(function)
+            return self._tables[part.table].mapInArrow(_OnPartition(function, tuple(items)), schema)
+        numbers = self._session.range(0, len(items), 1, len(items))
+        return numbers.mapInArrow(_OnItems(function, tuple(items)), schema)
 
-    def _collect(self, rdd: Any, stage: str) -> list[Any]:
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-
+    def _collect(self, frame: DataFrame, stage: str, tell: Callable[[int], None] | None) -> list[Any]:
+        """(order, failed, value) of every row."""
+        group = JobGroup(self._session, f"ts4s-{uuid.uuid4().hex}", f"ts4s: {stage}")
         try:
-            return list(rdd.collect())
-        except (Py4JError, PySparkException) as exc:
+            with group.begun(), group.counted(tell) if tell is not None else contextlib.nullcontext():
+                rows = frame.collect()
+        except job_failures() as exc:
             raise SparkError(f"Spark stage {stage} failed: {cause_of(str(exc))}") from exc
+        carrier = _carrier()
+        return [(int(row[0]), bool(row[1]), carrier.loads(bytes(row[2]))) for row in rows]
+
+
+def _other_partitions(expected: int) -> SourceError:
+    return SourceError(
+        f"The Spark table has other partitions than a moment ago: expected {expected}. It is being written, or its query "
+        "gives other partitions each time. Run again, or write it as a table first"
+    )
+
+
+def _carrier() -> Any:
+    """How results cross from a Python worker to the driver, which are two processes of one run: as PySpark's own do."""
+    from pyspark.serializers import CPickleSerializer
+
+    return CPickleSerializer()
 
 
 #: Spark's names of types, by kind; what is not here is called as Spark does.
@@ -138,11 +166,6 @@ def quoted(column: str) -> str:
     return f"`{column.replace('`', '``')}`"
 
 
-def _plain(row: Any) -> tuple[Any, ...]:
-    """The cells of a row; a struct as an object."""
-    return tuple(cell.asDict(recursive=True) if hasattr(cell, "asDict") else cell for cell in row)
-
-
 def cause_of(text: str) -> str:
     """The Python error inside what Spark reports, without its traceback; else the report's first line."""
     found = _CAUSE.findall(text.partition("Traceback (most recent call last)")[2])
@@ -151,17 +174,27 @@ def cause_of(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
 
 
-def partition_of(group: int) -> int:
-    """The partition of a group: itself; errors travel to the first one."""
-    return max(group, 0)
-
-
 def _raise_first(failures: Sequence[tuple[int, dict[str, str]]]) -> None:
     if failures:
         raise from_wire(min(failures, key=lambda failure: failure[0])[1])
 
 
-_PerItem = Callable[[tuple[int, Any]], Iterable[tuple[Any, ...]]]
+#: What a task makes of its item: (order, whether it failed, value or error), or rows of groups.
+_PerItem = Callable[[int, Any], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class _OnItems:
+    """Give each item to ``function``, by the number that is the row of its task."""
+
+    function: _PerItem
+    items: tuple[Any, ...]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        _settle_worker()
+        for batch in batches:
+            for index in batch.column(0).to_pylist():
+                yield from self.function(index, self.items[index])
 
 
 @dataclass(frozen=True)
@@ -171,8 +204,31 @@ class _OnPartition:
     function: _PerItem
     items: tuple[Any, ...]
 
-    def __call__(self, index: int, rows: Iterator[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
-        return self.function((index, dataclasses.replace(self.items[index], part=map(_plain, rows))))
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        _settle_worker()
+        context = TaskContext.get()
+        assert context is not None
+        index = context.partitionId()
+        if index >= len(self.items):
+            yield _results([(index, True, to_wire(_other_partitions(len(self.items))))])
+            return
+        yield from self.function(index, dataclasses.replace(self.items[index], part=_cells(batches)))
+
+
+def _cells(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _results(results: Sequence[tuple[int, bool, Any]]) -> pa.RecordBatch:
+    carrier = _carrier()
+    orders, failed, values = zip(*results, strict=True)
+    columns = [pa.array(orders, pa.int64()), pa.array(failed, pa.bool_())]
+    return pa.RecordBatch.from_arrays(
+        [*columns, pa.array([carrier.dumps(value) for value in values], pa.binary())], names=["order", "failed", "value"]
+    )
 
 
 @dataclass(frozen=True)
@@ -181,55 +237,63 @@ class _Apply:
 
     function: Callable[[Any], Any]
 
-    def __call__(self, numbered: tuple[int, Any]) -> Iterable[tuple[int, bool, Any]]:
-        index, item = numbered
-        _settle_worker()
+    def __call__(self, index: int, item: Any) -> Iterator[pa.RecordBatch]:
         try:
-            return [(index, False, self.function(item))]
+            yield _results([(index, False, self.function(item))])
         except Ts4sError as exc:
-            return [(index, True, to_wire(exc))]
+            yield _results([(index, True, to_wire(exc))])
 
 
 @dataclass(frozen=True)
 class _Read:
-    """(group, Arrow stream) for every group in every batch of an item; an error is (-1, (item number, error))."""
+    """(key, group, Arrow stream) for every group in every batch of an item; an error is (key of 0, -1, (item number, error))."""
 
     read: Callable[[Any], Iterator[pa.RecordBatch]]
+    keys: tuple[int, ...]
 
-    def __call__(self, numbered: tuple[int, Any]) -> Iterator[tuple[int, Any]]:
-        index, item = numbered
-        _settle_worker()
+    def __call__(self, index: int, item: Any) -> Iterator[pa.RecordBatch]:
         try:
             for batch in self.read(item):
+                groups, streams = [], []
                 for group, rows in split_by_group(batch):
-                    yield group, _stream(rows)
+                    groups.append(group)
+                    streams.append(_stream(rows))
+                if groups:
+                    yield self._rows(groups, streams)
         except Ts4sError as exc:
-            yield _FAILED, (index, to_wire(exc))
+            yield self._rows([_FAILED], [_carrier().dumps((index, to_wire(exc)))])
+
+    def _rows(self, groups: Sequence[int], values: Sequence[bytes]) -> pa.RecordBatch:
+        keys = [self.keys[max(group, 0)] for group in groups]
+        arrays = [pa.array(keys, pa.int32()), pa.array(groups, pa.int32()), pa.array(values, pa.binary())]
+        return pa.RecordBatch.from_arrays(arrays, names=["key", "group", "value"])
 
 
 @dataclass(frozen=True)
 class _Write:
-    """(group, 0, result) of each group in a partition, or (-1, order, error)."""
+    """(group, false, result) of each group in a partition, or (order, true, error)."""
 
     write: Callable[[int, pa.Table], Any]
 
-    def __call__(self, records: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, int, Any]]:
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         _settle_worker()
         tables: dict[int, list[pa.Table]] = {}
         failures = []
-        for group, value in records:
-            if group == _FAILED:
-                failures.append(value)
-            else:
-                tables.setdefault(group, []).append(pa.ipc.open_stream(value).read_all())
+        for batch in batches:
+            for group, value in zip(batch.column(1).to_pylist(), batch.column(2), strict=True):
+                if group == _FAILED:
+                    failures.append(_carrier().loads(value.as_py()))
+                else:
+                    # A copy: the batch goes when its rows are read.
+                    tables.setdefault(group, []).append(pa.ipc.open_stream(pa.py_buffer(value.as_py())).read_all())
         if failures:
-            yield from ((_FAILED, index, error) for index, error in failures)
+            yield _results([(index, True, error) for index, error in failures])
             return
         for group in sorted(tables):
             try:
-                yield group, 0, self.write(group, pa.concat_tables(tables.pop(group)))
+                yield _results([(group, False, self.write(group, pa.concat_tables(tables.pop(group))))])
             except Ts4sError as exc:
-                yield _FAILED, group, to_wire(exc)
+                yield _results([(group, True, to_wire(exc))])
 
 
 def _settle_worker() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ts4s_core.errors import IntegrityError, SparkError
+from ts4s_core.spark.session import classic
 from ts4s_core.spark.session.failures import first_cause
-from ts4s_core.spark.session.internals import hadoop_configuration, jvm_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -21,7 +21,7 @@ def write_files(session: SparkSession, folder: str, files: Mapping[str, bytes]) 
     Raises:
         SparkError: if the file system refuses.
     """
-    system, path = _system(session, folder)
+    system, path = classic.hadoop_files(session, folder)
     with tempfile.TemporaryDirectory(prefix="ts4s-save-") as local:
         for name, data in files.items():
             (Path(local) / name).write_bytes(data)
@@ -37,7 +37,7 @@ def read_files(session: SparkSession, folder: str, names: tuple[str, ...]) -> di
     Raises:
         SparkError: if the file system refuses.
     """
-    system, path = _system(session, folder)
+    system, path = classic.hadoop_files(session, folder)
     found: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="ts4s-load-") as local:
         for name in names:
@@ -61,12 +61,3 @@ def needed(files: Mapping[str, bytes], name: str, folder: str) -> bytes:
             f"Saved stage {folder} lacks {name}: expected what TorchModel or TorchEstimator saved. Save it again"
         )
     return files[name]
-
-
-def _system(session: SparkSession, folder: str) -> tuple[Any, Any]:
-    make = jvm_of(session.sparkContext).org.apache.hadoop.fs.Path
-
-    def path(parent: str, name: str, *, here: bool = False) -> Any:
-        return make(Path(parent).as_uri() if here else parent, name)
-
-    return make(folder).getFileSystem(hadoop_configuration(session.sparkContext)), path

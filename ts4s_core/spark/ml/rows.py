@@ -29,6 +29,7 @@ from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.settings import StorageSettings
+from ts4s_core.spark.session.partition_keys import partition_keys
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -177,8 +178,8 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
         from ts4s_core.training.job import storage_to_wire
 
-        numbered = rows.mapInArrow(EncodeRows(layout), f"part int, id binary, x {fields['x']}{fields['y']}")
-        dealt = numbered.repartitionById(2 * layout.files, "part").sortWithinPartitions("id")
+        numbered = rows.mapInArrow(EncodeRows(layout), f"key int, part int, id binary, x {fields['x']}{fields['y']}")
+        dealt = numbered.repartition(2 * layout.files, "key").sortWithinPartitions("id")
         write = WritePart(layout, storage_to_wire(store.storage.settings), str(writer.ref))
         entries = [json.loads(row["entry"]) for row in dealt.mapInArrow(write, "entry string").collect()]
         counts = _register(writer, entries)
@@ -186,7 +187,7 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
             raise DataError("There are no training rows left beside those for validation: lower validationFraction")
         facts = DatasetFacts(
             rows=counts,
-            labels=layout.labels,
+            labels=tuple(layout.labels),
             fingerprint=_fingerprint(entries),
             task="classification",
             max_length=layout.form.max_length,
@@ -212,12 +213,12 @@ def _fingerprint(entries: Sequence[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class EncodeRows:
-    """Rows to (part, id, x, y): hashed, tokenised, labels numbered."""
+    """Rows to (key of the part's partition, part, id, x, y): hashed, tokenised, labels numbered."""
 
     layout: Layout
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches of x, y, v to batches of part, id, x, y; empty ones are left out."""
+        """Batches of x, y, v to batches of key, part, id, x, y; empty ones are left out."""
         encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
         for batch in batches:
             if batch.num_rows:
@@ -243,8 +244,9 @@ class EncodeRows:
         parts = first * layout.files // 2**32 + layout.files * held_out
         if encode is not None:
             x = pa.array(encode(x.to_pylist()), pa.list_(pa.int32()))
-        arrays = [pa.array(parts, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
-        return pa.RecordBatch.from_arrays(arrays, names=["part", "id", "x", *columns])
+        keys = np.array(partition_keys(2 * layout.files), np.int32)[parts]
+        arrays = [pa.array(keys), pa.array(parts, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
+        return pa.RecordBatch.from_arrays(arrays, names=["key", "part", "id", "x", *columns])
 
 
 def _held_out(inputs: Sequence[bytes], *, fraction: float, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -22,6 +22,7 @@ from ts4s_core.modules.job_module import GRAPH, WEIGHTS
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.settings import load_settings
+from ts4s_core.spark.session import cluster
 from ts4s_core.training.checkpoints.scratch_files import write_tensors
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def scratch(uri: str, frame: DataFrame) -> Iterator[ArtifactStore]:
     problem = problem_of("scratchUri", uri)
     if problem is not None:
         raise SettingsError(problem)
-    if not uri and not str(frame.sparkSession.sparkContext.master).startswith("local"):
+    if not uri and not cluster.is_local(frame.sparkSession):
         raise SettingsError(
-            f"scratchUri is empty and Spark's master is {frame.sparkSession.sparkContext.master}: "
+            f"scratchUri is empty and Spark's master is {cluster.master_of(frame.sparkSession)}: "
             "expected a folder or URL that every executor reaches. Set scratchUri"
         )
     # This host's own part is gone with the fit, or, should the fit be killed, with the next one that starts here.

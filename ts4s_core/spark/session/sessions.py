@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.host_user import is_known, user_name
 from ts4s_core.settings import SparkSettings
+from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
-from ts4s_core.spark.session.internals import forget_jvm, is_open, jvm_process, scala_context, start_jvm
 from ts4s_core.spark.session.java import find_java, java_option
-from ts4s_core.spark.session.jvm import answer_of, watch
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 
 if TYPE_CHECKING:
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
 logger = logging.getLogger(__name__)
@@ -123,83 +121,44 @@ def start_session(plan: SessionPlan) -> SparkSession:
         folder.mkdir(parents=True, exist_ok=True)
     (plan.temporary / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    abandon_dead_jvm()
+    classic.abandon_dead_jvm()
     if not submitted:
         os.environ.update(find_java().environment(os.environ))
     python = conf.pop("spark.pyspark.python", None) or os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ.update({"PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": sys.executable})
-    from pyspark import SparkConf
     from pyspark.sql import SparkSession
 
-    settled = {name for name, _value in SparkConf().getAll()} if submitted else set()
+    settled = classic.submitted_conf()
     if not submitted and not is_known():
-        _log_in(SparkConf(loadDefaults=False).setAll(list(conf.items())))
+        classic.log_in(conf, user_name())
     builder = SparkSession.builder
     for name, value in conf.items():
         if name not in settled:
             builder = builder.config(name, value)
     try:
         session = builder.getOrCreate()
-        if not _is_local(session):
+        if not cluster.is_local(session):
             _ship(session, plan.temporary)
     except Exception as exc:
         raise SparkError(
             f"Spark did not start for spark.master {plan.spark.master}: {first_cause(exc)}. "
             "Check the master's address and spark.conf, or use --spark.master local[N]"
         ) from exc
-    process = jvm_process(session.sparkContext)
-    if process is not None:  # under spark-submit the JVM is our parent
-        watch(session, process)
+    classic.watch(session)
     logger.info("%s", whereabouts(session))
     return session
 
 
-def _log_in(conf: SparkConf) -> None:
-    """Start the JVM and tell Hadoop who this is: it fails where the system knows no name for the user id."""
-    users = start_jvm(conf).org.apache.hadoop.security.UserGroupInformation
-    users.setLoginUser(users.createRemoteUser(user_name()))
-
-
 def whereabouts(session: SparkSession) -> str:
     """Application and UI, as a line for the run's log (in Prefect too, where the address is a link)."""
-    context = session.sparkContext
-    shown = context.uiWebUrl or "off, --spark.conf spark.ui.enabled=true turns it on"
-    return f"Spark application {context.applicationId} on {context.master}; its UI: {shown}"
-
-
-def _is_local(session: SparkSession) -> bool:
-    return str(session.sparkContext.master).startswith("local")
+    shown = classic.ui_address(session) or "off, --spark.conf spark.ui.enabled=true turns it on"
+    return f"Spark application {classic.application_id(session)} on {cluster.master_of(session)}; its UI: {shown}"
 
 
 def _ship(session: SparkSession, temporary: Path) -> None:
     package = package_folder()
     if package is not None:
-        session.sparkContext.addPyFile(str(write_zip(package, temporary / "ts4s_core.zip")))
-
-
-def session_lives(session: SparkSession) -> bool:
-    """Whether a session's JVM still answers and its context was not stopped."""
-    context = session.sparkContext
-    process = jvm_process(context)
-    if not is_open(context) or (process is not None and process.poll() is not None):
-        return False
-    return not answer_of(lambda: bool(scala_context(context).isStopped()), True)
-
-
-def abandon_dead_jvm(*, surely: bool = False) -> None:
-    """Let pyspark start anew after its JVM died; it would talk to the dead one for ever.
-
-    Args:
-        surely: take the JVM for dead although its process is still there: a killed one closes its sockets first.
-    """
-    from pyspark import SparkContext
-
-    process = jvm_process(SparkContext)
-    if process is None or not (surely or process.poll() is not None):
-        return
-    process.kill()
-    process.wait()
-    forget_jvm(process)
+        cluster.send_code(session, write_zip(package, temporary / "ts4s_core.zip"))
 
 
 class Sessions:
@@ -216,9 +175,9 @@ class Sessions:
             SettingsError: as :func:`start_session`.
             SparkError: as :func:`start_session`.
         """
-        if self._session is not None and not session_lives(self._session):
+        if self._session is not None and not classic.lives(self._session):
             self._session = None
-            abandon_dead_jvm(surely=True)
+            classic.abandon_dead_jvm(surely=True)
         elif plan != self._plan:
             self.stop()
         if self._session is None:
@@ -229,5 +188,5 @@ class Sessions:
     def stop(self) -> None:
         """Stop the session if there is one."""
         session, self._session = self._session, None
-        if session is not None and session_lives(session):
+        if session is not None and classic.lives(session):
             session.stop()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import ts4s_core
 from ts4s_core.process_state import PROCESS
-from ts4s_core.spark.session.internals import own_folder
+from ts4s_core.spark.session import cluster
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -51,22 +51,21 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
         session: the session.
         paths: ``module:name`` each.
     """
-    context = session.sparkContext
+    application = cluster.application_of(session)
     for top in sorted({path.partition(":")[0].partition(".")[0] for path in paths} | {ts4s_core.__name__}):
-        shipped = PROCESS.kept("shipped modules", context.applicationId, set[str])
+        shipped = PROCESS.kept("shipped modules", application, set[str])
         if top in shipped:
             continue
         shipped.add(top)
-        if top == ts4s_core.__name__ and str(context.master).startswith("local"):
+        if top == ts4s_core.__name__ and cluster.is_local(session):
             continue
         source = _source(top)
         if source is None:
             continue
         if source.is_file():
-            context.addPyFile(str(source))
+            cluster.send_code(session, source)
         else:
-            # Spark serves the file from where it is, and deletes this folder of its own at the end.
-            context.addPyFile(str(write_zip(source, own_folder(context) / f"{top}.zip")))
+            cluster.send_code(session, write_zip(source, cluster.folder_for_code(session) / f"{top}.zip"))
 
 
 def _source(top: str) -> Path | None:
