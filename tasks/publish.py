@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect import get_run_logger
@@ -34,15 +35,15 @@ def publish(trained: str, report: str, approved: bool, said: str = "") -> dict[s
     """
     run = current_run(Run)
     published = publish_decision(run.store, trained=trained, report=report, approved=approved, said=said)
-    text = f"{'Promoted' if published['promoted'] else 'Not promoted'}: {published['why']}"
+    text = f"{'Promoted' if published.promoted else 'Not promoted'}: {published.why}"
     page = decision_page(text, read_decision(run.store, ArtifactRef.parse(report)))
     show_page("decision", run.settings.name, page, description=trained)
     get_run_logger().info("%s: %s", trained, text)
-    if published["new"] and published["promoted"]:
+    if published.new and published.promoted:
         ref = ArtifactRef.parse(trained)
         emit_event(
             PROMOTED_EVENT,
             resource={"prefect.resource.id": f"ts4s.model.{ref.name}", "prefect.resource.name": ref.name},
-            payload={"model": ref.name, "version": ref.version, "why": published["why"]},
+            payload={"model": ref.name, "version": ref.version, "why": published.why},
         )
-    return published
+    return asdict(published)

@@ -159,8 +159,8 @@ def test_a_new_version_is_gated_against_its_champion(folder: Path, store: Artifa
     report = evaluate(given, store, engine, trained=trained, dataset=dataset, champion=champion).ref
     decided = publish_decision(store, trained=str(trained), report=str(report), approved=True)
     # The champion has the whole test side right: there is nothing to win, and it stays.
-    assert (decided["promoted"], decided["new"]) == (False, True)
-    assert f"over {champion} (1.0000 to" in decided["why"]
+    assert (decided.promoted, decided.new) == (False, True)
+    assert f"over {champion} (1.0000 to" in decided.why
     assert Registry(store).alias("topics") == SECOND
     assert store.manifest(trained).upstream["model"] == str(model)
 

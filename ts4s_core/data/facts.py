@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ts4s_core.artifacts.facts import Facts
+from ts4s_core.artifacts.facts import Facts, Record
 
 
 class DatasetFacts(Facts):
@@ -52,3 +52,29 @@ class LabelledFacts(DatasetFacts):
     blank_lines: int
     tokens: int
     tokenizer_sha256: str
+
+
+class ScanFacts(Record):
+    """What a complete reading of the data found, before anything is written.
+
+    Attributes:
+        rows: in all; of running text, its blocks.
+        labels: their names, alphabetically.
+        sides: rows of each side.
+        bad_rows: rows that are left out.
+        fingerprint: hash of the rows' content.
+        label_rows: rows of each label.
+        blank_lines: lines that are skipped.
+        bytes: of running text by side.
+        lines: of running text.
+    """
+
+    rows: int
+    labels: tuple[str, ...]
+    sides: dict[str, int]
+    bad_rows: int
+    fingerprint: str
+    label_rows: dict[str, int] | None = None
+    blank_lines: int | None = None
+    bytes: dict[str, int] | None = None
+    lines: int | None = None

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.data.facts import DatasetFacts
+from ts4s_core.data.facts import DatasetFacts, ScanFacts
 from ts4s_core.errors import InputError
 from ts4s_core.pipeline.checks import check_classes, check_source, check_store
 from ts4s_core.pipeline.training_run import Given, TrainingRun
@@ -76,13 +76,13 @@ class ClassifierRun(TrainingRun):
                 raise
         if found is None or problems:
             raise problems[0] if len(problems) == 1 else InputError("; ".join(map(str, problems)))
-        labels = tuple(scan["labels"])
+        labels = scan.labels
         check_classes(self.settings, labels)
-        return Checked(found, labels, scan["sides"])
+        return Checked(found, labels, scan.sides)
 
-    def scan(self) -> dict[str, Any]:
+    def scan(self) -> ScanFacts:
         """Read the data completely; writes nothing. Preparing them later does not read them for that again."""
-        return self._job("scan")
+        return ScanFacts.model_validate(self._job("scan"))
 
     def export_alone(self, to: Path | None) -> StepResult:
         """See :class:`TrainingRun`."""

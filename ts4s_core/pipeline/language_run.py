@@ -9,6 +9,7 @@ from typing import Any
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.corpus.dataset import TextDataset
+from ts4s_core.data.facts import ScanFacts
 from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.generation_step import generate_texts, given_prompts
@@ -23,10 +24,10 @@ class LanguageRun(TrainingRun):
     They come in another order than for labelled texts: a new decoder's vocabulary is that of the dataset's tokenizer.
     """
 
-    _text: dict[str, Any] | None = None
+    _text: ScanFacts | None = None
     _tokenizer: dict[str, bytes] | None = None
 
-    def check_text(self) -> dict[str, Any]:
+    def check_text(self) -> ScanFacts:
         """Check the model, read the text completely and train its tokenizer; writes nothing. Done once.
 
         Returns:
@@ -47,10 +48,10 @@ class LanguageRun(TrainingRun):
         """Check model and text; see :meth:`check_text`."""
         self.check_text()
 
-    def scan(self) -> dict[str, Any]:
+    def scan(self) -> ScanFacts:
         """Read the text completely; writes nothing."""
         self._tokenizer = source_tokenizer(self.settings, self.store)
-        return self._job("scan", **self._tokenizer_files())
+        return ScanFacts.model_validate(self._job("scan", **self._tokenizer_files()))
 
     def prepare_text(self) -> StepResult:
         """Tokenise the text and cut it into windows."""

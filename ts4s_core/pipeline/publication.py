@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 from ts4s_core.artifacts.registry import CHAMPION, Entry, History, Registry
 from ts4s_core.artifacts.store import ArtifactStore
@@ -16,12 +16,27 @@ from ts4s_core.evaluation.steps.evaluation import read_decision
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Published:
+    """What the registry says of a version.
+
+    Attributes:
+        promoted: whether it became the champion.
+        why: what was decided, and why.
+        new: whether the entry was made now.
+    """
+
+    promoted: bool
+    why: str
+    new: bool
+
+
 def decided(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
     """What the registry says of a version's own evaluation: its first entry, whatever was decided by hand later."""
     return Registry(store).history(trained.name).first_about(trained.version)
 
 
-def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, said: str = "") -> dict[str, Any]:
+def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, said: str = "") -> Published:
     """Record a decision once; a version that has its entry already is left as it is.
 
     ``said`` is the reason of the person who was asked. The caller holds the model's lease. A champion that was changed by hand
@@ -37,14 +52,14 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
         history = registry.history(ref.name)
         before = history.first_about(ref.version)
         if before is not None:
-            return {"promoted": before.action == "promote", "why": before.why, "new": False}
+            return Published(before.action == "promote", before.why, new=False)
         promote, why = _now(decision, history, ref, approved=approved, said=said)
         try:
             registry.decide(ref.name, to=ref.version, why=why, metrics=metrics, promoted=promote, expected=history.number)
         except ConflictError as exc:
             log.info("%s", exc)
             continue
-        return {"promoted": promote, "why": why, "new": True}
+        return Published(promote, why, new=True)
 
 
 def _now(decision: Decision, history: History, ref: ArtifactRef, *, approved: bool, said: str) -> tuple[bool, str]:

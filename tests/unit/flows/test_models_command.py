@@ -10,7 +10,7 @@ from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.evaluation.gate.decision import Decision
-from ts4s_core.pipeline.publication import decided, publish_decision
+from ts4s_core.pipeline.publication import Published, decided, publish_decision
 
 
 def sealed(
@@ -85,13 +85,9 @@ def test_unknown_models_and_versions_are_exit_2(store: ArtifactStore, capsys: py
 def test_a_decision_is_published_once(store: ArtifactStore) -> None:
     ref, report = trained(store, "a", 0.9)
     assert decided(store, ref) is None
-    assert publish_decision(store, trained=str(ref), report=str(report), approved=True) == {
-        "promoted": True,
-        "why": "better",
-        "new": True,
-    }
+    assert publish_decision(store, trained=str(ref), report=str(report), approved=True) == Published(True, "better", new=True)
     again = publish_decision(store, trained=str(ref), report=str(report), approved=True)
-    assert again == {"promoted": True, "why": "better", "new": False}
+    assert again == Published(True, "better", new=False)
     assert [entry.action for entry in Registry(store).entries("demo")] == ["promote"]
 
 
@@ -100,7 +96,7 @@ def test_a_refused_version_leaves_the_champion(store: ArtifactStore) -> None:
     publish_decision(store, trained=str(first), report=str(report), approved=True)
     second, worse = trained(store, "b", 0.8, decision=Decision(False, "worse", str(first)))
     published = publish_decision(store, trained=str(second), report=str(worse), approved=True)
-    assert (published["promoted"], published["new"]) == (False, True)
+    assert (published.promoted, published.new) == (False, True)
     assert Registry(store).alias("demo") == first.version
     assert Registry(store).entries("demo")[-1].action == "refuse"
 
@@ -112,8 +108,8 @@ def test_a_promotion_needs_the_champion_it_was_compared_with_and_approval(store:
     compared = None if approved else str(first)
     second, better = trained(store, "b", 0.95, decision=Decision(True, "better", compared))
     published = publish_decision(store, trained=str(second), report=str(better), approved=approved)
-    assert published["promoted"] is False
-    assert ("changed" if approved else "but it was not approved") in published["why"]
+    assert published.promoted is False
+    assert ("changed" if approved else "but it was not approved") in published.why
     assert Registry(store).alias("demo") == first.version
 
 

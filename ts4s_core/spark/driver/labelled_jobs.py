@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ts4s_core.data.facts import ScanFacts
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import Scan
 from ts4s_core.data.scan import scan as scan_data
@@ -15,15 +16,16 @@ def scan(_job: Job, place: Place, progress: Progress) -> Result:
     place.forget_scan()
     found = _scanned(place)
     progress("scan", {"rows": found.rows, "labels": len(found.labels), "bad_rows": found.bad_rows})
-    return {
-        "rows": found.rows,
-        "labels": list(found.labels),
-        "sides": found.sides,
-        "label_rows": found.label_rows,
-        "bad_rows": found.bad_rows,
-        "blank_lines": found.blank_lines,
-        "fingerprint": found.fingerprint,
-    }
+    facts = ScanFacts(
+        rows=found.rows,
+        labels=found.labels,
+        sides=dict(found.sides),
+        label_rows=dict(found.label_rows),
+        bad_rows=found.bad_rows,
+        blank_lines=found.blank_lines,
+        fingerprint=found.fingerprint,
+    )
+    return facts.to_json()
 
 
 def prepare(job: Job, place: Place, progress: Progress) -> Result:

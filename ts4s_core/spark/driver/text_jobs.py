@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ts4s_core.data.corpus.prepare import prepare_text
 from ts4s_core.data.corpus.scan import TextScan, scan_text
+from ts4s_core.data.facts import ScanFacts
 from ts4s_core.progress import Progress
 from ts4s_core.spark.driver.job import Job, Result, tokenizer_of
 from ts4s_core.spark.driver.place import Place
@@ -16,15 +17,16 @@ def scan(job: Job, place: Place, progress: Progress) -> Result:
     sides = {name: counts.blocks for name, counts in found.sides.items()}
     size = {name: counts.size for name, counts in found.sides.items()}
     progress("scan", {"bytes": sum(size.values()), "blocks": sum(sides.values()), "bad_rows": found.bad_rows})
-    return {
-        "rows": sum(sides.values()),
-        "labels": [],
-        "sides": sides,
-        "bytes": size,
-        "lines": found.lines,
-        "bad_rows": found.bad_rows,
-        "fingerprint": found.fingerprint,
-    }
+    facts = ScanFacts(
+        rows=sum(sides.values()),
+        labels=(),
+        sides=sides,
+        bytes=size,
+        lines=found.lines,
+        bad_rows=found.bad_rows,
+        fingerprint=found.fingerprint,
+    )
+    return facts.to_json()
 
 
 def prepare(job: Job, place: Place, progress: Progress) -> Result:
