@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from control_peers import line_of, server_process, worker_process
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import Settings, StorageSettings
+from ts4s_core.training.control.client import ABORTED
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.train_step import Factories, train
 
@@ -56,3 +61,18 @@ def test_two_hosts_give_the_hash_of_one(tmp_path: Path):
         hogwild = trained(store, "hogwild", launcher, exchange="network", strategy="hogwild")
     assert hogwild["steps"] == alone["steps"]
     assert hogwild["staleness"]["updates"] == 2 * 2 * hogwild["steps"]
+
+
+def test_an_orphan_on_another_host_ends_within_the_timeout():
+    """The cable to the driver's host is cut: no end of a connection reaches the worker, and beats no longer do."""
+    timeout_s = 8.0
+    with (
+        namespaces.two_hosts("1gbit", name="cut") as (here, there),
+        server_process(timeout_s, host=here.address) as (driver, address),
+        worker_process(address, 0, within=there.prefix) as worker,
+    ):
+        subprocess.run(["ip", "link", "set", "cut0", "down"], check=True)
+        began = time.monotonic()
+        assert worker.wait(60) == ABORTED
+        assert timeout_s / 2 < time.monotonic() - began < timeout_s + 1.5  # what a loaded machine may be late by
+        assert re.fullmatch(r"Worker 0 on \S+ \(pid \d+\) was silent for \d+ s: .* train\.timeout_s 8", line_of(driver))

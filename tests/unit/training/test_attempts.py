@@ -46,7 +46,7 @@ class Failing:
         self.world_sizes.append(world_size)
         error, step = self.failures.pop(0)
         if step:
-            self.metrics.listen(0, Started(step=0, steps=9, metrics=[]))
+            self.metrics.listen(0, Started(step=0, steps=9))
             self.metrics.listen(0, Stepped(rows=[step_row(step)]))
         raise error
 

@@ -26,7 +26,7 @@ FROM_WORKERS = [
     messages.Failed.by(NonFiniteError("step 3")),
     messages.Note(message="so"),
     messages.Warned(message="so\nso"),
-    messages.Started(step=2, steps=9, metrics=[step_row(1), step_row(2)]),
+    messages.Started(step=2, steps=9),
     messages.Stepped(rows=[step_row(3)]),
     messages.Validated(step=3, loss=0.5),
     messages.Result(result=messages.WorkerResult(rank=0, steps=9, trained=TRAINED)),

@@ -95,9 +95,10 @@ def test_metrics_of_a_resumed_run_have_each_step_once():
     shown = []
     metrics = Metrics(lambda stage, fields: shown.append((stage, dict(fields))))
     rows = [step_row(step) for step in range(1, 6)]
-    metrics.listen(0, Started(step=0, steps=6, metrics=[]))
+    metrics.listen(0, Started(step=0, steps=6))
     metrics.listen(0, Stepped(rows=rows))
-    metrics.listen(0, Started(step=3, steps=6, metrics=rows[:3]))
+    metrics.go_on_from(rows[:3])
+    metrics.listen(0, Started(step=3, steps=6))
     metrics.listen(0, Stepped(rows=rows[3:4]))
     assert [found.step for found in metrics.rows()] == [1, 2, 3, 4]
     assert shown[-1] == ("train", {"step": 4, "steps": 6, "loss": 0.5, "tokens_per_s": 900, "seconds_left": 0.2})

@@ -15,7 +15,8 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError
 from ts4s_core.models.weights import Array, read_weights
-from ts4s_core.training.checkpoints.state import BEST_FILE, STATE_FILE, WEIGHTS_FILE, Progressed
+from ts4s_core.training.checkpoints.progressed import Progressed
+from ts4s_core.training.checkpoints.state import BEST_FILE, WEIGHTS_FILE
 from ts4s_core.training.exchange.buckets import Layout
 
 
@@ -37,7 +38,7 @@ class Checkpoint:
 
     def progressed(self) -> Progressed:
         """Where the run stood."""
-        return Progressed.from_json((self.folder / STATE_FILE).read_text(encoding="utf-8"), of=self.folder.name)
+        return Progressed.of(self.folder)
 
     def weights(self) -> dict[str, Array]:
         """Trainable weights by stored name."""

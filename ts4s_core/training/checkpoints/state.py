@@ -2,64 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from ts4s_core.artifacts.facts import problems_of
-from ts4s_core.errors import IntegrityError, listed
 from ts4s_core.models.weights import Array
-from ts4s_core.training.facts import StrategyFacts
-from ts4s_core.training.step_rows import StepRow
+from ts4s_core.training.checkpoints.progressed import Progressed
 
-WEIGHTS_FILE, BEST_FILE, STATE_FILE = "weights.safetensors", "best.safetensors", "state.json"
-
-
-@dataclass
-class Progressed:
-    """Where a run stands after ``step`` steps, beside weights and moments.
-
-    Attributes:
-        step: steps that are done.
-        best_loss: best validation loss so far.
-        best_step: when it was reached.
-        worse: validations since then.
-        metrics: a row a step.
-        strategy: what the strategy says of the run, as of its last join.
-    """
-
-    step: int = 0
-    best_loss: float | None = None
-    best_step: int = 0
-    worse: int = 0
-    metrics: list[StepRow] = field(default_factory=list)
-    strategy: StrategyFacts = field(default_factory=StrategyFacts)
-
-    def copy(self) -> Progressed:
-        """A copy that training does not change."""
-        return Progressed(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
-
-    def to_json(self) -> str:
-        """The state as it is stored."""
-        return json.dumps(_PROGRESSED.dump_python(self, mode="json", exclude_none=True), allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, of: str) -> Progressed:
-        """What :meth:`to_json` wrote.
-
-        Raises:
-            IntegrityError: if it did not, naming the checkpoint ``of`` which it is.
-        """
-        try:
-            return _PROGRESSED.validate_json(text)
-        except ValidationError as exc:
-            raise IntegrityError(f"Checkpoint {of} is damaged: its {STATE_FILE} has {listed(problems_of(exc))}") from exc
-
-
-_PROGRESSED: TypeAdapter[Progressed] = TypeAdapter(Progressed)
+WEIGHTS_FILE, BEST_FILE = "weights.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import LeaseHeldError, StoreError, Ts4sError
 from ts4s_core.retries import retried
 from ts4s_core.training.checkpoints.listing import place_of, prune
+from ts4s_core.training.checkpoints.progressed import STATE_FILE
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
-from ts4s_core.training.checkpoints.state import BEST_FILE, STATE_FILE, WEIGHTS_FILE, Snapshot
+from ts4s_core.training.checkpoints.state import BEST_FILE, WEIGHTS_FILE, Snapshot
 from ts4s_core.training.control.client import ControlClient
 from ts4s_core.training.job import TrainJob
 

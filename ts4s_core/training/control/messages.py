@@ -97,12 +97,10 @@ class Started(Record):
     Attributes:
         step: steps that were done before.
         steps: of the whole run.
-        metrics: rows of the steps before.
     """
 
     step: int
     steps: int
-    metrics: list[StepRow]
     type: Literal["start"] = "start"
 
 

@@ -23,6 +23,7 @@ from ts4s_core.errors import (
 )
 from ts4s_core.retries import Backoff
 from ts4s_core.training.checkpoints.listing import checkpoints, last_generation
+from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.metrics import Metrics
@@ -107,7 +108,7 @@ class Attempts:
     def _attempt(self) -> None:
         check_fences(self._store.storage, self._store.storage.fences)
         generation = self._first_generation + self.restarts
-        job = replace(self._job, attempt=self.restarts, generation=generation, resume=self._newest_checkpoint())
+        job = replace(self._job, attempt=self.restarts, generation=generation, resume=self._go_on_from_newest())
         interface = self._launcher.control_interface()
         with ControlServer(
             interface.host,
@@ -136,18 +137,21 @@ class Attempts:
             self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
             log.warning("%d slots are left: going on with %d workers", slots, self.workers)
 
-    def _newest_checkpoint(self) -> str | None:
+    def _go_on_from_newest(self) -> str | None:
+        """The checkpoint that the attempt begins with; its history is read here, where all of it is kept."""
         # What the attempt before did not get sealed; its workers are gone.
         discard_unsealed(self._store, "checkpoint", self._job.name)
         own = self._job.output if self._own_only else None
         for ref in checkpoints(self._store, self._job.name, self._job.key, of=own):
             try:
-                self._store.local(ref)
+                rows = Progressed.of(self._store.local(ref)).metrics
             except (IntegrityError, NotFoundError) as exc:
                 log.warning("checkpoint %s is damaged or gone, an older one is used: %s", ref, exc)
                 continue
+            self._metrics.go_on_from(rows)
             log.info("training goes on from checkpoint %s", ref)
             return str(ref)
+        self._metrics.go_on_from([])
         return None
 
 

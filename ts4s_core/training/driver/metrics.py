@@ -7,7 +7,6 @@ import io
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from ts4s_core.progress import Progress
 from ts4s_core.training.control.messages import Progressing, Result, Started, Stepped, Validated, WorkerResult
@@ -49,6 +48,11 @@ class Metrics:
         self._rows: dict[int, StepRow] = {}
         self._lock = threading.Lock()
 
+    def go_on_from(self, rows: Sequence[StepRow]) -> None:
+        """Take the history of the checkpoint that the next attempt begins with; it may be longer than any message."""
+        with self._lock:
+            self._rows = {row.step: row for row in rows}
+
     def listen(self, rank: int, message: Progressing) -> None:
         """Take a message of the control channel."""
         match message:
@@ -76,7 +80,8 @@ class Metrics:
         with self._lock:
             self.steps = message.steps
             self.started = self.started or time.monotonic()
-            self._rows = {row.step: row for row in message.metrics}
+            # What an attempt before did beyond its last checkpoint is done again.
+            self._rows = {step: row for step, row in self._rows.items() if step <= message.step}
 
     def _add(self, rows: Sequence[StepRow]) -> None:
         with self._lock:
@@ -101,7 +106,7 @@ def as_csv(rows: Sequence[StepRow]) -> bytes:
     extra = ["staleness"] if any(row.staleness is not None for row in rows) else []
     writer = csv.DictWriter(text, [*COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(vars(row) for row in rows)
     return text.getvalue().encode()
 
 

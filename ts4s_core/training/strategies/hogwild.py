@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from ts4s_core.training.batches.read_ahead import PlannedStep
+from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.checkpoints.reader import Checkpoint
-from ts4s_core.training.checkpoints.state import Progressed
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.connect import share
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets

@@ -14,8 +14,9 @@ from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.prefetch import prefetched
 from ts4s_core.training.batches.read_ahead import PlannedStep, RowSource, planned_steps
+from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.checkpoints.reader import Checkpoint
-from ts4s_core.training.checkpoints.state import Progressed, Snapshot
+from ts4s_core.training.checkpoints.state import Snapshot
 from ts4s_core.training.checkpoints.writer import CheckpointWriter
 from ts4s_core.training.control.messages import Progressing, Started, Stepped, Validated
 from ts4s_core.training.exchange.peers import Peers
@@ -83,7 +84,7 @@ class Loop:
             WorkerLostError: if a peer does not keep up.
         """
         first = self.progressed.step
-        self._tell(Started(step=first, steps=self.total_steps, metrics=self.progressed.metrics))
+        self._tell(Started(step=first, steps=self.total_steps))
         steps = planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps)
         self._last_step_ended = time.perf_counter()
         for planned, batches in prefetched(steps, self._own_batches, depth=self._settings.prefetch_batches):

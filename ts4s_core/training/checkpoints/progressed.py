@@ -1,0 +1,61 @@
+"""Where a run stands, as a checkpoint holds it. No torch here: the driver reads the history of a run that is gone on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ts4s_core.artifacts.facts import problems_of
+from ts4s_core.errors import IntegrityError, listed
+from ts4s_core.training.facts import StrategyFacts
+from ts4s_core.training.step_rows import StepRow
+
+STATE_FILE = "state.json"
+
+
+@dataclass
+class Progressed:
+    """Where a run stands after ``step`` steps, beside weights and moments.
+
+    Attributes:
+        step: steps that are done.
+        best_loss: best validation loss so far.
+        best_step: when it was reached.
+        worse: validations since then.
+        metrics: a row a step.
+        strategy: what the strategy says of the run, as of its last join.
+    """
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    metrics: list[StepRow] = field(default_factory=list)
+    strategy: StrategyFacts = field(default_factory=StrategyFacts)
+
+    def copy(self) -> Progressed:
+        """A copy that training does not change."""
+        return Progressed(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
+
+    def to_json(self) -> str:
+        """The state as it is stored."""
+        return json.dumps(_PROGRESSED.dump_python(self, mode="json", exclude_none=True), allow_nan=False) + "\n"
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> Progressed:
+        """What :meth:`to_json` wrote, from a checkpoint's local, verified folder.
+
+        Raises:
+            IntegrityError: if it did not.
+        """
+        try:
+            return _PROGRESSED.validate_json((checkpoint / STATE_FILE).read_bytes())
+        except ValidationError as exc:
+            problems = listed(problems_of(exc))
+            raise IntegrityError(f"Checkpoint {checkpoint.name} is damaged: its {STATE_FILE} has {problems}") from exc
+
+
+_PROGRESSED: TypeAdapter[Progressed] = TypeAdapter(Progressed)
