@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http
 import json
@@ -33,11 +34,13 @@ class PrefectApi:
 
     Args:
         api_url: of the server.
+        login: name and password for it, where it wants them.
         folder: with the logs of what runs, quoted where something does not come.
     """
 
-    def __init__(self, api_url: str, folder: Path) -> None:
+    def __init__(self, api_url: str, folder: Path, login: str = "") -> None:
         self.api_url = api_url
+        self.login = login
         self.folder = folder
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -47,6 +50,8 @@ class PrefectApi:
         request = urllib.request.Request(
             f"{self.api_url}/{path}", data=data, headers={"Content-Type": "application/json"}, method=method
         )
+        if self.login:
+            request.add_header("Authorization", f"Basic {base64.b64encode(self.login.encode()).decode('ascii')}")
         deadline = time.monotonic() + _LOCKED_LIMIT_S
         while True:
             try:
@@ -132,7 +137,7 @@ class PrefectStand(PrefectApi):
 
     def __init__(self, folder: Path) -> None:
         self.server = TemporaryServer()
-        super().__init__(self.server.api_url, folder)
+        super().__init__(self.server.api_url, folder, self.server.client_environment()["PREFECT_API_AUTH_STRING"])
         foreign = ("TS4S_", "AWS_", "PREFECT_")
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},

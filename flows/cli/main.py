@@ -26,6 +26,7 @@ from flows.cli.table import COMMANDS, find_command
 from ts4s_core.addresses import problem_of, without_secrets
 from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
 from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings.root import SECRET_FIELDS
 from ts4s_core.shown_text import line, lines
 
 EXIT_FAILED = 1
@@ -126,7 +127,7 @@ def _no_command(words: list[str], commands: Sequence[Command]) -> str:
 
 
 def _secrets_of(settings: Settings) -> list[str]:
-    given = (settings.storage.key, settings.storage.secret)
+    given = [getattr(getattr(settings, group), name) for group, name in SECRET_FIELDS]
     return [secret.get_secret_value() for secret in given if secret is not None and secret.get_secret_value()]
 
 

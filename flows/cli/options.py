@@ -14,8 +14,7 @@ from flows.cli.command import Command
 from ts4s_core.errors import SettingsError, listed
 from ts4s_core.settings import Settings
 from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_bear, value_of
-from ts4s_core.settings.load import SECRET_FIELDS
-from ts4s_core.settings.root import ENV_PREFIX
+from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 from ts4s_core.task_kinds.registry import kind_of_flow, kinds_of_flow
 
 COMMON = ("--config", "--profile", "--json", "--debug")

@@ -13,7 +13,8 @@ from typing import Any
 from flows.lifecycle.parameters import as_parameters
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
-from ts4s_core.settings import Settings, StorageAddress
+from ts4s_core.settings import Settings
+from ts4s_core.settings.root import SECRET_FIELDS
 
 TAG = "ts4s"
 QUEUE, TRAINING_QUEUE = "default", "training"
@@ -149,8 +150,8 @@ def _given(settings: Settings) -> dict[str, Any]:
     """What was set, group by group, without secrets; local paths made absolute, because a worker runs in a folder of its own."""
     given: dict[str, Any] = {}
     for name in _GROUPS:
-        keep = set(StorageAddress.model_fields) if name == "storage" else None
-        values = getattr(settings, name).model_dump(mode="json", exclude_unset=True, include=keep)
+        secrets = {field for group, field in SECRET_FIELDS if group == name}
+        values = getattr(settings, name).model_dump(mode="json", exclude_unset=True, exclude=secrets)
         if values:
             given[name] = values
     storage = given.setdefault("storage", {})

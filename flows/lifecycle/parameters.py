@@ -20,8 +20,7 @@ from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, load_settings
 from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, value_of
 from ts4s_core.settings.groups import MAX_NAME_CHARS, NAME_PATTERN
-from ts4s_core.settings.load import SECRET_FIELDS
-from ts4s_core.settings.root import ENV_PREFIX
+from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 from ts4s_core.task_kinds.registry import kinds_of_flow
 
 MORE = "more_"

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -66,13 +67,21 @@ def configured_api_url(environ: Mapping[str, str] | None = None) -> str | None:
     return str(url) if url else None
 
 
+def new_login() -> str:
+    """A name and a random password, as Prefect's basic authentication takes them: ``ts4s:...``."""
+    return f"ts4s:{secrets.token_urlsafe(24)}"
+
+
 class TemporaryServer:
     """A Prefect server that is started at once and waited for later, so that the start overlaps with other work."""
 
     def __init__(self) -> None:
+        self._login = new_login()
         self._private = PrivateFolder("prefect")
         self._folder = self._private.path
         self._log = self._folder / "server.log"
+        # For the UI; the folder is this user's alone.
+        self.login_file.write_text(f"{self._login}\n", encoding="utf-8")
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another can take its place at once
             listener.bind((HOST, 0))
@@ -104,6 +113,11 @@ class TemporaryServer:
         return f"http://{HOST}:{self.port}/api"
 
     @property
+    def login_file(self) -> Path:
+        """Name and password for its UI."""
+        return self._folder / "login"
+
+    @property
     def home(self) -> Path:
         """Its PREFECT_HOME, also for the run that talks to it: nothing of the user's Prefect is read or changed."""
         return self._folder / "home"
@@ -111,7 +125,13 @@ class TemporaryServer:
     def client_environment(self) -> dict[str, str]:
         """What the run's own process needs in its environment before it imports prefect."""
         no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
-        return {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.api_url, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+        return {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_API_AUTH_STRING": self._login,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+        }
 
     def wait(self) -> None:
         """Wait until the API answers.
@@ -143,7 +163,7 @@ class TemporaryServer:
         self._private.remove()
 
     def _server_environment(self) -> dict[str, str]:
-        foreign = ("PREFECT_", "TS4S_STORAGE__")  # a database or a profile of the user's, and secrets it has no use for
+        foreign = ("PREFECT_", "TS4S_")  # a database or a profile of the user's, and secrets it has no use for
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **kept,
@@ -152,6 +172,8 @@ class TemporaryServer:
             "PREFECT_UI_STATIC_DIRECTORY": str(self._folder / "ui"),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_UI_API_URL": self.api_url,
+            "PREFECT_API_AUTH_STRING": self._login,
+            "PREFECT_SERVER_API_AUTH_STRING": self._login,
         }
 
     def _last_lines(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -16,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.deployment.specs import WORKER_ENVIRONMENT
-from flows.prefect_api.server import HOST, NO_TELEMETRY
+from flows.prefect_api.server import HOST, NO_TELEMETRY, new_login
 from flows.stack.state import MARK
 from ts4s_core.errors import SettingsError
-from ts4s_core.spark.session.standalone import Daemon, master_daemon, worker_daemon
+from ts4s_core.spark.session.standalone import SECRET_VARIABLE, Daemon, master_daemon, worker_daemon
 
 BUCKET = "ts4s"
 STORE_URI = f"s3://{BUCKET}/store"
 #: The user's own servers, keys and settings are not for the stack.
-_FOREIGN = ("PREFECT_", "TS4S_", "AWS_", "BOTO_", "RCLONE_", "SPARK_", "PYSPARK_")
+_FOREIGN = ("PREFECT_", "TS4S_", "AWS_", "BOTO_", "RCLONE_", "SPARK_", "PYSPARK_", SECRET_VARIABLE)
 _ASK_TIMEOUT_S = 5.0
 #: Prefect's default of 10 s is for workers far away from their server.
 _POLL_WORK_S = 2
@@ -32,15 +33,23 @@ _POLL_WORK_S = 2
 
 @dataclass(frozen=True)
 class Keys:
-    """A stack's own keys to its S3 server."""
+    """A stack's own secrets, without which another user of the machine could run code as the stack's owner.
+
+    Attributes:
+        key, secret: to its S3 server.
+        login: to Prefect's API and UI, as ``name:password``.
+        spark: what Spark's master, workers and programs share.
+    """
 
     key: str
     secret: str
+    login: str
+    spark: str
 
     @classmethod
     def new(cls) -> Keys:
         """Random ones."""
-        return cls(secrets.token_hex(10).upper(), secrets.token_urlsafe(30))
+        return cls(secrets.token_hex(10).upper(), secrets.token_urlsafe(30), new_login(), secrets.token_urlsafe(30))
 
 
 @dataclass(frozen=True)
@@ -96,17 +105,19 @@ class Plan:
             "PREFECT_UI_API_URL": self.api_url,
             "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_API_AUTH_STRING": self.keys.login,
         }
         return Daemon(_prefect("server", "start", "--host", HOST, "--port", str(self.prefect_port)), environment)
 
     def prefect_worker(self) -> Daemon:
-        """A worker of processes: the only one that has the keys."""
+        """A worker of processes: the only one that has all the keys."""
         environment = self._base("prefect-worker") | self.client_environment() | WORKER_ENVIRONMENT
         environment |= {
             "PREFECT_HOME": str(self._made("prefect-worker") / "home"),
             "PREFECT_WORKER_QUERY_SECONDS": str(_POLL_WORK_S),
             "TS4S_STORAGE__KEY": self.keys.key,
             "TS4S_STORAGE__SECRET": self.keys.secret,
+            "TS4S_SPARK__SECRET": self.keys.spark,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         return Daemon(
@@ -123,12 +134,19 @@ class Plan:
 
     def spark_master(self) -> Daemon:
         """The master of the cluster."""
-        return master_daemon(self._made("spark-master"), environ=self._base("spark-master"))
+        return master_daemon(self._made("spark-master"), environ=self._base("spark-master"), secret=self.keys.spark)
 
     def spark_worker(self, number: int, *, master: str) -> Daemon:
         """A worker; its executors share no folder with the driver or each other."""
         name = f"spark-worker-{number}"
-        return worker_daemon(self._made(name), master=master, cores=self.cores, memory=self.memory, environ=self._base(name))
+        return worker_daemon(
+            self._made(name),
+            master=master,
+            cores=self.cores,
+            memory=self.memory,
+            environ=self._base(name),
+            secret=self.keys.spark,
+        )
 
     def client_environment(self) -> dict[str, str]:
         """What a process needs that talks to the stack's Prefect server."""
@@ -136,6 +154,7 @@ class Plan:
         return {
             **NO_TELEMETRY,
             "PREFECT_API_URL": self.api_url,
+            "PREFECT_API_AUTH_STRING": self.keys.login,
             "PREFECT_CLI_PROMPT": "false",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
@@ -201,15 +220,17 @@ def prefect_is_healthy(api_url: str) -> bool:
     return _json(f"{api_url}/health") is True
 
 
-def worker_is_online(api_url: str, *, pool: str, name: str) -> bool:
+def worker_is_online(api_url: str, *, login: str, pool: str, name: str) -> bool:
     """Whether Prefect's server has heard of a worker lately."""
-    workers = _json(f"{api_url}/work_pools/{pool}/workers/filter", body={})
+    workers = _json(f"{api_url}/work_pools/{pool}/workers/filter", body={}, login=login)
     return any(worker["name"] == name and worker["status"] == "ONLINE" for worker in workers or [])
 
 
-def _json(url: str, *, body: Mapping[str, Any] | None = None) -> Any:
+def _json(url: str, *, body: Mapping[str, Any] | None = None, login: str = "") -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    if login:
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode('ascii')}")
     try:
         with _opener().open(request, timeout=_ASK_TIMEOUT_S) as answer:
             return json.loads(answer.read())

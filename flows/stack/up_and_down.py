@@ -34,6 +34,8 @@ from ts4s_core.spark.session.java import find_java
 from ts4s_core.spark.session.standalone import Daemon, has_registered, master_url, web_address
 
 CONFIG_FILE = "ts4s.toml"
+#: ``name:password`` for Prefect's UI, and for PREFECT_API_AUTH_STRING of whoever runs on the stack.
+LOGIN_FILE = "prefect-login"
 SPARK_WORKERS = 2
 START_LIMIT_S = 240.0
 PREFECT_SERVER, PREFECT_WORKER, S3_SERVER, SPARK_MASTER = "prefect-server", "prefect-worker", "s3-server", "spark-master"
@@ -79,7 +81,10 @@ def up(settings: Settings, options: StackOptions, deployed: DeployOptions) -> di
         before = read_state(folder)
         alive = _alive(before)
         if before is not None and all(alive.values()) and len(alive) == len(_WORKER_NAMES) + 4:
-            _deploy(settings, folder, deployed, api_url=f"{before.service(PREFECT_SERVER).address}/api")
+            keys = _kept_keys(folder)
+            if keys is None:
+                raise StackError(f"the stack in {folder} runs without logins: end it with ts4s stack down and start it again")
+            _deploy(settings, folder, deployed, api_url=f"{before.service(PREFECT_SERVER).address}/api", login=keys.login)
             return _described(folder, before, status="already up")
         if before is not None and marked(before.mark):
             dead = ", ".join(name for name, lives in alive.items() if not lives) or "a later part"
@@ -127,7 +132,7 @@ def _start(settings: Settings, options: StackOptions, deployed: DeployOptions, *
         pool=deployed.pool,
     )
     try:
-        _start_all(plan, state, lambda: _deploy(settings, plan.folder, deployed, api_url=plan.api_url))
+        _start_all(plan, state, lambda: _deploy(settings, plan.folder, deployed, api_url=plan.api_url, login=plan.keys.login))
     except BaseException:
         _end(plan.folder, state)
         raise
@@ -136,6 +141,7 @@ def _start(settings: Settings, options: StackOptions, deployed: DeployOptions, *
 
 def _start_all(plan: Plan, state: StackState, deploy: Callable[[], None]) -> None:
     """All that takes its time is started before anything is waited for."""
+    _write_private(plan.folder / LOGIN_FILE, f"{plan.keys.login}\n")
     prefect = _spawn(plan, state, PREFECT_SERVER, plan.prefect_server())
     s3 = _spawn(plan, state, S3_SERVER, plan.s3_server())
     master = _spawn(plan, state, SPARK_MASTER, plan.spark_master())
@@ -154,7 +160,7 @@ def _start_all(plan: Plan, state: StackState, deploy: Callable[[], None]) -> Non
     _write_config(plan, master=url)
     deploy()
     worker = _spawn(plan, state, PREFECT_WORKER, plan.prefect_worker())
-    _ready(worker, state, lambda: worker_is_online(plan.api_url, pool=plan.pool, name=plan.worker_name))
+    _ready(worker, state, lambda: worker_is_online(plan.api_url, login=plan.keys.login, pool=plan.pool, name=plan.worker_name))
     state.write(plan.folder)
 
 
@@ -197,39 +203,44 @@ def _write_config(plan: Plan, *, master: str) -> None:
     """A file for ``--config``: where the cluster and the store are, with the keys, for its owner alone."""
     conf = ["spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1"]
     text = (
-        f"[spark]\nmaster = {json.dumps(master)}\nconf = {json.dumps(conf)}\n\n"
+        f"[spark]\nmaster = {json.dumps(master)}\nconf = {json.dumps(conf)}\nsecret = {json.dumps(plan.keys.spark)}\n\n"
         f"[storage]\nuri = {json.dumps(STORE_URI)}\nendpoint_url = {json.dumps(plan.endpoint_url)}\n"
         f"key = {json.dumps(plan.keys.key)}\nsecret = {json.dumps(plan.keys.secret)}\n"
     )
-    path = plan.folder / CONFIG_FILE
+    _write_private(plan.folder / CONFIG_FILE, text)
+
+
+def _write_private(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def _deploy(settings: Settings, folder: Path, options: DeployOptions, *, api_url: str) -> None:
+def _deploy(settings: Settings, folder: Path, options: DeployOptions, *, api_url: str, login: str) -> None:
     """Deploy the flows with the stack's cluster and store as their own."""
     config = read_config(folder / CONFIG_FILE, None)
     places = config["storage"]
     here = settings.model_copy(
         update={
-            "spark": SparkSettings.model_validate(config["spark"]),
+            "spark": SparkSettings(master=config["spark"]["master"], conf=config["spark"]["conf"]),
             "storage": StorageSettings(uri=places["uri"], endpoint_url=places["endpoint_url"]),
         }
     )
     # prefect reads its environment once, when it is imported.
-    os.environ.update({"PREFECT_API_URL": api_url, "PREFECT_HOME": str(folder / "prefect" / "client")})
+    home = str(folder / "prefect" / "client")
+    os.environ.update({"PREFECT_API_URL": api_url, "PREFECT_API_AUTH_STRING": login, "PREFECT_HOME": home})
     from flows.deployment.deploy import deploy
 
     deploy(here, options)
 
 
 def _kept_keys(folder: Path) -> Keys | None:
-    """The keys of an earlier start in this folder."""
-    if not (folder / CONFIG_FILE).is_file():
+    """The secrets of an earlier start in this folder, where it had all of them."""
+    if not (folder / CONFIG_FILE).is_file() or not (folder / LOGIN_FILE).is_file():
         return None
-    storage = read_config(folder / CONFIG_FILE, None)["storage"]
-    return Keys(storage["key"], storage["secret"])
+    config = read_config(folder / CONFIG_FILE, None)
+    login = (folder / LOGIN_FILE).read_text(encoding="utf-8").strip()
+    return Keys(config["storage"]["key"], config["storage"]["secret"], login, config["spark"]["secret"])
 
 
 def _described(folder: Path, state: StackState, *, status: str) -> dict[str, Any]:
@@ -253,6 +264,7 @@ def _described(folder: Path, state: StackState, *, status: str) -> dict[str, Any
             "s3_endpoint": config["storage"]["endpoint_url"],
             "storage_uri": config["storage"]["uri"],
             "config": str(folder / CONFIG_FILE),
+            "prefect_login": str(folder / LOGIN_FILE),
         }
     return found
 

@@ -65,7 +65,8 @@ class Stack(_STAND.PrefectApi):  # type: ignore[misc]
         """Start it, or start it again."""
         self.described = self.command("stack", "up", *self.options, *self.flags)
         self.api_url = self.described["prefect_api"]
-        self._environ["PREFECT_API_URL"] = self.api_url
+        self.login = Path(self.described["prefect_login"]).read_text(encoding="utf-8").strip()
+        self._environ |= {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.login}
 
     def down(self) -> list[str]:
         """End it; what was still running."""

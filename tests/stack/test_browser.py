@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ _WAIT_MS = 60_000
 
 
 @pytest.fixture
-def page() -> Iterator[Any]:
+def page(stack: Any) -> Iterator[Any]:
     """A page of Debian's chromium, and of nothing that Playwright would download."""
     if _CHROMIUM is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
@@ -28,6 +29,9 @@ def page() -> Iterator[Any]:
         )
         opened = browser.new_page(viewport={"width": 1400, "height": 1600})
         opened.set_default_timeout(_WAIT_MS)
+        # What the login page keeps after the right password was typed.
+        login = base64.b64encode(stack.login.encode()).decode("ascii")
+        opened.add_init_script(f"localStorage.setItem('prefect-password', '{login}')")
         yield opened
         browser.close()
 

@@ -229,6 +229,12 @@ class SparkSettings(Group):
         (), description="Spark configuration KEY=VALUE; may be given several times"
     )
 
+    secret: SecretStr | None = Field(
+        None,
+        description="secret that a standalone cluster shares with its programs (environment or file only); it turns "
+        "spark.authenticate and spark.network.crypto.enabled on",
+    )
+
     @field_validator("conf", mode="before")
     @classmethod
     def _from_environment(cls, value: object) -> object:

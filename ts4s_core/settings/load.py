@@ -14,9 +14,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from ts4s_core.addresses import without_secrets
 from ts4s_core.errors import SettingsError, listed
 from ts4s_core.settings.flows import only, settings_that_bear
-from ts4s_core.settings.root import ENV_PREFIX, Settings
+from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS, Settings
 
-SECRET_FIELDS = frozenset({("storage", "key"), ("storage", "secret")})
 # Read by the program itself, not settings of a run.
 #: Where failures and promotions are told (``ts4s deploy``); it may hold a key, so it is no flag.
 NOTIFY_VARIABLE = "TS4S_NOTIFY_URL"

@@ -26,6 +26,8 @@ from ts4s_core.settings.network_sizes import NETWORK_SIZES
 from ts4s_core.task_kinds.registry import kind_of
 
 ENV_PREFIX = "TS4S_"
+#: Refused as flags and as flow parameters, and in nothing that is shown or kept.
+SECRET_FIELDS = frozenset({("storage", "key"), ("storage", "secret"), ("spark", "secret")})
 #: Settings that may hold an address.
 ADDRESSES = (
     ("model", "source"),
@@ -90,8 +92,8 @@ class Settings(BaseSettings):
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values, without secrets: fit for a manifest, a log or a Prefect parameter."""
         values: dict[str, Any] = self.model_dump(mode="json")
-        values["storage"].pop("key")
-        values["storage"].pop("secret")
+        for group, name in SECRET_FIELDS:
+            values[group].pop(name)
         return values
 
 

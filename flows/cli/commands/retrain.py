@@ -15,8 +15,7 @@ from flows.lifecycle.parameters import as_parameters
 from flows.prefect_api.server import prefect_api
 from tasks.current_run import open_run
 from ts4s_core.settings import Settings
-from ts4s_core.settings.load import SECRET_FIELDS
-from ts4s_core.settings.root import ENV_PREFIX
+from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 
 
 def retrain_command(invocation: Invocation) -> Outcome:
@@ -42,7 +41,8 @@ def checked_run(settings: Settings, display: Display) -> Iterator[None]:
         if server is not None:
             with display.stage("prefect") as note:
                 server.wait()
-                note.text = f"serves {server.api_url.removesuffix('/api')} until the end of this run"
+                where = f"serves {server.api_url.removesuffix('/api')} until the end of this run"
+                note.text = f"{where}, login in {server.login_file}"
         with secrets_in_environment(settings):
             yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def _text(found: dict[str, Any]) -> str:
     if rows:
         lines += ["", columns(("process", "state", "pid", "address"), rows)]
     if "config" in found:
-        places = ("prefect_ui", "spark_ui", "spark_master", "s3_endpoint", "storage_uri", "config")
+        places = ("prefect_ui", "spark_ui", "spark_master", "s3_endpoint", "storage_uri", "config", "prefect_login")
         lines += ["", columns(("", ""), [(place.replace("_", " "), found[place]) for place in places]).lstrip()]
-        lines += ["", f"run on it: PREFECT_API_URL={found['prefect_api']} ts4s retrain --config {found['config']}"]
+        login = f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(found["prefect_login"])})"'
+        command = f"ts4s retrain --config {shlex.quote(found['config'])}"
+        lines += ["", f"run on it: PREFECT_API_URL={found['prefect_api']} {login} {command}"]
     return "\n".join(lines)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from strangers import answers_to_posts
 
 from flows.prefect_api import server as prefect_server
 from flows.prefect_api.server import PrefectServerError, TemporaryServer, configured_api_url
@@ -57,12 +60,21 @@ def test_a_temporary_server_serves_and_leaves_nothing(monkeypatch: pytest.Monkey
     try:
         server.wait()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{server.api_url}/admin/settings", timeout=10) as answer:
+        assert answers_to_posts(server.api_url) == ["401"] * 8
+        assert stat.S_IMODE(server.login_file.parent.stat().st_mode) == 0o700
+        login = server.login_file.read_text().strip()
+        asked = urllib.request.Request(
+            f"{server.api_url}/admin/settings", headers={"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        )
+        with opener.open(asked, timeout=10) as answer:
             settings = json.loads(answer.read())
         assert settings["home"] == str(server.home)
         assert settings["server"]["analytics_enabled"] is False
         assert not foreign.exists()
+        assert login not in json.dumps(settings)
+        assert login not in " ".join(psutil.Process(server._process.pid).cmdline())
         environment = server.client_environment()
+        assert environment["PREFECT_API_AUTH_STRING"] == login
         assert environment["PREFECT_API_URL"] == server.api_url
         assert "127.0.0.1" in environment["NO_PROXY"]
         addresses = {item.laddr.ip for item in psutil.Process(server._process.pid).net_connections() if item.status == "LISTEN"}

@@ -102,8 +102,16 @@ def test_processes_get_what_they_need_and_no_more(tmp_path: Path, monkeypatch: p
         environ = daemon.environment
         assert environ[MARK] == "a-mark"
         assert {"AWS_SECRET_ACCESS_KEY", "SPARK_CONF_DIR"}.isdisjoint(environ)
-        assert keys.secret not in " ".join(daemon.command)
-        assert any(keys.secret in value for value in environ.values()) == (name in ("worker", "s3"))
+        for secret, knows in (
+            (keys.secret, ("worker", "s3")),
+            (keys.login, ("server", "worker")),
+            (keys.spark, ("worker", "master", "spark")),
+        ):
+            assert secret not in " ".join(daemon.command)
+            assert any(secret in value for value in environ.values()) == (name in knows)
+        options = environ.get("SPARK_DAEMON_JAVA_OPTS", "")
+        assert ("-Dspark.authenticate=true" in options) == (name in ("master", "spark"))
+        assert ("-Dspark.master.rest.enabled=false" in options) == (name in ("master", "spark"))
     assert len({daemon.environment["TMPDIR"] for daemon in daemons.values()}) == 5
     assert daemons["server"].environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 

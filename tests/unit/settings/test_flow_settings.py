@@ -19,7 +19,7 @@ from ts4s_core.settings.flows import (
     settings_that_bear,
     shown_settings,
 )
-from ts4s_core.settings.load import SECRET_FIELDS
+from ts4s_core.settings.root import SECRET_FIELDS
 from ts4s_core.task_kinds.classification import CLASSIFICATION
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 from ts4s_core.task_kinds.multi_label import MULTI_LABEL

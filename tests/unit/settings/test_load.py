@@ -8,7 +8,8 @@ from pydantic import SecretStr
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, StorageAddress, load_settings
-from ts4s_core.settings.load import SECRET_FIELDS, unknown_variables
+from ts4s_core.settings.load import unknown_variables
+from ts4s_core.settings.root import SECRET_FIELDS
 
 FILE = """
 name = "from-file"

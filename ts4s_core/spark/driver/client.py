@@ -25,6 +25,7 @@ from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.processes import has_died, kill_tree
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
+from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 from ts4s_core.spark.driver.events import Died, Logged, Outcome, Progressed, event_of
 from ts4s_core.spark.driver.job import Job, Result
 
@@ -262,10 +263,10 @@ def _next(events: Events) -> Progressed | Outcome | Died | None:
 def child_environment(settings: Settings, temporary: Path) -> dict[str, str]:
     """The environment of the program: secrets are here and nowhere else; other settings travel with each job."""
     environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("TS4S_")}
-    for name in ("key", "secret"):
-        value = getattr(settings.storage, name)
+    for group, name in SECRET_FIELDS:
+        value = getattr(getattr(settings, group), name)
         if value is not None:
-            environ[f"TS4S_STORAGE__{name.upper()}"] = value.get_secret_value()
+            environ[f"{ENV_PREFIX}{group}__{name}".upper()] = value.get_secret_value()
     home = str(Path(ts4s_core.__file__).parent.parent)  # also where ts4s runs without being installed
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environ.get("PYTHONPATH"))))
     environ["TMPDIR"] = str(temporary)

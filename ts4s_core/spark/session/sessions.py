@@ -16,6 +16,7 @@ from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
 from ts4s_core.spark.session.java import find_java, java_option
 from ts4s_core.spark.session.shipping import package_folder, write_zip
+from ts4s_core.spark.session.standalone import AUTHENTICATED, SECRET_VARIABLE
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -96,6 +97,10 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
         conf["spark.jars.ivy"] = str(plan.temporary / "ivy")  # its default is in the home that Java takes from the system
     if plan.spark.master.startswith("local"):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+        conf["spark.authenticate"] = "true"  # by a secret of Spark's own: other users of this host reach its ports too
+    elif plan.spark.secret is not None:
+        # Spark wants the name there, and takes the value from the environment, where it is looked for first.
+        conf |= AUTHENTICATED | {"spark.authenticate.secret": f"in {SECRET_VARIABLE}"}
     return conf
 
 
@@ -120,6 +125,8 @@ def start_session(plan: SessionPlan) -> SparkSession:
     for folder in (plan.temporary / "local", plan.temporary / "warehouse"):
         folder.mkdir(parents=True, exist_ok=True)
     (plan.temporary / "log4j2.properties").write_text(_LOG4J, encoding="utf-8")
+    if plan.spark.secret is not None:
+        os.environ[SECRET_VARIABLE] = plan.spark.secret.get_secret_value()
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     classic.abandon_dead_jvm()
     if not submitted:

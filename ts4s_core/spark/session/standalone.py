@@ -17,6 +17,12 @@ from ts4s_core.errors import SparkError
 from ts4s_core.spark.session.java import find_java, java_option
 
 HOST = "127.0.0.1"
+#: Where Spark itself looks for the secret of ``spark.authenticate``, so that no configuration and no argument has it.
+SECRET_VARIABLE = "_SPARK_AUTH_SECRET"
+#: What a cluster with a secret and its programs agree on.
+AUTHENTICATED = {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
+#: No second way in: no submissions by REST, no button on the master's pages that ends applications.
+_CLOSED = {"spark.master.rest.enabled": "false", "spark.ui.killEnabled": "false"}
 _PACKAGE = "org.apache.spark.deploy"
 _LOG4J = """\
 rootLogger.level = info
@@ -45,21 +51,31 @@ class Daemon:
     environment: Mapping[str, str]
 
 
-def master_daemon(folder: Path, *, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+def master_daemon(folder: Path, *, environ: Mapping[str, str], host: str = HOST, secret: str | None = None) -> Daemon:
     """A master at ports that the system chooses; :func:`master_url` reads them from its log.
 
     Args:
         folder: for its files; made if there is none.
         environ: the environment to begin with.
         host: the address that it listens on.
+        secret: that workers and programs have to know; it is in the environment alone.
 
     Raises:
         SparkError: if there is no Java or no pyspark.
     """
-    return _daemon("master.Master", folder, (), environ=environ, host=host)
+    return _daemon("master.Master", folder, (), environ=environ, host=host, secret=secret)
 
 
-def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ: Mapping[str, str], host: str = HOST) -> Daemon:
+def worker_daemon(
+    folder: Path,
+    *,
+    master: str,
+    cores: int,
+    memory: str,
+    environ: Mapping[str, str],
+    host: str = HOST,
+    secret: str | None = None,
+) -> Daemon:
     """A worker; its executors write below ``folder / "work"``.
 
     Args:
@@ -69,12 +85,13 @@ def worker_daemon(folder: Path, *, master: str, cores: int, memory: str, environ
         memory: memory that it offers, as Spark writes it (``1g``).
         environ: the environment to begin with, which executors inherit.
         host: the address that it and its executors listen on.
+        secret: the master's.
 
     Raises:
         SparkError: if there is no Java or no pyspark.
     """
     options = ("--cores", str(cores), "--memory", memory, "--work-dir", str(folder / "work"), master)
-    return _daemon("worker.Worker", folder, options, environ=environ, host=host)
+    return _daemon("worker.Worker", folder, options, environ=environ, host=host, secret=secret)
 
 
 def master_url(log: str) -> str | None:
@@ -94,12 +111,16 @@ def web_address(log: str) -> str | None:
     return f"http://{HOST}:{found.group(1)}" if found else None
 
 
-def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mapping[str, str], host: str) -> Daemon:
+def _daemon(
+    kind: str, folder: Path, options: tuple[str, ...], *, environ: Mapping[str, str], host: str, secret: str | None
+) -> Daemon:
     home = _spark_home()
     folder.mkdir(parents=True, exist_ok=True)
     log4j = folder / "log4j2.properties"
     log4j.write_text(_LOG4J, encoding="utf-8")
     java_options = f"-Dlog4j2.configurationFile={log4j.as_uri()} {java_option(f'-Djava.io.tmpdir={folder}')} -XX:-UsePerfData"
+    settings = _CLOSED | (AUTHENTICATED if secret is not None else {})
+    java_options = " ".join([java_options, *(f"-D{name}={value}" for name, value in settings.items())])
     environment = find_java(environ).environment(environ) | {
         "SPARK_HOME": str(home),
         "SPARK_LOCAL_DIRS": str(folder / "local"),
@@ -107,6 +128,8 @@ def _daemon(kind: str, folder: Path, options: tuple[str, ...], *, environ: Mappi
         "SPARK_DAEMON_JAVA_OPTS": java_options,
         "PYSPARK_PYTHON": sys.executable,
     }
+    if secret is not None:
+        environment[SECRET_VARIABLE] = secret
     program = str(home / "bin" / "spark-class")
     fixed = ("--host", host, "--port", "0", "--webui-port", "0")
     return Daemon((program, f"{_PACKAGE}.{kind}", *fixed, *options), environment)
