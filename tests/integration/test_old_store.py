@@ -190,7 +190,5 @@ def test_the_same_by_whole_commands(ts4s: Ts4s, folder: Path) -> None:
     assert ts4s("predict", "--model", "topics", *rows, "--output", str(folder / "answers"))["rows"] == 150
     compared = ts4s("models", "compare", f"topics@{FIRST}", f"topics@{SECOND}")
     assert compared["metrics"]["accuracy"]["b"] == 1.0
-    assert ts4s("generate", "--model", "novel", "--generate.prompt", "the", "--generate.max_new_tokens", "4")["text"].startswith(
-        "the"
-    )
+    assert ts4s("generate", "--model", "novel", "--generate.prompt", "the", "--generate.max_new_tokens", "4")["tokens"] <= 4
     assert ts4s("models", "verify")["ok"]

@@ -63,7 +63,7 @@ class ScanFacts(Record):
         sides: rows of each side.
         bad_rows: rows that are left out.
         fingerprint: hash of the rows' content.
-        label_rows: rows of each label.
+        label_rows: rows of each label by side.
         blank_lines: lines that are skipped.
         bytes: of running text by side.
         lines: of running text.
@@ -74,7 +74,7 @@ class ScanFacts(Record):
     sides: dict[str, int]
     bad_rows: int
     fingerprint: str
-    label_rows: dict[str, int] | None = None
+    label_rows: dict[str, dict[str, int]] | None = None
     blank_lines: int | None = None
     bytes: dict[str, int] | None = None
     lines: int | None = None

@@ -6,9 +6,14 @@ import json
 
 import pytest
 
+from ts4s_core.data.facts import ScanFacts
 from ts4s_core.errors import SettingsError, SparkError
+from ts4s_core.progress import silent
+from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.events import Beat, Logged, Outcome, Progressed, as_line, event_of
 from ts4s_core.spark.driver.job import Job, artifact_of, fences_of, tokenizer_of
+from ts4s_core.spark.driver.jobs import run_job
+from ts4s_core.spark.driver.place import Place
 
 EVENTS = [
     Beat(),
@@ -66,3 +71,27 @@ def test_a_job_is_what_it_was_and_names_its_artifacts():
 def test_what_is_no_job_is_refused(record, why):
     with pytest.raises(SettingsError, match=why):
         Job.of(record)
+
+
+def test_a_scan_says_what_it_found_of_rows_and_of_text(tmp_path):
+    (tmp_path / "rows.tsv").write_text("".join(f"{'ab'[row % 2]}\ttext number {row}\n" for row in range(60)), encoding="utf-8")
+    (tmp_path / "book.txt").write_text("".join(f"line {line} of a book.\n" for line in range(2_000)), encoding="utf-8")
+    for task, source, extra in (("classification", "rows.tsv", {}), ("language-model", "book.txt", {"window": 16})):
+        settings = Settings.model_validate(
+            {
+                "name": "demo",
+                "model": {"task": task, "vocabulary_size": 300},
+                "data": {"source": str(tmp_path / source), **extra},
+                "spark": {"master": "none"},
+                "storage": {"uri": str(tmp_path / "store")},
+            }
+        )
+        place = Place(settings, tmp_path)
+        found = ScanFacts.model_validate(run_job(Job.of({"job": "scan"}), place=place, progress=silent))
+        assert sum(found.sides.values()) == found.rows
+        if task == "classification":
+            assert (found.rows, found.labels, found.bad_rows, found.lines) == (60, ("a", "b"), 0, None)
+            assert sum(count for side in (found.label_rows or {}).values() for count in side.values()) == 60
+        else:
+            assert (found.labels, found.lines, found.label_rows) == ((), 2_000, None)
+            assert sum((found.bytes or {}).values()) == (tmp_path / "book.txt").stat().st_size
