@@ -34,7 +34,7 @@ def train_rank(words: list[str]) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     rows, labels = plain_training.read_side(options.dataset, "train")
     model = DistributedDataParallel(plain_training.build(options, classes=len(set(labels))))
-    optimiser = plain_training.optimiser_of(model, options)
+    optimizer = plain_training.optimizer_of(model, options)
     rng = random.Random(options.seed)
     plan = plain_training.plan_of([len(row) for row in rows], options, rng)
     seconds, tokens = [], []
@@ -46,8 +46,8 @@ def train_rank(words: list[str]) -> None:
         loss = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([labels[row] for row in share])).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - begun)
         tokens.append(sum(len(rows[row]) for row in batch))
     steady = slice(min(2, len(plan) - 1), None)

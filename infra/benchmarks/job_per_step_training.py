@@ -48,7 +48,7 @@ def train(spark: Any, options: argparse.Namespace, processes: int) -> dict[str, 
     rows, labels = plain_training.read_side(options.dataset, "train")
     classes = len(set(labels))
     model = plain_training.build(options, classes)
-    optimiser = plain_training.optimiser_of(model, options)
+    optimizer = plain_training.optimizer_of(model, options)
     plan = plain_training.plan_of([len(row) for row in rows], options, random.Random(options.seed))
     seconds, tokens = [], []
     context = spark.sparkContext
@@ -64,7 +64,7 @@ def train(spark: Any, options: argparse.Namespace, processes: int) -> dict[str, 
         for parameter, gradient in zip(model.parameters(), pieces(total, model), strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimiser.step()
+        optimizer.step()
         seconds.append(time.perf_counter() - begun)
         tokens.append(sum(len(rows[row]) for row in batch))
     steady = slice(min(2, len(plan) - 1), None)

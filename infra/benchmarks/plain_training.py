@@ -81,7 +81,7 @@ def build(options: argparse.Namespace, classes: int) -> torch.nn.Module:
     )
 
 
-def optimiser_of(model: torch.nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+def optimizer_of(model: torch.nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
     """Fused AdamW without decay on biases and norms."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
@@ -134,7 +134,7 @@ def run_steps(
     Returns:
         tokens of all steps, and tokens per second over all but the first two.
     """
-    optimiser = optimiser_of(model, options)
+    optimizer = optimizer_of(model, options)
     warmup = max(1, int(options.warmup_fraction * steps))
     seconds: list[float] = []
     tokens: list[int] = []
@@ -142,13 +142,13 @@ def run_steps(
     for step in range(steps):
         begun = time.perf_counter()
         factor = min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * factor
         loss, count = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - begun)
         tokens.append(count)
     steady = slice(min(2, steps - 1), None)

@@ -136,7 +136,7 @@ def plain_loop(folder: Path, texts: list[str], *, threads: int) -> dict[str, flo
     began = time.perf_counter()
     tokens = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
     tokens.sort(key=len)
-    tokenised = time.perf_counter()
+    tokenized = time.perf_counter()
     size = 32
     for start in range(0, len(tokens), size):
         batch = tokens[start : start + size]
@@ -150,7 +150,7 @@ def plain_loop(folder: Path, texts: list[str], *, threads: int) -> dict[str, flo
     ended = time.perf_counter()
     return {
         "rows_per_s": round(len(texts) / (ended - began), 2),
-        "rows_per_s_without_tokenising": round(len(texts) / (ended - tokenised), 2),
+        "rows_per_s_without_tokenising": round(len(texts) / (ended - tokenized), 2),
     }
 
 

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from protobuf_mutation import by_onnx
 from target import Target
 
-from ts4s_core.data.tokenizers import load_tokenizer, pad_id_of, tokenise
+from ts4s_core.data.tokenizers import load_tokenizer, pad_id_of, tokenize
 from ts4s_core.errors import Ts4sError
 from ts4s_core.language.word_vector_file import read_word_vectors, word_vector_text
 from ts4s_core.models.import_base import base_of_onnx
@@ -271,7 +271,7 @@ def _tokenizers() -> list[bytes]:
 
 def _read_tokenizer(data: bytes, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(data[1:])
-    tokenise(load_tokenizer(folder), ["some text", "", "\u2028 ü"], fallback_id=0)
+    tokenize(load_tokenizer(folder), ["some text", "", "\u2028 ü"], fallback_id=0)
     pad_id_of(folder)
 
 

@@ -34,12 +34,12 @@ def plain_accuracy(rows: list[Any]) -> float:
     x = torch.tensor([row["pixels"] for row in rows])
     y, held_out = torch.tensor([int(row["label"]) for row in rows]), torch.tensor([row["number"] % 5 == 0 for row in rows])
     module, random = network(), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     for _epoch in range(20):
         for batch in torch.nonzero(~held_out).flatten()[torch.randperm(int((~held_out).sum()), generator=random)].split(64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
-            optimiser.step()
+            optimizer.step()
     return float((module(x[held_out]).argmax(1) == y[held_out]).float().mean())
 
 

@@ -25,12 +25,12 @@ def test_a_tensor_counts_its_changes() -> None:
     assert internals.version_of(tensor) == before + 1
 
 
-def test_fused_adamw_takes_the_step_of_torchs_optimiser() -> None:
+def test_fused_adamw_takes_the_step_of_torchs_optimizer() -> None:
     start, gradient = torch.linspace(-1, 1, 64), torch.linspace(2, -2, 64)
     parameter = nn.Parameter(start.clone())
     parameter.grad = gradient / 2
-    optimiser = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.01, fused=True)
-    optimiser.step()
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.01, fused=True)
+    optimizer.step()
     mine, averages, squares = start.clone(), torch.zeros(64), torch.zeros(64)
     internals.fused_adamw(
         *([mine], [gradient.clone()], [averages], [squares], [], [torch.tensor(1.0)]),

@@ -27,7 +27,7 @@ from ts4s_core.data.tokenizers import (
     load_tokenizer,
     pad_id_of,
     shared_tokenizer,
-    tokenise,
+    tokenize,
     tokenizer_sha256,
 )
 from ts4s_core.errors import DataError
@@ -42,7 +42,7 @@ _LabelsAndText = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
-class _Tokenising:
+class _Tokenizing:
     """The tokenizer as text, so that executors need no file of the driver's."""
 
     text: str
@@ -59,15 +59,15 @@ class _ReadRows:
     groups: SideGroups
     labels: tuple[str, ...]
     selection: Selection | None
-    tokenising: _Tokenising
+    tokenizing: _Tokenizing
 
     def __call__(self, split: Split) -> Iterator[pa.RecordBatch]:
-        tokenizer = shared_tokenizer(self.tokenising.text, self.tokenising.max_length)
+        tokenizer = shared_tokenizer(self.tokenizing.text, self.tokenizing.max_length)
         index = {label: number for number, label in enumerate(self.labels)}
         multi_label = self.source.columns.multi_label
         schema = _shuffle_schema(multi_label)
         for rows in _batches(self._selected(split)):
-            tokens = tokenise(tokenizer, [text for _, text in rows], fallback_id=self.tokenising.fallback_id)
+            tokens = tokenize(tokenizer, [text for _, text in rows], fallback_id=self.tokenizing.fallback_id)
             try:
                 labels = [[index[label] for label in names] for names, _ in rows]
             except KeyError as exc:
@@ -223,10 +223,10 @@ def _build(
     pad_id, max_length = pad_id_of(tokenizer_folder), settings.model.max_length
     text = (tokenizer_folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     source = scan.source.without_splits()
-    tokenising = _Tokenising(text, max_length, pad_id)
+    tokenizing = _Tokenizing(text, max_length, pad_id)
     results = engine.regroup(
         scan.source.splits,
-        _ReadRows(source, scan.side_plan, groups, scan.labels, scan.selection, tokenising),
+        _ReadRows(source, scan.side_plan, groups, scan.labels, scan.selection, tokenizing),
         groups=groups.groups,
         write=_WriteGroup(store.storage.settings, str(writer.ref), groups, scan.labels, multi_label, scan.selection),
         stage="prepare",

@@ -142,7 +142,7 @@ def limit_tokenizer_threads(threads: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(threads)
 
 
-def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) -> list[Tokens]:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) -> list[Tokens]:
     """Token ids of a batch of texts; a text that has none (all its characters dropped) becomes ``fallback_id``.
 
     Raises:

@@ -89,7 +89,7 @@ def _held_out(store: ArtifactStore, trained: Trained) -> tuple[Rows, list[list[i
     counts = np.cumsum(row_groups(store, dataset, "test"))
     groups = int(np.searchsorted(counts, MOST_ROWS)) + 1
     rows = rows_of(store, dataset, side="test", indices=list(range(min(groups, len(counts)))), texts=scorer.needs_texts)
-    tokens = scorer.tokenised(rows.texts) if scorer.needs_texts else [list(row) for row in rows.tokens]
+    tokens = scorer.tokenized(rows.texts) if scorer.needs_texts else [list(row) for row in rows.tokens]
     return rows, tokens, list(scorer.columns)
 
 

@@ -18,8 +18,8 @@ from ts4s_core.modules.losses import AnyLoss
 from ts4s_core.modules.spec import Spec, build, paths_of
 from ts4s_core.modules.trust import find, trust
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
-from ts4s_core.training.optimisers.schedule import constant
+from ts4s_core.training.optimizers.any_torch import SlicedTorch, optimizer_maker
+from ts4s_core.training.optimizers.schedule import constant
 from ts4s_core.training.step.built_model import BuiltModel
 
 WEIGHTS, GRAPH = "model.safetensors", "graph.onnx"
@@ -53,7 +53,7 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     module = make_module(job.extra["module"], graph=graph, weights=weights, seed=job.settings.seed)
     optimizer = job.extra["optimizer"]
     rate = job.settings.learning_rate
-    make = optimiser_maker(find(optimizer["factory"]), optimizer["arguments"], learning_rate=rate)
+    make = optimizer_maker(find(optimizer["factory"]), optimizer["arguments"], learning_rate=rate)
     parameters = {name for name, _parameter in module.named_parameters(remove_duplicate=False)}
     buffers = {name: tensor for name, tensor in module.state_dict().items() if name not in parameters}
     return BuiltModel(
@@ -61,7 +61,7 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
         buffers=buffers,
         objective=AnyLoss(job.extra["loss"]),
         # Averaging has AdamW of its own, whose moments it averages too; the driver made sure that this is what is wanted.
-        optimiser=None if job.settings.strategy == "averaging" else lambda exchange: SlicedTorch(exchange, make=make),
+        optimizer=None if job.settings.strategy == "averaging" else lambda exchange: SlicedTorch(exchange, make=make),
         rate=constant,
         forward=None if job.extra["device"] == "cpu" else OnDevice(module, job.extra["device"]),
     )

@@ -165,7 +165,7 @@ def forecast(
     waits = strategy == "synchronous"
     compute = float(np.mean([max(step) if waits else np.mean(step) for step in ranks])) + level.parts.last
     last = float(np.mean([level.parts.seconds(step[own - 1]) for step in measured.steps]))
-    optimiser = level.optimiser_s / (workers if waits else 1)
+    optimizer = level.optimiser_s / (workers if waits else 1)
     hosts = -(-workers // cluster.per_host)
     size = ELEMENT_BYTES * measured.elements
     traffic = 2 * size * (workers - 1) / workers
@@ -180,9 +180,9 @@ def forecast(
     return Forecast(
         workers,
         hosts,
-        compute + optimiser + exchange + level.rest_s,
+        compute + optimizer + exchange + level.rest_s,
         compute,
-        optimiser,
+        optimizer,
         exchange,
         level.rest_s,
         traffic,

@@ -25,7 +25,7 @@ from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import PlannedStep, planned_steps
 from ts4s_core.training.job import TrainJob
-from ts4s_core.training.optimisers.adamw import Optimiser
+from ts4s_core.training.optimizers.adamw import Optimizer
 from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.row_gradients import RowGradients
 from ts4s_core.training.worker.allocator import keep_memory
@@ -45,11 +45,11 @@ _STATUS = Path("/proc/self/status")
 class _Clock:
     """Notes when parts begin and the optimiser begins and ends, at the seams that an engine has."""
 
-    def __init__(self, built: BuiltModel, optimiser: Optimiser) -> None:
+    def __init__(self, built: BuiltModel, optimizer: Optimizer) -> None:
         self.marks: list[float] = []
         self.stepped: tuple[float, float] = (0.0, 0.0)
         self._built = built
-        self._optimiser = optimiser
+        self._optimizer = optimizer
 
     def seed_dropout(self, model: torch.nn.Module, seed: int, step: int, *, part: int) -> None:
         """A part begins."""
@@ -58,17 +58,17 @@ class _Clock:
 
     @property
     def moments(self) -> Any:
-        """See :class:`Optimiser`."""
-        return self._optimiser.moments
+        """See :class:`Optimizer`."""
+        return self._optimizer.moments
 
     def state(self) -> dict[str, torch.Tensor]:
-        """See :class:`Optimiser`."""
-        return self._optimiser.state()
+        """See :class:`Optimizer`."""
+        return self._optimizer.state()
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
-        """See :class:`Optimiser`."""
+        """See :class:`Optimizer`."""
         begin = time.perf_counter()
-        self._optimiser.step(number, learning_rate=learning_rate, divisor=divisor)
+        self._optimizer.step(number, learning_rate=learning_rate, divisor=divisor)
         self.stepped = (begin, time.perf_counter())
 
 
@@ -89,7 +89,7 @@ class Probe:
         built, self.layout = setup.built, setup.layout
         self.weights = sum(parameter.numel() for parameter in built.module.parameters())
         exchange = setup.local_exchange(timeout_s=job.timeout_s)
-        self._clock = _Clock(built, setup.optimiser(exchange))
+        self._clock = _Clock(built, setup.optimizer(exchange))
         self.tables = RowGradients(built.module, setup.parameters).names if built.forward is None else frozenset()
         self._engine = setup.local_engine(
             exchange, self._clock, rank=rank, world_size=world_size, seed_dropout=self._clock.seed_dropout
@@ -111,10 +111,10 @@ class Probe:
         for number, place in enumerate([spread[0]] * WARM_UP + order * 4):
             if number >= WARM_UP + LEAST_STEPS and time.perf_counter() - begin > budget_s:
                 break
-            parts, optimiser, rest = self._step(planned[place], number)
+            parts, optimizer, rest = self._step(planned[place], number)
             if number >= WARM_UP:
                 samples += parts
-                optimiser_s.append(optimiser)
+                optimiser_s.append(optimizer)
                 rest_s.append(rest)
         self._engine.close()
         settings = self._settings

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.data.tokenizers import limit_tokenizer_threads, load_tokenizer, tokenise
+from ts4s_core.data.tokenizers import limit_tokenizer_threads, load_tokenizer, tokenize
 from ts4s_core.errors import DataError
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.output import Sink
@@ -63,7 +63,7 @@ class LoadedModel:
         if not texts:
             return None
         return run_sorted(
-            self.run, [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)], pad_id=self.pad_id
+            self.run, [tokens.ids for tokens in tokenize(self.tokenizer, texts, fallback_id=self.pad_id)], pad_id=self.pad_id
         )
 
 

@@ -60,7 +60,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         (
             "training/driver/attempts.py",
             "training/step/engine.py",
-            "training/optimisers/adamw.py",
+            "training/optimizers/adamw.py",
             "training/strategies/hogwild.py",
             "training/worker/dataset_rows.py",
             "models/model_folder.py",
@@ -84,7 +84,7 @@ STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     ),
     "fit in Spark ML": (
         FACTORIES.entries,
-        ("modules/job_module.py", "modules/table_rows.py", "training/optimisers/any_torch.py", "training/step/engine.py"),
+        ("modules/job_module.py", "modules/table_rows.py", "training/optimizers/any_torch.py", "training/step/engine.py"),
         ("evaluation", "language", "prediction", "data/prepare.py", "onnx/exporting", *ELSEWHERE),
     ),
     "evaluate a classifier": (

@@ -74,7 +74,7 @@ def test_every_token_is_predicted_once_whatever_the_window(window: int) -> None:
     assert metrics["bits_per_byte"] == pytest.approx(scores.nats.sum() / math.log(2) / size)
 
 
-def test_text_of_another_tokenizer_is_tokenised_anew_and_what_is_unknown_is_charged() -> None:
+def test_text_of_another_tokenizer_is_tokenized_anew_and_what_is_unknown_is_charged() -> None:
     words, model = tokenizer(), Bigram()
     texts = ["red cat", "red zebra"]
     scores = scored(LanguageScorer(model, words, False, 8, 0), table_of([[1], [1]], texts))  # type: ignore[arg-type]

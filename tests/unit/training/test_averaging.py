@@ -17,7 +17,7 @@ from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import BLOCK, attach, lay_out, trainable_parameters
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
-from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.step.built_model import no_dropout_of_ours
 from ts4s_core.training.step.local_engine import LocalEngine
 from ts4s_core.training.step.objectives import objective_for
@@ -62,12 +62,12 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
     layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
     local = Exchange(layout, PrivateBuckets(layout), timeout_s=30)
     attach(parameters, layout.views(local.parameters), copy=True)
-    optimiser = SlicedAdamW(local, weight_decay=0.0)
+    optimizer = SlicedAdamW(local, weight_decay=0.0)
     engine = LocalEngine(
         module,
         parameters,
         local,
-        optimiser,
+        optimizer,
         parts=1,
         first_part=rank,
         objective=objective_for("classification"),
@@ -77,7 +77,7 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
     )
     memory = SharedMemory(layout, segment, rank=rank, world_size=RANKS, timeout_s=30)
     shared = Exchange(layout, memory, timeout_s=30)
-    return Averaging(engine, optimiser, shared, peers=ThreadPeers(rank, meeting, box), frequency=0)  # type: ignore[arg-type]
+    return Averaging(engine, optimizer, shared, peers=ThreadPeers(rank, meeting, box), frequency=0)  # type: ignore[arg-type]
 
 
 def state(of: Averaging) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from ts4s_core.onnx.seeded_dropout import seed_dropout
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
-from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.settings_checks import bearing_settings, check_strategy
 from ts4s_core.training.step.compiled_forward import compiled
 from ts4s_core.training.step.engine import Engine, Forward
@@ -42,7 +42,7 @@ def engine_of(model: nn.Module, forward: Forward | None) -> Engine:
     layout = lay_out([(name, tuple(p.shape)) for name, p in parameters.items()])
     exchange = Exchange(layout, PrivateBuckets(layout), timeout_s=60)
     attach(parameters, exchange.layout.views(exchange.parameters), copy=True)
-    optimiser = SlicedAdamW(exchange, weight_decay=0.01)
+    optimizer = SlicedAdamW(exchange, weight_decay=0.01)
     more = {
         "objective": objective_for("classification"),
         "seed": 1,
@@ -50,7 +50,7 @@ def engine_of(model: nn.Module, forward: Forward | None) -> Engine:
         "max_grad_norm": 1.0,
         "seed_dropout": seed_dropout,
     }
-    return Engine(model, parameters, exchange, optimiser, forward=forward, **more)
+    return Engine(model, parameters, exchange, optimizer, forward=forward, **more)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's tracer looks

@@ -13,7 +13,7 @@ import torch
 from ts4s_core.errors import WorkerLostError
 from ts4s_core.training.exchange.buckets import BLOCK, lay_out
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
-from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.strategies.hogwild import SliceOwner
 from ts4s_core.training.strategies.hogwild_wire import Request, SliceClient, SliceServer
 

@@ -16,7 +16,7 @@ from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_ten
 from ts4s_core.training.control.messages import Started, Stepped
 from ts4s_core.training.driver.attempts import largest_divisor
 from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction, speed
-from ts4s_core.training.optimisers.schedule import learning_rate
+from ts4s_core.training.optimizers.schedule import learning_rate
 from ts4s_core.training.settings_checks import bearing_settings
 from ts4s_core.training.step.objectives import objective_for
 from ts4s_core.training.worker.assembly import resolve

@@ -20,7 +20,7 @@ from ts4s_core.training.exchange.buckets import BLOCK, CHUNK, Layout, attach, ch
 from ts4s_core.training.exchange.exchange import Exchange, GlobalSquares, PrivateBuckets, block_squares
 from ts4s_core.training.exchange.gloo import AddressStore, Gloo, make_group
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
-from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.step.gradient_tree import GradientTree
 
 SHAPES = [("a.weight", (300, 70)), ("a.bias", (70,)), ("b.weight", (401, 97)), ("b.bias", (97,)), ("c.weight", (90, 1_100))]
@@ -46,7 +46,7 @@ def train_one_rank(exchange: Exchange) -> tuple[dict[str, torch.Tensor], list[fl
     per_rank = PARTS // exchange.world_size
     tree = GradientTree(parameters, exchange, parts=per_rank)
     squares = GlobalSquares(layout, exchange.world_size)
-    optimiser = SlicedAdamW(exchange, weight_decay=0.1)
+    optimizer = SlicedAdamW(exchange, weight_decay=0.1)
     norms = []
     for step in range(STEPS):
         for place in range(per_rank):
@@ -61,7 +61,7 @@ def train_one_rank(exchange: Exchange) -> tuple[dict[str, torch.Tensor], list[fl
         own = np.zeros(squares.width)
         own[: len(exchange.squares)] = exchange.squares
         norms.append(squares.norm(exchange.gather(own)))
-        optimiser.step(step + 1, learning_rate=0.01, divisor=37.0 * max(1.0, norms[-1]))
+        optimizer.step(step + 1, learning_rate=0.01, divisor=37.0 * max(1.0, norms[-1]))
         exchange.publish()
     found = {name: view.clone() for name, view in layout.views(exchange.parameters).items()}
     exchange.gather(np.zeros(0))
@@ -191,7 +191,7 @@ def test_the_sum_is_the_tree_over_parts(layout):
     parameters = {name: nn.Parameter(tensor.clone()) for name, tensor in values(0).items()}
     decayed = [p for p in parameters.values() if p.ndim > 1]
     rest = [p for p in parameters.values() if p.ndim < 2]
-    optimiser = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=0.01)
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=0.01)
     norms = []
     for step in range(STEPS):
         level: list[dict[str, torch.Tensor]] = []
@@ -206,7 +206,7 @@ def test_the_sum_is_the_tree_over_parts(layout):
         norms.append(float(np.sqrt(sum(float((g.double() ** 2).sum()) for g in level[0].values()))))
         for name, parameter in parameters.items():
             parameter.grad = level[0][name] / (37.0 * max(1.0, norms[-1]))
-        optimiser.step()
+        optimizer.step()
     weights, found = in_threads(1, exchanges("none", layout, 1))[0]
     assert found == pytest.approx(norms, rel=1e-6)
     assert all(torch.allclose(weights[name], parameters[name], rtol=1e-5, atol=1e-6) for name in weights)
@@ -240,7 +240,7 @@ def test_a_block_has_the_same_sum_of_squares_in_any_call():
             assert (block_squares(piece) == whole[start : start + count]).all()
 
 
-def test_the_optimiser_is_called_so_that_cuts_and_threads_do_not_change_bits():
+def test_the_optimizer_is_called_so_that_cuts_and_threads_do_not_change_bits():
     size = 5 * CHUNK + 3 * BLOCK
     random = np.random.default_rng(0)
     start = [torch.from_numpy(random.standard_normal(size).astype(np.float32)) for _ in range(2)]
@@ -254,10 +254,10 @@ def test_the_optimiser_is_called_so_that_cuts_and_threads_do_not_change_bits():
             exchange.slices = layout.slices(rank, world_size)
             exchange.parameters[0].copy_(start[0])
             exchange.gradients[0].copy_(start[1])
-            optimiser = SlicedAdamW(exchange, weight_decay=0.01)
+            optimizer = SlicedAdamW(exchange, weight_decay=0.01)
             for number in (1, 2):
                 exchange.gradients[0].copy_(start[1])
-                optimiser.step(number, learning_rate=1e-3, divisor=3.7)
+                optimizer.step(number, learning_rate=1e-3, divisor=3.7)
             begin, end = exchange.slices[0]
             found[begin:end] = exchange.parameters[0][begin:end]
             exchange.close()

@@ -11,7 +11,7 @@ import torch
 from ts4s_core.errors import InputError
 from ts4s_core.training.exchange.buckets import lay_out
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
-from ts4s_core.training.optimisers.any_torch import SlicedTorch, optimiser_maker
+from ts4s_core.training.optimizers.any_torch import SlicedTorch, optimizer_maker
 
 SHAPES = [("a", (90, 70)), ("b", (70,)), ("c", (130, 40)), ("d", (9,))]
 LAYOUT = lay_out(SHAPES)
@@ -46,23 +46,23 @@ def exchanges() -> Iterator[Any]:
 
 def steps(name: str, options: dict[str, Any], world_size: int, make: Any, *, restart_at: int = -1) -> list[torch.Tensor]:
     """Weights after 6 steps, put together from every rank's slices."""
-    maker = optimiser_maker(getattr(torch.optim, name), options, learning_rate=0.01)
+    maker = optimizer_maker(getattr(torch.optim, name), options, learning_rate=0.01)
     whole = [torch.zeros(size) for size in LAYOUT.bucket_sizes]
     ranks = [make(rank, world_size) for rank in range(world_size)]
     for exchange in ranks:
         for number, bucket in enumerate(exchange.parameters):
             bucket.copy_(torch.randn(len(bucket), generator=torch.Generator().manual_seed(number)))
-    optimisers = [SlicedTorch(exchange, make=maker) for exchange in ranks]
+    optimizers = [SlicedTorch(exchange, make=maker) for exchange in ranks]
     for step in range(6):
         if step == restart_at:
-            saved = [optimiser.state() for optimiser in optimisers]
-            optimisers = [SlicedTorch(exchange, make=maker) for exchange in ranks]
-            for optimiser in optimisers:
-                optimiser.restore(FakeCheckpoint(saved))  # type: ignore[arg-type]
-        for exchange, optimiser in zip(ranks, optimisers, strict=True):
+            saved = [optimizer.state() for optimizer in optimizers]
+            optimizers = [SlicedTorch(exchange, make=maker) for exchange in ranks]
+            for optimizer in optimizers:
+                optimizer.restore(FakeCheckpoint(saved))  # type: ignore[arg-type]
+        for exchange, optimizer in zip(ranks, optimizers, strict=True):
             for number, bucket in enumerate(exchange.gradients):
                 bucket.copy_(torch.randn(len(bucket), generator=torch.Generator().manual_seed(100 * step + number)))
-            optimiser.step(step + 1, learning_rate=0.01 / (step + 1), divisor=3.0)
+            optimizer.step(step + 1, learning_rate=0.01 / (step + 1), divisor=3.0)
     for exchange in ranks:
         for bucket, (start, stop) in enumerate(exchange.slices):
             whole[bucket][start:stop] = exchange.parameters[bucket][start:stop]
@@ -97,7 +97,7 @@ def test_steps_are_those_of_whole_tensors(exchanges: Any) -> None:
         [torch.randn(size, generator=torch.Generator().manual_seed(number)) for number, size in enumerate(LAYOUT.bucket_sizes)]
     )
     whole = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in begun.items()}
-    optimiser = torch.optim.SGD(whole.values(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(whole.values(), lr=0.01, momentum=0.9)
     for step in range(6):
         buckets = [
             torch.randn(size, generator=torch.Generator().manual_seed(100 * step + number))
@@ -105,19 +105,19 @@ def test_steps_are_those_of_whole_tensors(exchanges: Any) -> None:
         ]
         for name, gradient in LAYOUT.views(buckets).items():
             whole[name].grad = gradient / 3.0
-        optimiser.param_groups[0]["lr"] = 0.01 / (step + 1)
-        optimiser.step()
+        optimizer.param_groups[0]["lr"] = 0.01 / (step + 1)
+        optimizer.step()
     assert all(torch.allclose(found[name], tensor.detach(), rtol=1e-6, atol=1e-7) for name, tensor in whole.items())
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "LBFGS", "Muon", "SparseAdam"])
-def test_optimisers_of_whole_tensors_are_refused(name: str) -> None:
+def test_optimizers_of_whole_tensors_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"optimizer {name} needs whole tensors"):
-        optimiser_maker(getattr(torch.optim, name), {}, learning_rate=0.01)
+        optimizer_maker(getattr(torch.optim, name), {}, learning_rate=0.01)
 
 
 def test_wrong_options_are_told() -> None:
     with pytest.raises(InputError, match=r"optimizer Adam cannot be made: .*momentum.*See optimizerArgs"):
-        optimiser_maker(torch.optim.Adam, {"momentum": 0.9}, learning_rate=0.01)
+        optimizer_maker(torch.optim.Adam, {"momentum": 0.9}, learning_rate=0.01)
     with pytest.raises(InputError, match=r"optimizer <lambda> made a list"):
-        optimiser_maker(lambda parameters, lr: parameters, {}, learning_rate=0.01)
+        optimizer_maker(lambda parameters, lr: parameters, {}, learning_rate=0.01)

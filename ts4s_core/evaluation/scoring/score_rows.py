@@ -128,7 +128,7 @@ def score(scorer: Scorer, rows: Rows, *, threads: int) -> npt.NDArray[np.float32
     """Logits (N, C) of some rows, in their order, with the classes in the dataset's order."""
     import torch
 
-    tokens = scorer.tokenised(rows.texts) if scorer.needs_texts else rows.tokens
+    tokens = scorer.tokenized(rows.texts) if scorer.needs_texts else rows.tokens
     logits = np.empty((len(tokens), len(scorer.columns)), dtype=np.float32)
     with threads_set(threads):
         for batch in length_batches([len(row) for row in tokens], tokens=TOKENS_PER_BATCH):

@@ -57,12 +57,12 @@ class Scorer:
             tokenizer=None if same_tokens(store, trained, dataset) else _tokenizer(opened),
         )
 
-    def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of some texts by the model's own tokenizer, cut to its length."""
-        from ts4s_core.data.tokenizers import tokenise
+        from ts4s_core.data.tokenizers import tokenize
 
         assert self.tokenizer is not None, "asked for where the dataset's tokens are another tokenizer's"
-        return [tokens.ids for tokens in tokenise(self.tokenizer, texts, fallback_id=self.pad_id)]
+        return [tokens.ids for tokens in tokenize(self.tokenizer, texts, fallback_id=self.pad_id)]
 
 
 def spec_of(store: ArtifactStore, trained: ArtifactRef) -> ModelSpec:

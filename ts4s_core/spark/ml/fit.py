@@ -34,7 +34,7 @@ from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.training.driver.train_step import Factories, train
 from ts4s_core.training.facts import TrainedFacts
-from ts4s_core.training.optimisers.any_torch import optimiser_maker
+from ts4s_core.training.optimizers.any_torch import optimizer_maker
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -93,7 +93,7 @@ class Fit:
         check_trusted(task.paths)
         self._settings(StorageSettings())
         AnyLoss(task.loss)
-        optimiser_maker(
+        optimizer_maker(
             find(str(task.optimizer["factory"])), task.optimizer["arguments"], learning_rate=self._value("learningRate")
         )
 

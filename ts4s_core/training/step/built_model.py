@@ -10,8 +10,8 @@ from torch import nn
 
 from ts4s_core.models.weights import Array
 from ts4s_core.training.exchange.exchange import Exchange
-from ts4s_core.training.optimisers.adamw import SlicedOptimiser
-from ts4s_core.training.optimisers.schedule import Rate, learning_rate
+from ts4s_core.training.optimizers.adamw import SlicedOptimizer
+from ts4s_core.training.optimizers.schedule import Rate, learning_rate
 from ts4s_core.training.step.engine import Forward, SeedDropout
 from ts4s_core.training.step.objectives import Objective
 
@@ -41,7 +41,7 @@ class BuiltModel:
     names: Mapping[str, str] = field(default_factory=dict)
     buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
     objective: Objective | None = None
-    optimiser: Callable[[Exchange], SlicedOptimiser] | None = None
+    optimizer: Callable[[Exchange], SlicedOptimizer] | None = None
     rate: Rate = learning_rate
     forward: Forward | None = None
 

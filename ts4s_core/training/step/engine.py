@@ -19,7 +19,7 @@ from torch import nn
 from ts4s_core.errors import NonFiniteError
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.exchange.exchange import GATHER_MARGIN, Exchange, GlobalSquares
-from ts4s_core.training.optimisers.adamw import Optimiser
+from ts4s_core.training.optimizers.adamw import Optimizer
 from ts4s_core.training.step.gradient_tree import GradientTree
 from ts4s_core.training.step.numbers import LOSS_SUM, LossSum, PartNumbers, RankNumbers, Records, floats, step_record, totals
 from ts4s_core.training.step.objectives import Objective
@@ -109,7 +109,7 @@ class Engine:
         model: nn.Module,
         parameters: dict[str, nn.Parameter],
         exchange: Exchange,
-        optimiser: Optimiser,
+        optimizer: Optimizer,
         *,
         objective: Objective,
         seed: int,
@@ -122,7 +122,7 @@ class Engine:
         self.statistics = RunningStatistics(model)
         self._forward = model if forward is None else forward  # a compiled module has no truth value
         self.exchange = exchange
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         self.parts = parts
         self.parts_per_rank = parts // exchange.world_size
         self._parameters = parameters
@@ -171,7 +171,7 @@ class Engine:
         own["squares"][0, : len(self.exchange.squares)] = self.exchange.squares
         everybody = self.exchange.gather(floats(own)).view(self._record)[:, 0]
         stats, divisor = self._judge(everybody, step=step)
-        self.optimiser.step(step + 1, learning_rate=rate, divisor=divisor)
+        self.optimizer.step(step + 1, learning_rate=rate, divisor=divisor)
         self.statistics.end(self.exchange)
         self.exchange.publish()
         return stats

@@ -11,7 +11,7 @@ from ts4s_core.settings import TrainSettings
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import Layout, attach, lay_out, trainable_parameters
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
-from ts4s_core.training.optimisers.adamw import Optimiser, SlicedAdamW, SlicedOptimiser
+from ts4s_core.training.optimizers.adamw import Optimizer, SlicedAdamW, SlicedOptimizer
 from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.compiled_forward import compiled
 from ts4s_core.training.step.engine import Engine, Forward, SeedDropout
@@ -70,10 +70,10 @@ class TrainingSetup:
         for name in built.buffers.keys() & saved.keys():
             built.buffers[name].copy_(torch.from_numpy(saved[name]))
 
-    def optimiser(self, exchange: Exchange) -> SlicedOptimiser:
+    def optimizer(self, exchange: Exchange) -> SlicedOptimizer:
         """What updates an exchange's own slices: the model's own optimiser, else AdamW."""
-        if self.built.optimiser is not None:
-            return self.built.optimiser(exchange)
+        if self.built.optimizer is not None:
+            return self.built.optimizer(exchange)
         return SlicedAdamW(exchange, weight_decay=self.settings.weight_decay)
 
     def local_exchange(self, *, timeout_s: float, gradients: list[torch.Tensor] | None = None) -> Exchange:
@@ -87,13 +87,13 @@ class TrainingSetup:
         attach(self.parameters, self.layout.views(exchange.parameters), copy=True)
         return exchange
 
-    def engine(self, exchange: Exchange, optimiser: Optimiser) -> Engine:
+    def engine(self, exchange: Exchange, optimizer: Optimizer) -> Engine:
         """An engine of a rank that steps together with its peers."""
         return Engine(
             self.built.module,
             self.parameters,
             exchange,
-            optimiser,
+            optimizer,
             objective=self.objective,
             seed=self.settings.seed,
             parts=self.settings.logical_shards,
@@ -103,7 +103,7 @@ class TrainingSetup:
         )
 
     def local_engine(
-        self, exchange: Exchange, optimiser: Optimiser, *, rank: int, world_size: int, seed_dropout: SeedDropout | None = None
+        self, exchange: Exchange, optimizer: Optimizer, *, rank: int, world_size: int, seed_dropout: SeedDropout | None = None
     ) -> LocalEngine:
         """An engine of one rank's parts alone.
 
@@ -119,7 +119,7 @@ class TrainingSetup:
             self.built.module,
             self.parameters,
             exchange,
-            optimiser,
+            optimizer,
             objective=self.objective,
             seed=self.settings.seed,
             parts=count,

@@ -22,7 +22,7 @@ from ts4s_core.training.exchange.connect import connect
 from ts4s_core.training.exchange.exchange import Exchange
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.facts import StrategyFacts
-from ts4s_core.training.optimisers.adamw import SlicedAdamW
+from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
 from ts4s_core.training.step.numbers import ApartNumbers
@@ -35,9 +35,9 @@ _WEIGHT, _STATISTIC, _PENDING = "weight", "statistic", "pending"
 class Averaging(Apart):
     """Steps alone; see the module."""
 
-    def __init__(self, engine: LocalEngine, optimiser: SlicedAdamW, shared: Exchange, *, peers: Peers, frequency: int) -> None:
+    def __init__(self, engine: LocalEngine, optimizer: SlicedAdamW, shared: Exchange, *, peers: Peers, frequency: int) -> None:
         super().__init__(engine, peers)
-        self._optimiser = optimiser
+        self._optimizer = optimizer
         self._shared = shared
         self._frequency = frequency
         self._averages = 0
@@ -59,7 +59,7 @@ class Averaging(Apart):
 
     def saved(self) -> dict[str, torch.Tensor]:
         """See :meth:`Strategy.saved`: this rank's own weights and moments, and the figures that wait for the next join."""
-        named = self.engine.optimiser.state()
+        named = self.engine.optimizer.state()
         for bucket, flat in enumerate(self.engine.exchange.parameters):
             named[f"{_WEIGHT}/{bucket}/0/{len(flat)}"] = flat.clone()
         for name, values in self.statistics().items():
@@ -107,7 +107,7 @@ class Averaging(Apart):
 
     def _state(self) -> dict[str, list[torch.Tensor]]:
         """All that is averaged, as whole buckets."""
-        moments = self._optimiser.moments
+        moments = self._optimizer.moments
         return {
             _WEIGHT: self.engine.exchange.parameters,
             "exp_avg": [first for first, _ in moments],
@@ -142,16 +142,16 @@ def averaging(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: 
         InputError: with another optimiser than AdamW.
         TrainingError, IntegrityError: if the checkpoint does not fit.
     """
-    if setup.built.optimiser is not None:
+    if setup.built.optimizer is not None:
         raise InputError(
             "train.strategy averaging averages the moments of AdamW: expected that optimiser, got another. "
             "Use strategy synchronous or hogwild with it"
         )
     local = setup.local_exchange(timeout_s=peers.timeout_s)
-    optimiser = SlicedAdamW(local, weight_decay=setup.settings.weight_decay)
-    engine = setup.local_engine(local, optimiser, rank=peers.rank, world_size=peers.world_size)
+    optimizer = SlicedAdamW(local, weight_decay=setup.settings.weight_decay)
+    engine = setup.local_engine(local, optimizer, rank=peers.rank, world_size=peers.world_size)
     shared, _one_copy = connect(setup.layout, peers, kind=exchange)
-    strategy = Averaging(engine, optimiser, shared, peers=peers, frequency=setup.settings.averaging_frequency)
+    strategy = Averaging(engine, optimizer, shared, peers=peers, frequency=setup.settings.averaging_frequency)
     if checkpoint is not None:
         strategy.restore(checkpoint)
         strategy.resume(checkpoint.progressed().strategy)

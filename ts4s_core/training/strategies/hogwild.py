@@ -32,7 +32,7 @@ from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, buckets_at
 from ts4s_core.training.facts import Staleness, StrategyFacts
-from ts4s_core.training.optimisers.adamw import SlicedOptimiser
+from ts4s_core.training.optimizers.adamw import SlicedOptimizer
 from ts4s_core.training.step.engine import StepStats
 from ts4s_core.training.step.local_engine import LocalEngine
 from ts4s_core.training.step.setup import TrainingSetup
@@ -57,9 +57,9 @@ class SliceOwner:
         staleness: how many updates were how stale.
     """
 
-    def __init__(self, exchange: Exchange, optimiser: SlicedOptimiser, *, updates: int, shared: Shared | None = None) -> None:
+    def __init__(self, exchange: Exchange, optimizer: SlicedOptimizer, *, updates: int, shared: Shared | None = None) -> None:
         self.exchange = exchange
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         self.updates = updates
         self.staleness: Counter[int] = Counter()
         self._shared = shared
@@ -87,7 +87,7 @@ class SliceOwner:
                 stale = self.updates - request.seen
                 self.staleness[stale] += 1
                 self.updates += 1
-                self.optimiser.step(self.updates, learning_rate=request.rate, divisor=request.divisor)
+                self.optimizer.step(self.updates, learning_rate=request.rate, divisor=request.divisor)
             if shared is None:
                 torch.cat(own_pieces(exchange.parameters, exchange.slices), out=buffer)
             return self.updates, stale
@@ -123,12 +123,12 @@ class RemoteSlices:
 
     @property
     def moments(self) -> Sequence[tuple[torch.Tensor, ...]]:
-        """See :class:`Optimiser`: of the rank's own slices."""
-        return self._owner.optimiser.moments
+        """See :class:`Optimizer`: of the rank's own slices."""
+        return self._owner.optimizer.moments
 
     def state(self) -> dict[str, torch.Tensor]:
-        """See :meth:`Optimiser.state`: of the rank's own slices."""
-        return self._owner.optimiser.state()
+        """See :meth:`Optimizer.state`: of the rank's own slices."""
+        return self._owner.optimizer.state()
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
         """Push the local gradient to all owners at once, and take what they answer.
@@ -282,12 +282,12 @@ def hogwild(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: Ch
     first = own_pieces(local.parameters, owned.slices)
     for mine, start in zip(own_pieces(owned.parameters, owned.slices), first, strict=True):
         mine.copy_(start)
-    optimiser = setup.optimiser(owned)
+    optimizer = setup.optimizer(owned)
     progressed = Progressed()
     if checkpoint is not None:
         progressed = checkpoint.progressed()
-        optimiser.restore(checkpoint)
-    owner = SliceOwner(owned, optimiser, updates=progressed.step * peers.world_size, shared=shared)
+        optimizer.restore(checkpoint)
+    owner = SliceOwner(owned, optimizer, updates=progressed.step * peers.world_size, shared=shared)
     remote = RemoteSlices(local, owner, peers, shared=shared)
     engine = setup.local_engine(local, remote, rank=peers.rank, world_size=peers.world_size)
     strategy = Hogwild(engine, remote, owner, peers)

@@ -43,7 +43,7 @@ class Synchronous(Strategy):
 
     def saved(self) -> dict[str, torch.Tensor]:
         """The moments of this rank's slices."""
-        return self.engine.optimiser.state()
+        return self.engine.optimizer.state()
 
     def facts(self) -> StrategyFacts:
         """Nothing to say."""
@@ -66,7 +66,7 @@ def synchronous(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint
     buckets, one_copy = connect(setup.layout, peers, kind=exchange)
     attach(setup.parameters, setup.layout.views(buckets.parameters), copy=peers.rank == 0 or not one_copy)
     buckets.publish()  # nobody reads shared parameters before rank 0 has written them
-    optimiser = setup.optimiser(buckets)
+    optimizer = setup.optimizer(buckets)
     if checkpoint is not None:
-        optimiser.restore(checkpoint)
-    return Synchronous(setup.engine(buckets, optimiser))
+        optimizer.restore(checkpoint)
+    return Synchronous(setup.engine(buckets, optimizer))

@@ -21,7 +21,7 @@ from ts4s_core.training.exchange.exchange import Exchange
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-class Optimiser(Protocol):
+class Optimizer(Protocol):
     """What an engine steps with."""
 
     @property
@@ -38,10 +38,10 @@ class Optimiser(Protocol):
         ...
 
 
-class SlicedOptimiser(Optimiser, Protocol):
+class SlicedOptimizer(Optimizer, Protocol):
     """An optimiser of a rank's slices that checkpoints hold.
 
-    :class:`ts4s_core.training.optimisers.any_torch.SlicedTorch` is another.
+    :class:`ts4s_core.training.optimizers.any_torch.SlicedTorch` is another.
     """
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -24,7 +24,7 @@ _PROBED_STEPS = 3
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
-def optimiser_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, learning_rate: float) -> Make:
+def optimizer_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, learning_rate: float) -> Make:
     """What makes the optimiser of some parameters.
 
     Args:
@@ -65,14 +65,14 @@ def _probe(make: Make, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimisers = make([whole]), make(pieces)
+            optimizers = make([whole]), make(pieces)
             for _step in range(_PROBED_STEPS):
                 gradient = torch.randn(4, 64, generator=random)
                 whole.grad = gradient.clone()
                 for piece, (begin, end) in zip(pieces, cuts, strict=True):
                     piece.grad = gradient.reshape(-1)[begin:end].clone()
-                for optimiser in optimisers:
-                    optimiser.step()
+                for optimizer in optimizers:
+                    optimizer.step()
         same = torch.equal(whole.detach().reshape(-1), torch.cat([piece.detach() for piece in pieces]))
     except (RuntimeError, TypeError, ValueError, InputError) as exc:
         if isinstance(exc, InputError) and "Muon" not in name:
@@ -91,7 +91,7 @@ class SlicedTorch:
 
     Args:
         exchange: its parameters and gradients.
-        make: see :func:`optimiser_maker`.
+        make: see :func:`optimizer_maker`.
     """
 
     def __init__(self, exchange: Exchange, *, make: Make) -> None:
@@ -108,7 +108,7 @@ class SlicedTorch:
             self._chunks.append(own)
         every = [parameter for own in self._chunks for parameter in own]
         # A rank without blocks has nothing to step; torch refuses an optimiser of nothing.
-        self._optimiser = make(every) if every else None
+        self._optimizer = make(every) if every else None
 
     @property
     def moments(self) -> Sequence[tuple[torch.Tensor, ...]]:
@@ -116,16 +116,16 @@ class SlicedTorch:
         return [tuple(self._whole(own, kind) for kind in self._kinds(own)) for own in self._chunks]
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
-        """Update the own slices of the parameters; see :meth:`ts4s_core.training.optimisers.adamw.SlicedAdamW.step`."""
-        if self._optimiser is None:
+        """Update the own slices of the parameters; see :meth:`ts4s_core.training.optimizers.adamw.SlicedAdamW.step`."""
+        if self._optimizer is None:
             return
         scale = torch.tensor(divisor, dtype=torch.float32)
         with torch.no_grad():
             for gradient in self._gradients:
                 gradient.div_(scale)
-        for group in self._optimiser.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimiser.step()
+        self._optimizer.step()
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the state, by ``kind/bucket/start/stop``; what chunks have in common once, as ``scalar/name/0/0``."""
@@ -144,7 +144,7 @@ class SlicedTorch:
         Raises:
             IntegrityError: if elements are missing.
         """
-        if self._optimiser is None:
+        if self._optimizer is None:
             return
         scalars: dict[str, torch.Tensor] = {}
         found: dict[int, dict[str, torch.Tensor]] = {bucket: {} for bucket in range(len(self._chunks))}
@@ -167,10 +167,10 @@ class SlicedTorch:
             for parameter, (begin, end) in zip(own, chunks(start, stop), strict=True):
                 pieces = {kind: whole[begin - start : end - start].clone() for kind, whole in found[bucket].items()}
                 if pieces or scalars:
-                    self._optimiser.state[parameter] = {**{name: value.clone() for name, value in scalars.items()}, **pieces}
+                    self._optimizer.state[parameter] = {**{name: value.clone() for name, value in scalars.items()}, **pieces}
 
     def _state(self, own: list[torch.nn.Parameter]) -> dict[str, Any]:
-        return dict(self._optimiser.state[own[0]]) if own and self._optimiser is not None else {}
+        return dict(self._optimizer.state[own[0]]) if own and self._optimizer is not None else {}
 
     def _kinds(self, own: list[torch.nn.Parameter]) -> list[str]:
         """Names of the state that has a number for each element."""
@@ -181,5 +181,5 @@ class SlicedTorch:
         )
 
     def _whole(self, own: list[torch.nn.Parameter], kind: str) -> torch.Tensor:
-        assert self._optimiser is not None
-        return torch.cat([self._optimiser.state[parameter][kind] for parameter in own])
+        assert self._optimizer is not None
+        return torch.cat([self._optimizer.state[parameter][kind] for parameter in own])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from ts4s_core.data.tokenizers import tokenise, tokenizer_from
+from ts4s_core.data.tokenizers import tokenize, tokenizer_from
 from ts4s_core.errors import SourceError
 
 _PAIRS = {"type": "BPE", "continuing_subword_prefix": "x" * 30, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
@@ -34,8 +34,8 @@ def record() -> dict[str, Any]:
 )
 def test_damaged_tokenizer(change: Callable[[dict[str, Any]], object], said: str, capfd: pytest.CaptureFixture[str]) -> None:
     found = record()
-    assert [tokens.ids for tokens in tokenise(tokenizer_from(json.dumps(found)), ["a b c"], fallback_id=0)] == [[1, 1, 2, 0, 1]]
+    assert [tokens.ids for tokens in tokenize(tokenizer_from(json.dumps(found)), ["a b c"], fallback_id=0)] == [[1, 1, 2, 0, 1]]
     change(found)
     with pytest.raises(SourceError, match=said):
-        tokenise(tokenizer_from(json.dumps(found), where="of a test"), ["a b c"], fallback_id=0)
+        tokenize(tokenizer_from(json.dumps(found), where="of a test"), ["a b c"], fallback_id=0)
     capfd.readouterr()  # the library writes of its panic on standard error
