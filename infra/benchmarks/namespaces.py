@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from ts4s_core.training.driver.local_launcher import Place
+from ts4s_core.training.driver.local_launcher import HostPlacement
 
 
 def available() -> bool:
@@ -17,7 +17,7 @@ def available() -> bool:
 
 
 @contextlib.contextmanager
-def two_hosts(rate: str = "1gbit", *, name: str = "ts4s") -> Iterator[tuple[Place, Place]]:
+def two_hosts(rate: str = "1gbit", *, name: str = "ts4s") -> Iterator[tuple[HostPlacement, HostPlacement]]:
     """Places for two ranks: one in this process's namespace, one in another, with both directions shaped to ``rate``.
 
     Args:
@@ -40,7 +40,7 @@ def two_hosts(rate: str = "1gbit", *, name: str = "ts4s") -> Iterator[tuple[Plac
         _run(*inside, "ip", "link", "set", "lo", "up")
         _run("tc", "qdisc", "add", "dev", here, *shaped)
         _run(*inside, "tc", "qdisc", "add", "dev", there, *shaped)
-        yield Place(ours), Place(theirs, tuple(inside))
+        yield HostPlacement(ours), HostPlacement(theirs, tuple(inside))
     finally:
         # The cable goes with the namespace that holds its other end.
         subprocess.run(["ip", "link", "del", here], check=False, capture_output=True)

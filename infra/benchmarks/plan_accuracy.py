@@ -81,7 +81,7 @@ def _round(settings: Settings, store: ArtifactStore, cases: list[str]) -> dict[s
                 continue
             cluster = Cluster(1, GIGABIT) if apart else plan.cluster
             said = forecast(measured, cluster, workers=workers)
-            places = {"places": stack.enter_context(two_hosts("1gbit", name="pln"))} if apart else {}
+            places = {"placements": stack.enter_context(two_hosts("1gbit", name="pln"))} if apart else {}
             launcher = LocalLauncher(threads_per_worker=1, **places)
             seconds, memory_gb = _measured(settings, store, launcher, workers=workers, exchange="network" if apart else "auto")
             parts = {name: getattr(said, f"{name}_s") for name in ("compute", "optimiser", "exchange", "rest")}

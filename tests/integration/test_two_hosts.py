@@ -55,7 +55,7 @@ def test_two_hosts_give_the_hash_of_one(tmp_path: Path):
     averaged = {"strategy": "averaging", "averaging_frequency": 3}
     one = trained(store, "one", LocalLauncher(threads_per_worker=1, python_path=[TOY]), exchange="auto", **averaged)
     with namespaces.two_hosts("1gbit", name="tst") as places:
-        launcher = LocalLauncher(threads_per_worker=1, python_path=[TOY], places=places)
+        launcher = LocalLauncher(threads_per_worker=1, python_path=[TOY], placements=places)
         assert trained(store, "gloo", launcher, exchange="network")["weights_sha256"] == alone["weights_sha256"]
         assert trained(store, "two", launcher, exchange="network", **averaged)["weights_sha256"] == one["weights_sha256"]
         hogwild = trained(store, "hogwild", launcher, exchange="network", strategy="hogwild")

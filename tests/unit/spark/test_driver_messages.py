@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from ts4s_core.spark.driver.place import Place
 
 from ts4s_core.data.facts import ScanFacts
 from ts4s_core.errors import SettingsError, SparkError
@@ -13,7 +14,6 @@ from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.events import Beat, Logged, Outcome, Progressed, as_line, event_of
 from ts4s_core.spark.driver.job import Job, artifact_of, fences_of, tokenizer_of
 from ts4s_core.spark.driver.jobs import run_job
-from ts4s_core.spark.driver.place import Place
 
 EVENTS = [
     Beat(),
@@ -37,7 +37,7 @@ def test_what_json_has_not_is_written_as_text():
 
 
 def test_what_is_no_event_is_named():
-    with pytest.raises(SparkError, match=r"that is no event: it has no log\.logger"):
+    with pytest.raises(SparkError, match=r"not an event: expected beat, log, progress or outcome, got one with no log\.logger"):
         event_of(b'{"event": "log", "level": 20, "message": "x"}')
 
 

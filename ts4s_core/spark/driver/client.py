@@ -1,4 +1,4 @@
-"""The parent's side of the driver program: start it, give it jobs, hear of its progress, end it."""
+"""The parent's side of the driver program: start it, send it jobs, receive its progress, end it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 CLOSE_LIMIT_S = 8.0
 KILL_GRACE_S = 3.0
 _POLL_S = 0.1
-_LAST_WORDS = 5
+_LAST_LINES = 5
 
 
-#: What comes back of one job.
+#: The events of one job.
 Events: TypeAlias = queue.SimpleQueue[Progressed | Outcome | Died]
 
 
@@ -111,7 +111,7 @@ class SparkProgram:
                 elif isinstance(event, Progressed):
                     progress(event.stage, event.fields)
                 elif isinstance(event, Died):
-                    raise SparkError(f"job {name} was lost: the Spark program {child.ended_how()}")
+                    raise SparkError(f"job {name} was lost: the Spark program {child.exit_description()}")
                 elif event.error is not None:
                     break
                 else:
@@ -155,8 +155,8 @@ class _Child:
         self._events: dict[int, Events] = {}
         self._lock = threading.Lock()
         self._dead = False
-        self._heard = time.monotonic()
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._last_event_at = time.monotonic()
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         arguments = ["--temporary", str(self.temporary), "--parent", str(os.getpid())]
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ts4s_core.spark.driver.program", *arguments],
@@ -164,38 +164,38 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=child_environment(settings, self.temporary),
-            pass_fds=(self._folder.lock,),  # the folder is a living program's as long as either of the two is there
+            pass_fds=(self._folder.lock,),  # the folder stays locked as long as either process lives
             start_new_session=True,  # Ctrl-C is the parent's to handle; and a session can be killed whole
         )
         self._threads = [
             threading.Thread(target=self._read_events, args=(self.process.stdout,), name="spark-program", daemon=True),
-            threading.Thread(target=self._read_words, args=(self.process.stderr,), name="spark-program-stderr", daemon=True),
+            threading.Thread(target=self._read_stderr, args=(self.process.stderr,), name="spark-program-stderr", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     def send(self, name: str, settings: Settings, job: Mapping[str, Any] | None = None) -> Events:
-        """Give the program a job; what comes back of it goes into the returned queue."""
+        """Send the program a job; its events go into the returned queue."""
         events: Events = queue.SimpleQueue()
         with self._lock:
             number = next(self._ids)
             self._events[number] = events
             if self._dead:
                 events.put(Died())
-            told = Job.of({**(job or {}), "id": number, "job": name, "settings": settings.plain()})
-            with contextlib.suppress(BrokenPipeError):  # its death is told by the thread that reads
+            record = Job.of({**(job or {}), "id": number, "job": name, "settings": settings.plain()})
+            with contextlib.suppress(BrokenPipeError):  # the reading thread reports its death
                 assert self.process.stdin is not None
-                self.process.stdin.write(json.dumps(told.to_json()).encode() + b"\n")
+                self.process.stdin.write(json.dumps(record.to_json()).encode() + b"\n")
                 self.process.stdin.flush()
         return events
 
     def check_alive(self, name: str, silence_s: float) -> None:
-        """Make sure that the program gave a sign of life of late.
+        """Check that the program sent something lately.
 
         Raises:
-            SparkError: if it did not.
+            SparkError: if it was silent for longer than ``silence_s``.
         """
-        silent_s = time.monotonic() - self._heard
+        silent_s = time.monotonic() - self._last_event_at
         if silent_s > silence_s:
             raise SparkError(
                 f"job {name} was lost: the Spark program (pid {self.process.pid}) was silent for {silent_s:.0f} s, "
@@ -204,7 +204,7 @@ class _Child:
 
     def _read_events(self, stream: IO[bytes]) -> None:
         for line in stream:
-            self._heard = time.monotonic()
+            self._last_event_at = time.monotonic()
             event = event_of(line)
             if isinstance(event, Logged):
                 logging.getLogger(event.logger).log(event.level, "%s", event.message)
@@ -215,15 +215,15 @@ class _Child:
             for events in self._events.values():
                 events.put(Died())
 
-    def _read_words(self, stream: IO[bytes]) -> None:
+    def _read_stderr(self, stream: IO[bytes]) -> None:
         for line in stream:
-            words = line.decode(errors="replace").rstrip()
-            if words:
-                self._last_words.append(words)
-                logger.debug("%s", words)
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._last_lines.append(text)
+                logger.debug("%s", text)
 
-    def ended_how(self) -> str:
-        """``was killed by SIGKILL. Its last words: ...``."""
+    def exit_description(self) -> str:
+        """``was killed by SIGKILL. Its last output: ...``."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
         self._threads[1].join(timeout=1)
@@ -231,7 +231,7 @@ class _Child:
         how = "closed its output" if code is None else f"ended with code {code}"
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        return f"{how}. Its last words: {' | '.join(self._last_words) or 'none'}"
+        return f"{how}. Its last output: {' | '.join(self._last_lines) or 'none'}"
 
     def end(self, *, grace_s: float, number: signal.Signals | None) -> None:
         """Ask the process to end (by closing its input and by a signal), wait, then kill whatever is left of its session."""

@@ -1,4 +1,4 @@
-"""What the driver program says of its jobs: one class for each event, one JSON object a line, told apart by its ``event``."""
+"""The events that the driver program sends: one class for each, one JSON object a line, discriminated by ``event``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ts4s_core.errors import SparkError, listed
 
 
 class Beat(Record):
-    """The program lives."""
+    """A heartbeat: the program lives."""
 
     event: Literal["beat"] = "beat"
 
@@ -45,7 +45,7 @@ class Outcome(Record):
 
 
 class Died(Record):
-    """The program is gone; said by the thread that reads, to every job that waits."""
+    """The program is gone; put by the reading thread into the queue of every waiting job."""
 
 
 Event: TypeAlias = Beat | Logged | Progressed | Outcome
@@ -53,7 +53,7 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e
 
 
 def as_line(event: Event) -> str:
-    """An event as a line; what JSON has not is written as text."""
+    """An event as a line; a value that JSON cannot hold is written as text."""
     return json.dumps(event.model_dump(exclude_none=True), default=str) + "\n"
 
 
@@ -61,9 +61,12 @@ def event_of(line: bytes) -> Event:
     """The event in a line.
 
     Raises:
-        SparkError: if it is none.
+        SparkError: if it is not an event.
     """
     try:
         return _EVENT.validate_python(json.loads(line))
     except ValidationError as exc:
-        raise SparkError(f"the Spark program said something that is no event: it has {listed(problems_of(exc))}") from None
+        raise SparkError(
+            f"the Spark program sent a line that is not an event: expected beat, log, progress or outcome, "
+            f"got one with {listed(problems_of(exc))}"
+        ) from None

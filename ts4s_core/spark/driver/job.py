@@ -1,4 +1,4 @@
-"""What a job of the driver program is told and gives back, as JSON."""
+"""A job of the driver program and its result, as JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class Job(Record):
 
     Attributes:
         job: its name.
-        id: number by which its events are told apart; None for the one job under spark-submit.
+        id: number that its events carry; None for the one job under spark-submit.
         settings: of the run, without secrets.
-        held: leases and marks that whoever gave the job holds; None: it holds none, and the job says itself that it uses the
-            store.
+        held: leases and usage marks that the client holds; None: it holds none, and the job marks the store as in use itself.
         onnx: whose tokenizer the data are prepared with.
         tokenizer: files of a text's tokenizer by name, in base64; None: one is trained on the text.
         dataset: what is trained, evaluated or compared on.
@@ -33,7 +32,7 @@ class Job(Record):
         first: one of two versions that are compared.
         second: the other one.
         step_seconds: how long the earlier steps took.
-        inputs: what the kind of task wants in its report besides.
+        inputs: further inputs of the evaluation of this kind of task.
         options: of a prediction.
         items: of an echo.
     """
@@ -60,14 +59,14 @@ class Job(Record):
         """The job in a JSON value.
 
         Raises:
-            SettingsError: if it is none.
+            SettingsError: if it is not a job.
         """
         try:
             return cls.model_validate(record)
         except ValidationError as exc:
             name = record.get("job") if isinstance(record, dict) else None
             raise SettingsError(
-                f"job {name!r}: expected a JSON object as a job is, got one with {listed(problems_of(exc))}"
+                f"job {name!r}: expected a JSON object with the fields of a job, got one with {listed(problems_of(exc))}"
             ) from None
 
 
@@ -75,7 +74,7 @@ def artifact_of(job: Job, role: str) -> ArtifactRef:
     """The artifact that a job names.
 
     Raises:
-        SettingsError: it names none.
+        SettingsError: if it names none.
     """
     text = getattr(job, role)
     if text is None:
@@ -84,10 +83,10 @@ def artifact_of(job: Job, role: str) -> ArtifactRef:
 
 
 def fences_of(job: Job) -> tuple[Fence, ...]:
-    """Leases and marks that whoever gave the job holds.
+    """Leases and usage marks that the client of the job holds.
 
     Raises:
-        SettingsError: something there is none.
+        SettingsError: if a record is not a lease or a mark.
     """
     try:
         return tuple(Fence.from_json(record) for record in job.held or ())

@@ -13,7 +13,7 @@ from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.errors import SettingsError
 from ts4s_core.progress import Progress
 from ts4s_core.spark.driver.job import Job, Result, artifact_of, fences_of
-from ts4s_core.spark.driver.place import Place
+from ts4s_core.spark.driver.job_context import JobContext
 from ts4s_core.task_kinds.kind import load
 from ts4s_core.task_kinds.registry import kind_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ts4s_core.artifacts.steps import StepResult
 
 
-def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
+def run_job(job: Job, *, context: JobContext, progress: Progress) -> Result:
     """Run one job.
 
     Raises:
@@ -31,30 +31,30 @@ def run_job(job: Job, *, place: Place, progress: Progress) -> Result:
     run = JOBS.get(job.job)
     if run is None:
         raise SettingsError(f"job {job.job!r} is not one of {', '.join(sorted(JOBS))}")
-    place.progress = progress
-    place.held = fences_of(job)
+    context.progress = progress
+    context.fences = fences_of(job)
     if job.held is not None or job.job not in _USE_STORE:
-        return run(job, place, progress)
-    # Nobody else says in the store that it is being used.
-    store = place.store()
+        return run(job, context, progress)
+    # The client marked nothing: the job marks the store as in use itself.
+    store = context.store()
     with in_use(store, job.job):
-        place.held = tuple(store.storage.fences)
-        return run(job, place, progress)
+        context.fences = tuple(store.storage.fences)
+        return run(job, context, progress)
 
 
-def _warm_up(_job: Job, place: Place, _progress: Progress) -> Result:
+def _warm_up(_job: Job, context: JobContext, _progress: Progress) -> Result:
     """Start what the next jobs need, while the parent does other work."""
-    if place.has_spark:
-        place.session()
+    if context.has_spark:
+        context.session()
     return {}
 
 
-def _echo(job: Job, place: Place, progress: Progress) -> Result:
+def _echo(job: Job, context: JobContext, progress: Progress) -> Result:
     """Send ``items`` through the tasks of a Spark job and back: shows that master, Python and the shipped code work."""
     items = job.items
     progress("echo", {"item": 0, "items": len(items)})
-    if place.has_spark and items:
-        items = place.engine().map(_folded, items, stage="echo")
+    if context.has_spark and items:
+        items = context.engine().map(_folded, items, stage="echo")
     return {"items": items}
 
 
@@ -63,45 +63,45 @@ def _folded(text: str) -> str:
     return str(errors.one_line(text))
 
 
-def _scan(job: Job, place: Place, progress: Progress) -> Result:
+def _scan(job: Job, context: JobContext, progress: Progress) -> Result:
     """Read all of the data once, as the task's kind of data is read; nothing is written."""
-    result: Result = load(kind_of(place.settings.model.task).scan_job)(job, place, progress)
+    result: Result = load(kind_of(context.settings.model.task).scan_job)(job, context, progress)
     return result
 
 
-def _prepare(job: Job, place: Place, progress: Progress) -> Result:
+def _prepare(job: Job, context: JobContext, progress: Progress) -> Result:
     """The dataset artifact of the data."""
-    result: Result = load(kind_of(place.settings.model.task).prepare_job)(job, place, progress)
+    result: Result = load(kind_of(context.settings.model.task).prepare_job)(job, context, progress)
     return result
 
 
-def _train(job: Job, place: Place, progress: Progress) -> Result:
+def _train(job: Job, context: JobContext, progress: Progress) -> Result:
     """The trained artifact of a ``dataset`` and a ``model``."""
     from ts4s_core.training.driver.train_step import train
 
     return train(
-        place.settings,
-        place.store(),
-        place.launcher(),
+        context.settings,
+        context.store(),
+        context.launcher(),
         dataset=artifact_of(job, "dataset"),
         model=artifact_of(job, "model"),
         progress=progress,
     ).to_json()
 
 
-def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
+def _evaluate(job: Job, context: JobContext, progress: Progress) -> Result:
     """The report on a ``trained`` version over a ``dataset``, against the ``champion`` if there is one.
 
     ``inputs`` are what the dataset's kind of task shows besides.
     """
     from ts4s_core.data.facts import DatasetFacts
 
-    store, dataset = place.store(), artifact_of(job, "dataset")
+    store, dataset = context.store(), artifact_of(job, "dataset")
     step: Callable[..., StepResult] = load(kind_of(DatasetFacts.of(store.manifest(dataset)).task).evaluation)
     return step(
-        place.settings,
+        context.settings,
         store,
-        place.engine(),
+        context.engine(),
         trained=artifact_of(job, "trained"),
         dataset=dataset,
         champion=artifact_of(job, "champion") if job.champion else None,
@@ -111,39 +111,39 @@ def _evaluate(job: Job, place: Place, progress: Progress) -> Result:
     ).to_json()
 
 
-def _compare(job: Job, place: Place, progress: Progress) -> Result:
+def _compare(job: Job, context: JobContext, progress: Progress) -> Result:
     """Metrics of two ``trained`` versions, ``first`` and ``second``, on the test side of a ``dataset``; nothing is written."""
     from ts4s_core.evaluation.gate.compare_versions import compare_versions
 
     return compare_versions(
-        place.store(),
-        place.engine(),
+        context.store(),
+        context.engine(),
         first=artifact_of(job, "first"),
         second=artifact_of(job, "second"),
         dataset=artifact_of(job, "dataset"),
-        threads=place.settings.train.threads_per_worker,
+        threads=context.settings.train.threads_per_worker,
         progress=progress,
     )
 
 
-def _predict(job: Job, place: Place, progress: Progress) -> Result:
+def _predict(job: Job, context: JobContext, progress: Progress) -> Result:
     """What a ``trained`` version answers to every row of the source, written as the ``options`` say."""
     from ts4s_core.prediction.job import PredictOptions, predict
 
     return predict(
-        place.settings,
-        place.store(),
-        place.engine(),
+        context.settings,
+        context.store(),
+        context.engine(),
         model=artifact_of(job, "trained"),
         options=PredictOptions.of(job.options),
-        slots=place.slots(),
+        slots=context.slots(),
         progress=progress,
     )
 
 
 #: Jobs that read or write versions.
 _USE_STORE = ("prepare", "train", "evaluate", "compare", "predict")
-JOBS: dict[str, Callable[[Job, Place, Progress], Result]] = {
+JOBS: dict[str, Callable[[Job, JobContext, Progress], Result]] = {
     "warm-up": _warm_up,
     "echo": _echo,
     "scan": _scan,

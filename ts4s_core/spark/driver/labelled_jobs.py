@@ -8,13 +8,13 @@ from ts4s_core.data.scan import Scan
 from ts4s_core.data.scan import scan as scan_data
 from ts4s_core.progress import Progress
 from ts4s_core.spark.driver.job import Job, Result, artifact_of
-from ts4s_core.spark.driver.place import Place
+from ts4s_core.spark.driver.job_context import JobContext
 
 
-def scan(_job: Job, place: Place, progress: Progress) -> Result:
+def scan(_job: Job, context: JobContext, progress: Progress) -> Result:
     """Read all of the data once; nothing is written."""
-    place.forget_scan()
-    found = _scanned(place)
+    context.forget_scan()
+    found = _scanned(context)
     progress("scan", {"rows": found.rows, "labels": len(found.labels), "bad_rows": found.bad_rows})
     facts = ScanFacts(
         rows=found.rows,
@@ -28,15 +28,15 @@ def scan(_job: Job, place: Place, progress: Progress) -> Result:
     return facts.to_json()
 
 
-def prepare(job: Job, place: Place, progress: Progress) -> Result:
+def prepare(job: Job, context: JobContext, progress: Progress) -> Result:
     """The dataset artifact, tokenised as the ``onnx`` (or ``model``) artifact's tokenizer does."""
-    store, onnx = place.store(), artifact_of(job, "onnx")
-    found = _scanned(place)
-    place.forget_scan()  # should the rows have changed, the next try looks again
+    store, onnx = context.store(), artifact_of(job, "onnx")
+    found = _scanned(context)
+    context.forget_scan()  # should the rows have changed, the next try looks again
     return prepare_dataset(
-        place.settings,
+        context.settings,
         store,
-        place.engine(),
+        context.engine(),
         scan=found,
         tokenizer_folder=store.local(onnx) / "tokenizer",
         upstream={"onnx": onnx},
@@ -44,6 +44,6 @@ def prepare(job: Job, place: Place, progress: Progress) -> Result:
     ).to_json()
 
 
-def _scanned(place: Place) -> Scan:
-    wanted = (place.settings.data, place.settings.model.task)
-    return place.scanned(wanted, lambda: scan_data(place.settings, place.engine()))
+def _scanned(context: JobContext) -> Scan:
+    key = (context.settings.data, context.settings.model.task)
+    return context.scanned(key, lambda: scan_data(context.settings, context.engine()))

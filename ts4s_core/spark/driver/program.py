@@ -1,8 +1,8 @@
 """The driver of a Spark step as a process of its own, which a timeout or a cancel can end.
 
 ``python -m ts4s_core.spark.driver.program --temporary FOLDER --parent PID`` reads one JSON job a line from standard input and
-writes JSON lines to standard output: ``beat`` every second, ``progress``, ``log``, and for each job one ``result`` or
-``error``. It ends when standard input closes, on SIGTERM, and when its parent dies; whatever it started ends with it.
+writes JSON lines to standard output: ``beat`` every second, ``progress``, ``log``, and for each job one ``outcome``.
+It ends when standard input closes, on SIGTERM, and when its parent dies; whatever it started ends with it.
 
 ``spark-submit --py-files ts4s_core.zip program.py --job FILE.json`` runs one job on a cluster and prints its last line.
 
@@ -33,8 +33,8 @@ from ts4s_core.progress import Value
 from ts4s_core.settings import load_settings
 from ts4s_core.spark.driver.events import Beat, Event, Logged, Outcome, Progressed, as_line
 from ts4s_core.spark.driver.job import Job
+from ts4s_core.spark.driver.job_context import JobContext
 from ts4s_core.spark.driver.jobs import run_job
-from ts4s_core.spark.driver.place import Place
 from ts4s_core.spark.session.failures import as_error
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ STOP_LIMIT_S = 4.0
 BEAT_EVERY_S = 1.0
 
 
-class Wire(logging.Handler):
-    """JSON lines to the parent, from any thread."""
+class EventWriter(logging.Handler):
+    """Writes events as JSON lines to the parent, from any thread; as a log handler, log records too."""
 
     def __init__(self, stream: IO[str]) -> None:
         super().__init__(level=logging.INFO)
@@ -54,7 +54,7 @@ class Wire(logging.Handler):
     def send(self, event: Event) -> None:
         """Write one event."""
         line = as_line(event)
-        with self._write_lock, contextlib.suppress(BrokenPipeError):  # a dead parent ends us by other ways
+        with self._write_lock, contextlib.suppress(BrokenPipeError):  # a dead parent is noticed elsewhere
             self._stream.write(line)
             self._stream.flush()
 
@@ -62,33 +62,33 @@ class Wire(logging.Handler):
         """A log record as an event."""
         self.send(Logged(logger=record.name, level=record.levelno, message=self.format(record)))
 
-    def beat(self) -> None:
-        """Signs of life from now on, so that the parent can tell a stopped program from a busy one."""
+    def start_heartbeat(self) -> None:
+        """Send a heartbeat every second from now on, so that the parent can distinguish a stopped program from a busy one."""
 
-        def signs() -> None:
+        def send_beats() -> None:
             while True:
                 self.send(Beat())
                 time.sleep(BEAT_EVERY_S)
 
-        threading.Thread(target=signs, name="beat", daemon=True).start()
+        threading.Thread(target=send_beats, name="beat", daemon=True).start()
 
 
-class Ending:
-    """The one way out, callable from any thread, also while the main thread is inside native code."""
+class Shutdown:
+    """Ends the program; callable from any thread, also while the main thread is inside native code."""
 
     def __init__(self, temporary: Path) -> None:
         self._temporary = temporary
         self._once = threading.Lock()
-        self.place: Place | None = None
+        self.context: JobContext | None = None
 
-    def end(self, code: int) -> None:
+    def run(self, code: int) -> None:
         """Stop Spark, end every process that was started here, remove the temporary folder, exit."""
         if not self._once.acquire(blocking=False):
             return
-        place = self.place
+        context = self.context
         # A local master dies with its JVM; a cluster should hear that the application is over.
-        if place is not None and place.has_spark and not place.settings.spark.master.startswith("local"):
-            stopping = threading.Thread(target=place.sessions.stop, daemon=True)
+        if context is not None and context.has_spark and not context.settings.spark.master.startswith("local"):
+            stopping = threading.Thread(target=context.sessions.stop, daemon=True)
             stopping.start()
             stopping.join(STOP_LIMIT_S)
         kill_tree(os.getpid())
@@ -107,60 +107,60 @@ class Ending:
             while True:
                 for number in os.read(reading, 64):
                     if number in (signal.SIGTERM, signal.SIGINT):
-                        self.end(128 + number)
+                        self.run(128 + number)
 
         threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def private_streams() -> tuple[IO[bytes], IO[str]]:
     """Standard input and output for the protocol alone: anything else that prints, the JVM included, goes to standard error."""
-    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    jobs, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    return jobs, answers
+    return jobs, results
 
 
-def place_for(job: Job, *, temporary: Path, before: Place | None) -> Place:
-    """Where a job runs; the session of the job before is kept where it fits.
+def context_for(job: Job, *, temporary: Path, previous: JobContext | None) -> JobContext:
+    """The context of a job; the session of the previous job is kept where it fits.
 
     Raises:
         SettingsError: if the job's settings are refused.
     """
     settings = load_settings(job.settings)
-    return Place(settings, temporary) if before is None else dataclasses.replace(before, settings=settings)
+    return JobContext(settings, temporary) if previous is None else dataclasses.replace(previous, settings=settings)
 
 
-def serve(jobs: IO[bytes], wire: Wire, *, ending: Ending, temporary: Path) -> None:
+def serve(jobs: IO[bytes], writer: EventWriter, *, shutdown: Shutdown, temporary: Path) -> None:
     """Run jobs one after the other until the stream of jobs ends; never returns."""
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
 
     def read() -> None:
         for line in jobs:
             waiting.put(Job.of(json.loads(line)))
-        ending.end(0)
+        shutdown.run(0)
 
     threading.Thread(target=read, name="jobs", daemon=True).start()
     while True:
         job = waiting.get()
-        wire.send(_outcome(job, wire, ending=ending, temporary=temporary))
+        writer.send(_outcome(job, writer, shutdown=shutdown, temporary=temporary))
 
 
-def _outcome(job: Job, wire: Wire, *, ending: Ending, temporary: Path) -> Outcome:
+def _outcome(job: Job, writer: EventWriter, *, shutdown: Shutdown, temporary: Path) -> Outcome:
     """Run a job to its end, whichever that is."""
 
     def progress(stage: str, fields: Mapping[str, Value]) -> None:
-        wire.send(Progressed(id=job.id, stage=stage, fields=dict(fields)))
+        writer.send(Progressed(id=job.id, stage=stage, fields=dict(fields)))
 
     try:
-        ending.place = place_for(job, temporary=temporary, before=ending.place)
-        return Outcome(id=job.id, result=run_job(job, place=ending.place, progress=progress))
+        shutdown.context = context_for(job, temporary=temporary, previous=shutdown.context)
+        return Outcome(id=job.id, result=run_job(job, context=shutdown.context, progress=progress))
     except Ts4sError as exc:
         return Outcome(id=job.id, error=to_wire(exc))
     except Exception as exc:
         error = as_error(exc, what=f"job {job.job}")
-        if type(error) is Ts4sError:  # nobody foresaw it: whoever mends it wants to see where
+        if type(error) is Ts4sError:  # a bug: the traceback shows where
             logger.exception("%s", error)
         else:
             logger.debug("%s", error, exc_info=exc)
@@ -169,24 +169,24 @@ def _outcome(job: Job, wire: Wire, *, ending: Ending, temporary: Path) -> Outcom
 
 def _run_submitted(path: Path) -> int:
     """One job under spark-submit, which owns the JVM and its end."""
-    jobs, answers = private_streams()
+    jobs, results = private_streams()
     jobs.close()
-    wire = Wire(answers)
-    logging.getLogger("ts4s_core").addHandler(wire)
+    writer = EventWriter(results)
+    logging.getLogger("ts4s_core").addHandler(writer)
     with PrivateFolder("submitted") as folder:
-        ending = Ending(folder)
+        shutdown = Shutdown(folder)
         try:
             job = Job.of(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as exc:
-            wire.send(Outcome(error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}"))))
+            writer.send(Outcome(error=to_wire(SettingsError(f"--job {path} cannot be read as JSON: {exc}"))))
             return 2
         except SettingsError as exc:
-            wire.send(Outcome(error=to_wire(exc)))
+            writer.send(Outcome(error=to_wire(exc)))
             return 2
-        outcome = _outcome(job, wire, ending=ending, temporary=folder)
-        if ending.place is not None:
-            ending.place.sessions.stop()
-        wire.send(outcome)
+        outcome = _outcome(job, writer, shutdown=shutdown, temporary=folder)
+        if shutdown.context is not None:
+            shutdown.context.sessions.stop()
+        writer.send(outcome)
     return 0 if outcome.error is None else 1
 
 
@@ -203,17 +203,17 @@ def main() -> int:
         return _run_submitted(arguments.job)
     if arguments.temporary is None or arguments.parent is None:
         parser.error("--temporary and --parent go together; or give --job")
-    jobs, answers = private_streams()
-    ending = Ending(arguments.temporary)
-    ending.on_signals()
-    die_with_parent(arguments.parent, on_death=lambda: ending.end(1))
-    wire = Wire(answers)
-    wire.beat()
+    jobs, results = private_streams()
+    shutdown = Shutdown(arguments.temporary)
+    shutdown.on_signals()
+    die_with_parent(arguments.parent, on_death=lambda: shutdown.run(1))
+    writer = EventWriter(results)
+    writer.start_heartbeat()
     own = logging.getLogger("ts4s_core")
     own.setLevel(logging.INFO)
     own.propagate = False
-    own.addHandler(wire)
-    serve(jobs, wire, ending=ending, temporary=arguments.temporary)
+    own.addHandler(writer)
+    serve(jobs, writer, shutdown=shutdown, temporary=arguments.temporary)
     return 0
 
 

@@ -7,13 +7,13 @@ from ts4s_core.data.corpus.scan import TextScan, scan_text
 from ts4s_core.data.facts import ScanFacts
 from ts4s_core.progress import Progress
 from ts4s_core.spark.driver.job import Job, Result, tokenizer_of
-from ts4s_core.spark.driver.place import Place
+from ts4s_core.spark.driver.job_context import JobContext
 
 
-def scan(job: Job, place: Place, progress: Progress) -> Result:
+def scan(job: Job, context: JobContext, progress: Progress) -> Result:
     """Read all of a text once and train its tokenizer, if none is given; nothing is written."""
-    place.forget_scan()
-    found = _scanned(job, place)
+    context.forget_scan()
+    found = _scanned(job, context)
     sides = {name: counts.blocks for name, counts in found.sides.items()}
     size = {name: counts.size for name, counts in found.sides.items()}
     progress("scan", {"bytes": sum(size.values()), "blocks": sum(sides.values()), "bad_rows": found.bad_rows})
@@ -29,14 +29,14 @@ def scan(job: Job, place: Place, progress: Progress) -> Result:
     return facts.to_json()
 
 
-def prepare(job: Job, place: Place, progress: Progress) -> Result:
+def prepare(job: Job, context: JobContext, progress: Progress) -> Result:
     """The dataset artifact of a text."""
-    found = _scanned(job, place)
-    place.forget_scan()  # should the text have changed, the next try looks again
-    return prepare_text(place.settings, place.store(), place.engine(), scan=found, progress=progress).to_json()
+    found = _scanned(job, context)
+    context.forget_scan()  # should the text have changed, the next try looks again
+    return prepare_text(context.settings, context.store(), context.engine(), scan=found, progress=progress).to_json()
 
 
-def _scanned(job: Job, place: Place) -> TextScan:
-    model, tokenizer = place.settings.model, tokenizer_of(job)
-    wanted = (place.settings.data, model.task, model.tokenizer_kind, model.vocabulary_size, tokenizer)
-    return place.scanned(wanted, lambda: scan_text(place.settings, place.engine(), tokenizer=tokenizer))
+def _scanned(job: Job, context: JobContext) -> TextScan:
+    model, tokenizer = context.settings.model, tokenizer_of(job)
+    key = (context.settings.data, model.task, model.tokenizer_kind, model.vocabulary_size, tokenizer)
+    return context.scanned(key, lambda: scan_text(context.settings, context.engine(), tokenizer=tokenizer))

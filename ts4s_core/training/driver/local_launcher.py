@@ -33,7 +33,7 @@ _PACKAGE_ROOT = str(Path(ts4s_core.__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True)
-class Place:
+class HostPlacement:
     """Where a rank's process runs.
 
     Attributes:
@@ -51,17 +51,23 @@ class LocalLauncher:
     Args:
         threads_per_worker: threads of a worker.
         python_path: folders that workers import from beside this package: a custom factory's home.
-        places: of the ranks, in turn; the control server is at the first one's address.
+        placements: of the ranks, in turn; the control server is at the first one's address.
     """
 
-    def __init__(self, *, threads_per_worker: int, python_path: Sequence[str] = (), places: Sequence[Place] = (Place(),)) -> None:
+    def __init__(
+        self,
+        *,
+        threads_per_worker: int,
+        python_path: Sequence[str] = (),
+        placements: Sequence[HostPlacement] = (HostPlacement(),),
+    ) -> None:
         self._threads = threads_per_worker
         self._python_path = list(python_path)
-        self._places = tuple(places)
+        self._placements = tuple(placements)
 
     def control_interface(self) -> Interface:
-        """The loopback interface, or the first place's."""
-        return Interface(self._places[0].address)
+        """The loopback interface, or the first placement's."""
+        return Interface(self._placements[0].address)
 
     def slots(self) -> int:
         """Workers that have cores of their own."""
@@ -90,7 +96,7 @@ class LocalLauncher:
     def _start(self, job: TrainJob, *, rank: int, world_size: int, control: ControlServer) -> _Process:
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
         environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-        place = self._places[rank % len(self._places)]
+        placement = self._placements[rank % len(self._placements)]
         told = {
             "job": job.to_wire(),
             "control": control.address.to_wire(),
@@ -98,9 +104,9 @@ class LocalLauncher:
             "world_size": world_size,
             "parent_pid": os.getpid(),
             "python_path": self._python_path,
-            "address": place.address,
+            "address": placement.address,
         }
-        return _Process(rank, json.dumps(told), environment, prefix=place.prefix)
+        return _Process(rank, json.dumps(told), environment, prefix=placement.prefix)
 
 
 class _Process:

@@ -1,4 +1,4 @@
-"""Where a job runs: the session, its engine and its launcher, each made when it is first asked for."""
+"""The context that a job runs in: the session, its engine and its launcher, each created at its first use."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ T = TypeVar("T")
 
 
 @dataclass
-class Place:
-    """Where jobs run, and what they leave for the next one.
+class JobContext:
+    """What a job runs with, and what one job leaves for the next.
 
     Attributes:
         settings: the settings of the job.
         temporary: private folder of the program.
         sessions: holds at most one Spark session.
-        held: leases and marks that the job's giver holds.
-        progress: told of files that go to the store or come from there.
+        fences: leases and usage marks that the client of the job holds.
+        progress: called with the files that are sent to the store or read from it.
     """
 
     settings: Settings
     temporary: Path
     sessions: Sessions = field(default_factory=Sessions)
     progress: Progress = silent
-    held: tuple[Fence, ...] = ()
+    fences: tuple[Fence, ...] = ()
     _engine: tuple[SparkSession, SparkEngine] | None = None
     _scanned: tuple[object, Any] | None = None
 
@@ -84,33 +84,33 @@ class Place:
         if self.has_spark:
             from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
 
-            wanted = train.workers or train.logical_shards
-            return BarrierLauncher(self.session, threads_per_worker=train.threads_per_worker, workers=wanted)
+            workers = train.workers or train.logical_shards
+            return BarrierLauncher(self.session, threads_per_worker=train.threads_per_worker, workers=workers)
         from ts4s_core.training.driver.local_launcher import LocalLauncher
 
         return LocalLauncher(threads_per_worker=train.threads_per_worker)
 
     def store(self) -> ArtifactStore:
-        """The artifact store of the settings; what is written through it is under what is held."""
+        """The artifact store of the settings; writes through it are guarded by the fences."""
         from ts4s_core.artifacts.store import ArtifactStore
 
         store = ArtifactStore.open(self.settings.storage, progress=self.progress)
-        store.storage.fences.extend(self.held)
+        store.storage.fences.extend(self.fences)
         return store
 
-    def scanned(self, wanted: object, scan: Callable[[], T]) -> T:
-        """What the data are: what the last scan found, if it was of the same data.
+    def scanned(self, key: object, scan: Callable[[], T]) -> T:
+        """The result of the last scan if it was of the same data, else of a new one.
 
         Args:
-            wanted: which data, and how they are read.
+            key: which data, and how they are read.
             scan: reads them.
         """
-        if self._scanned is None or self._scanned[0] != wanted:
+        if self._scanned is None or self._scanned[0] != key:
             self._scanned = None
-            self._scanned = (wanted, scan())
+            self._scanned = (key, scan())
         found: T = self._scanned[1]
         return found
 
     def forget_scan(self) -> None:
-        """Let the data be read again."""
+        """Forget the last scan: the next one reads the data again."""
         self._scanned = None
