@@ -18,6 +18,7 @@ from ts4s_core.errors import SettingsError
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.settings import Settings
 from ts4s_core.settings.flows import defaults_of, flow_settings, value_of
+from ts4s_core.settings.load import SECRET_FIELDS
 
 FLOWS: dict[str, Flow[..., Any]] = {flow.name: flow for flow in (retrain, language_model, predict, watch)}
 GROUPS = ("data", "model", "train", "evaluate", "generate", "spark", "storage")
@@ -56,7 +57,7 @@ def test_a_form_shows_what_bears_in_that_order(flow: str) -> None:
     fields = [(group.removeprefix("more_"), name) for group, values in shown(flow).items() for name in values]
     names = [f"{group}.{name}" for group, name in fields]
     settings = flow_settings(flow)
-    secrets = {"storage.key", "storage.secret"}
+    secrets = {".".join(place) for place in SECRET_FIELDS}
     assert set(names) == {name for name in settings.names if "." in name} - secrets
     assert len(names) == len(set(names))
     groups = list(dict.fromkeys(name.partition(".")[0] for name in settings.first))
