@@ -105,6 +105,10 @@ class Forgetful:
         self.writes += 1
         self.held = data if self.writes > self._forgets else self._keeps
 
+    def ls(self, _folder: str, *, detail: bool) -> list[str]:
+        assert not detail
+        return []
+
     def cat_file(self, _path: str) -> bytes:
         if self.held is None:
             raise FileNotFoundError

@@ -38,7 +38,7 @@ from ts4s_core.artifacts.leases.claims import (
     remove,
 )
 from ts4s_core.artifacts.leases.renewal import OwnClaim, check_fences
-from ts4s_core.artifacts.leases.watch import Seen, Watch, holder, live_claims
+from ts4s_core.artifacts.leases.watch import Seen, Watch, holder, live_claims, pause
 from ts4s_core.errors import LeaseHeldError
 
 __all__ = [
@@ -160,16 +160,17 @@ class Lease:
                 log.log(level, "waiting for the lease of %s, held by %s", self._name, _first(ahead))
                 told = True
             poll_s = self._storage.limits.poll_s
-            time.sleep(
-                poll_s * _LONG_POLLS if long and wait else poll_s if any(one.claim.number for one in ahead) else poll_s / 10
-            )
+            pause(poll_s * _LONG_POLLS if long and wait else poll_s if any(one.claim.number for one in ahead) else poll_s / 10)
 
     def _drop_dead(self, others: list[Seen]) -> bool:
         dead = [one for one in others if one.dead]
         for one in dead:
             log.info("removing the lease of %s from %s, which is gone", self._name, one.claim)
             remove(self._storage, self._name, one.claim.token)
-            self.replaced_silent = self.replaced_silent or not one.ended
+            if not one.ended:
+                self.replaced_silent = True
+                level = logging.INFO if self._name.startswith("_") else logging.WARNING
+                log.log(level, "lease of %s was taken from %s: it was silent for too long", self._name, one.claim)
         return bool(dead)
 
 
@@ -180,7 +181,7 @@ def let_collection_end(storage: LeaseFiles) -> None:
         if not told:
             log.info("waiting until `ts4s models gc` has ended")
             told = True
-        time.sleep(storage.limits.poll_s)
+        pause(storage.limits.poll_s)
 
 
 def _first(contenders: list[Seen]) -> Claim:

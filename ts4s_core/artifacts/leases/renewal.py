@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import threading
 import uuid
 
@@ -31,7 +33,7 @@ class OwnClaim:
         self._storage = storage
         self._name = name
         self._doing = doing
-        self._ended = threading.Event()
+        self._ended: tuple[int, int] | None = None
         self._lost = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lease-{name}", daemon=True)
 
@@ -48,6 +50,7 @@ class OwnClaim:
         """Write the claim with its number, and renew it from now on."""
         self.number = number
         self._storage.write_bytes(self._path(CLAIM), claim_bytes(this_owner(), self.token, number=number, doing=self._doing))
+        self._ended = os.pipe()
         self._renewer.start()
 
     def chosen_in_time(self) -> bool:
@@ -73,9 +76,7 @@ class OwnClaim:
 
     def give_back(self) -> None:
         """What was done under the claim is done, whether the store answers now or not."""
-        self._ended.set()
-        if self._renewer.is_alive():
-            self._renewer.join()
+        self._stop_renewing()
         try:
             retried(
                 lambda: remove(self._storage, self._name, self.token),
@@ -87,12 +88,26 @@ class OwnClaim:
             wait = f"others wait {self._storage.limits.expires_s:.0f} s, or until this process ends"
             log.warning("lease of %s could not be given back, %s: %s", self._name, wait, exc)
 
+    def _stop_renewing(self) -> None:
+        if self._ended is None:
+            return
+        reading, writing = self._ended
+        os.write(writing, b"1")  # a close would wake nobody where a child has inherited that end
+        self._renewer.join()
+        os.close(writing)
+        os.close(reading)
+        self._ended = None
+
     def _path(self, ending: str) -> str:
         return path_of(self._name, self.token, ending)
 
     def _renew(self) -> None:
         storage, beats = self._storage, 0
-        while not self._ended.wait(storage.limits.renew_s):
+        assert self._ended is not None
+        ended = select.poll()
+        ended.register(self._ended[0], select.POLLIN)
+        # A wait that the kernel counts: see watch.pause.
+        while not ended.poll(1_000 * storage.limits.renew_s):
             try:
                 if storage.exists(self._path(CLAIM)):
                     beats += 1

@@ -73,14 +73,13 @@ class FolderFiles:
         with self._temporary(path, lambda file: file.write(data)) as temporary:
             os.replace(temporary, self._root / path)
 
-    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked) -> None:
         """Write an object that must not exist.
 
         Args:
             path: the object.
             data: its content.
             check: asked right before the plain rename of a device that has nothing better; raises if the lease was lost.
-            keep: of no use here.
 
         Raises:
             ConflictError: if it exists.

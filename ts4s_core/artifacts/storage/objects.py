@@ -108,39 +108,40 @@ class ObjectFiles:
         """Write an object, over an older one if there is one."""
         self._fs.pipe_file(f"{self._root}/{path}", data)
 
-    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked) -> None:
         """Write an object that must not exist, for who holds the store's lease.
 
         Nothing ties the look to the write here. A writer that is stopped just between them writes over what its successor
-        wrote. So each writes a candidate of its own first, under a name that nobody else has; a successor of somebody silent
-        lets its candidate lie; and whoever finds that the lease was lost after all puts the successor's candidate back.
+        wrote. So each writes a candidate of its own first, under a name that nobody else has; where another's candidate lies
+        already, of somebody who may wake, it lets its own lie too (``gc`` removes it); and whoever finds that the lease was
+        lost after all puts the other's candidate back.
 
         Args:
             path: the object.
             data: its content.
             check: asked right before each write, and after the last one; raises if the lease was lost.
-            keep: let the candidate lie for somebody who may wake; ``gc`` removes it.
 
         Raises:
             ConflictError: if it exists, or somebody else wrote it meanwhile.
+            LeaseHeldError: if the lease was lost, and nobody else wrote it.
             StoreError: if the server does not hold what it said it took.
         """
         full, candidate = f"{self._root}/{path}", f"{_candidates(path)}{uuid.uuid4().hex}"
         if self._fs.exists(full):
             raise already_there(path)
         self.write(candidate, data)
+        others = self._candidates_beside(candidate, path)
         written = False
         try:
             self._create_whole(path, data, check=check)
             written = True
             check()
         except LeaseHeldError as exc:
-            if not written:
-                raise
-            self._put_back(path, candidate)
-            raise already_there(path) from exc
+            if written and self._put_back(path, candidate):
+                raise already_there(path) from exc
+            raise
         finally:
-            if not (keep and written):
+            if not (others and written):
                 self.delete(candidate)
 
     def _create_whole(self, path: str, data: bytes, *, check: Callable[[], None]) -> None:
@@ -159,14 +160,23 @@ class ObjectFiles:
         # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
         retried(write, backoff=CREATIONS, passes=lambda exc: isinstance(exc, _NotWholeError), what=f"{path} is not there whole")
 
-    def _put_back(self, path: str, own: str) -> None:
-        """Write what a successor wrote over what came too late; if it had not come so far, nobody was wronged."""
+    def _put_back(self, path: str, own: str) -> bool:
+        """Write what a successor wrote over what came too late, or take that away; whether there was a successor."""
+        others = self._candidates_beside(own, path)
+        if not others:
+            self.delete(path)
+            return False
+        log.warning("%s was written too late, over what somebody else had written there: that is put back", path)
+        self.write(path, bytes(self._fs.cat_file(others[0])))
+        return True
+
+    def _candidates_beside(self, own: str, path: str) -> list[str]:
+        """Full paths of the candidates of others for a path."""
         folder, _, start = f"{self._root}/{_candidates(path)}".rpartition("/")
         names = [str(found).rpartition("/")[2] for found in self._fs.ls(folder, detail=False)]
-        others = sorted(name for name in names if name.startswith(start) and not own.endswith(f"/{name}"))
-        for name in others[:1]:
-            log.warning("%s was written too late, over what somebody else had written there: that is put back", path)
-            self.write(path, bytes(self._fs.cat_file(f"{folder}/{name}")))
+        return sorted(
+            f"{folder}/{name}" for name in names if name.startswith(start) and f"{folder}/{name}" != f"{self._root}/{own}"
+        )
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""
@@ -255,10 +265,10 @@ class S3Files(ObjectFiles):
             f"S3 server of bucket {bucket} took {key}, whose MD5 was wrong: artifacts are not safe there. Use another one"
         )
 
-    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked) -> None:
         """Write an object that must not exist; atomic where the server has conditional writes."""
         if not self.conditional_writes:
-            super().create(path, data, check=check, keep=keep)
+            super().create(path, data, check=check)
             return
         full, writer = f"{self._root}/{path}", uuid.uuid4().hex
 

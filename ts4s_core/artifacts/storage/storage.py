@@ -136,7 +136,7 @@ class Storage:
                     lease.check()
                     check_fences(self, fences)
 
-                files.create(path, data, check=check, keep=lease.replaced_silent)
+                files.create(path, data, check=check)
 
     def open_read(self, path: str) -> BinaryIO:
         """A reader of the object's bytes, not verified."""

@@ -31,7 +31,7 @@ class Files(Protocol):
     def write(self, path: str, data: bytes) -> None:
         """Write an object, over an older one."""
 
-    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked, keep: bool = False) -> None:
+    def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked) -> None:
         """Write an object that must not exist."""
 
     def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
