@@ -75,7 +75,8 @@ def test_what_a_flow_does_not_use_is_not_among_its_settings() -> None:
     assert not OF_LANGUAGE_MODELS & retrain
     assert language >= OF_LANGUAGE_MODELS
     assert retrain - language == {
-        *("data.text_column", "data.label_column", "data.max_rows", "model.task", "model.classes", "model.max_length"),
+        *("data.text_column", "data.label_column", "data.csv_escape", "data.csv_escape_unquoted", "data.max_rows"),
+        *("model.task", "model.classes", "model.max_length"),
         *("model.freeze_encoder", "model.class_weights", "evaluate.metric", "evaluate.max_drift"),
         *("data.csv_escape", "data.csv_escape_unquoted"),
     }
