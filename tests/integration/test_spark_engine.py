@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ from word_tokenizer import make_tokenizer
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
+from ts4s_core.data.sources import open_source
 from ts4s_core.errors import DataError, SourceError, SparkError
 from ts4s_core.settings import DataSettings, ModelSettings, Settings, StorageSettings
 from ts4s_core.spark.execution.data_engine import SparkEngine, cause_of
@@ -85,6 +88,58 @@ def test_spark_and_one_process_write_the_same_bytes(
     assert files_of(settings_of(source, tmp_path / "b"), engine, tokenizer_folder) == local
 
 
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("cast(string(id) as binary)", "binary"),
+        ("current_timestamp()", "timestamp"),
+        ("current_date()", "date"),
+        ("named_struct('a', id)", "struct"),
+        ("array(cast(string(id) as binary))", "array<binary>"),
+    ],
+)
+def test_types_of_a_table_that_are_no_labels(engine: SparkEngine, tmp_path: Path, label: str, kind: str) -> None:
+    session = engine._session
+    session.range(9).selectExpr(f"{label} as label", "concat('text ', id) as text").createOrReplaceTempView("typed")
+    with pytest.raises(DataError, match=f"Table typed has column 'label' of type {kind}"):
+        scan(settings_of("typed", tmp_path / "x", format="table"), engine)
+
+
+def test_types_of_a_table_that_are_labels(engine: SparkEngine, tmp_path: Path) -> None:
+    session = engine._session
+    for label in ("id % 2", "cast(id % 2 as double)", "cast(id % 2 as decimal(9, 3))", "string(id % 2)"):
+        session.range(60).selectExpr(f"{label} as label", "concat('text ', id) as text").createOrReplaceTempView("typed")
+        assert scan(settings_of("typed", tmp_path / "x", format="table"), engine).labels == ("0", "1")
+
+
+def test_csv_that_spark_writes_is_read_as_it_was_written(engine: SparkEngine, tmp_path: Path) -> None:
+    """Every dialect of its writer, with the setting that the bytes ask for."""
+    draw = random.Random(11)
+    signs = ["a", "b", "\\", '"', ",", "\n", " ", "é", "'", "#", "\t", "x"]
+    texts = ["".join(draw.choices(signs, k=draw.randint(1, 9))) for _ in range(300)] + ['say "hi"', "a\\", ',\\"\\', '"', "\\,"]
+    rows = [("ab"[number % 2], f"{text}{number}" if number % 3 else f"{number}{text}") for number, text in enumerate(texts)]
+    frame = engine._session.createDataFrame(rows, "label string, text string").repartition(3)
+    options: list[tuple[dict[str, str], dict[str, object]]] = [
+        ({}, {"csv_escape": "\\"}),
+        ({"quoteAll": "true"}, {"csv_escape": "\\"}),
+        ({"escape": '"'}, {}),
+        ({"escape": '"', "compression": "gzip"}, {}),
+        ({"escape": "!"}, {"csv_escape": "!"}),
+        ({"encoding": "UTF-16"}, {"csv_escape": "\\"}),
+    ]
+    expected = sorted((label, text.strip()) for label, text in rows)
+    for number, (written, given) in enumerate(options):
+        frame.write.options(header=True, **written).csv(str(tmp_path / str(number)))
+        source = open_source(DataSettings(source=str(tmp_path / str(number)), **given), StorageSettings(), engine)  # type: ignore[arg-type]
+        found = [(row.labels[0], row.text) for split in source.splits for row in source.read(split, Tally())]
+        assert sorted(found) == expected, written
+    with pytest.raises(DataError, match="a backslash stands before a quote: if it escapes the quote, as Spark writes csv"):
+        scan(settings_of(tmp_path / "0", tmp_path / "store"), engine)
+    frame.write.csv(str(tmp_path / "bare"))
+    with pytest.raises(DataError, match="A file without a header needs one"):
+        scan(settings_of(tmp_path / "bare", tmp_path / "store", csv_escape="\\"), engine)
+
+
 def test_a_table_gives_the_same_bytes(engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
     local = files_of(settings_of(source, tmp_path / "a"), LocalEngine(), tokenizer_folder)
     session = engine._session
@@ -94,6 +149,8 @@ def test_a_table_gives_the_same_bytes(engine: SparkEngine, source: Path, tmp_pat
     assert files_of(settings, engine, tokenizer_folder) == local
     with pytest.raises(DataError, match="Table labelled has no column 'text': it has 'category', 'body'"):
         scan(settings_of("labelled", tmp_path / "b", format="table", label_column="category"), engine)
+    session.sql("select body as Text, category as LABEL from labelled").createOrReplaceTempView("shouted")
+    assert files_of(settings_of("shouted", tmp_path / "c", format="table"), engine, tokenizer_folder) == local
     with pytest.raises(SourceError, match=r"data\.source nowhere is no Spark table"):
         scan(settings_of("nowhere", tmp_path / "b", format="table"), engine)
 

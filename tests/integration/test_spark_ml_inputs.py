@@ -13,7 +13,7 @@ from torch import nn
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.data.dataset import Dataset
-from ts4s_core.errors import InputError
+from ts4s_core.errors import DataError, InputError
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.table_rows import TableRows
 from ts4s_core.process_state import PROCESS
@@ -82,6 +82,82 @@ def test_any_number_of_rows_in_batches_of_any_size(
                 block: Any = source.read(side, [number])
                 found |= dict(zip(block.numbers[:, 0].tolist(), block.labels.tolist(), strict=True))
     assert found == {float(number): number % 3 for number in range(rows)}
+
+
+BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), None]
+
+
+@pytest.mark.parametrize("form", ["array<double>", "array<float>", "vector", "columns", "whole"])
+def test_numbers_that_are_invalid_are_handled_as_null_is(spark: Any, form: str) -> None:
+    """As VectorAssembler's handleInvalid has it for null and NaN; infinite numbers are ours to add."""
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    found = BAD_NUMBERS if form != "vector" else BAD_NUMBERS[:3]
+    rows = [(at, 0.5 * at, 1.0) for at in range(6)] + [(100 + at, bad, 1.0) for at, bad in enumerate(found)]
+    frame = spark.createDataFrame(rows, "n int, a double, b double")
+    if form == "columns":
+        frame, inputs = frame.withColumnRenamed("a", "a.x"), {"inputCols": ["a.x", "b"]}
+    else:
+        kind = form if form.startswith("array") else "array<double>"
+        frame = frame.selectExpr("n", f"cast(array(a, b) as {kind}) as features")
+        inputs = {"inputCol": "features"}
+    if form == "vector":
+        from pyspark.ml.functions import array_to_vector
+
+        frame = frame.withColumn("features", array_to_vector("features"))
+    if form == "whole":
+        inputs["wholeNumbers"], module = True, nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(6, 3))
+    model = TorchModel.from_torch(module, output="class", activation="softmax", **inputs)
+    kept = {row["n"]: row for row in model.copy({model.handleInvalid: "keep"}).transform(frame).collect()}
+    assert len(kept) == len(rows)
+    for number, row in kept.items():
+        assert (row["prediction"] is None) == (row["probability"] is None) == (row["rawPrediction"] is None) == (number >= 100)
+    skipped = model.copy({model.handleInvalid: "skip"}).transform(frame).collect()
+    assert sorted(row["n"] for row in skipped) == list(range(6))
+    assert {row["n"]: row["prediction"] for row in skipped} == {at: kept[at]["prediction"] for at in range(6)}
+    with pytest.raises(Exception, match=r"rows have null in their input \(or NaN, an infinite number"):
+        model.transform(frame).collect()
+    assert model.transform(frame.where("n < 100")).count() == 6
+
+
+@pytest.mark.parametrize(("label", "bad"), [("double", 3), ("array<double>", 3), ("string", 1)])
+def test_rows_that_cannot_be_trained_on_are_refused_or_left_out(spark: Any, label: str, bad: int) -> None:
+    good = [(float(at), {"double": at % 2, "array<double>": [0.5, at], "string": "ab"[at % 2]}[label]) for at in range(20)]
+    wrong = {
+        "double": [None, float("nan"), float("inf")],
+        "array<double>": [[0.5, None], [float("nan"), 1.0], [float("inf"), 1.0]],
+        "string": ["a\0b"],
+    }[label]
+    rows = [(x, [float(part) for part in y] if isinstance(y, list) else float(y) if label == "double" else y) for x, y in good]
+    frame = spark.createDataFrame(rows + [(1.0, y) for y in wrong], f"x double, label {label}")
+    loss = "MSELoss" if label.startswith("array") else "CrossEntropyLoss"
+    estimator = TorchEstimator(module=nn.Linear(1, 2), loss=loss, inputCol="x", epochs=1, workers=1)
+    with pytest.raises(DataError, match=rf"^{bad} rows have null in their input or label \(or NaN, an infinite number"):
+        estimator.fit(frame)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "message"),
+    [
+        (
+            "1 + id % 3",
+            3,
+            r"^Labels need 4 outputs \(the largest is '3'\): the module has 3\. Number them from 0",
+        ),
+        ("id % 7", 2, r"^Labels need 7 outputs \(the largest is '6'\): the module has 2\."),
+        (
+            "concat('k', id % 4)",
+            3,
+            r"^Labels need 4 outputs \(the largest is 'k3'\): the module has 3\. Give the",
+        ),
+    ],
+)
+def test_labels_beyond_the_outputs_are_refused_before_training(spark: Any, labels: str, outputs: int, message: str) -> None:
+    frame = spark.range(30).selectExpr("array(float(id), 1f) as features", f"{labels} as label")
+    with pytest.raises(DataError, match=message):
+        TorchEstimator(module=nn.Linear(2, outputs), loss="CrossEntropyLoss", epochs=1, workers=1).fit(frame)
+    with pytest.raises(InputError, match=r"^The module's forward fails on the first rows: RuntimeError"):
+        TorchEstimator(module=nn.Linear(5, outputs), loss="CrossEntropyLoss", epochs=1, workers=1).fit(frame)
 
 
 @pytest.mark.long

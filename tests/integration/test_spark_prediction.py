@@ -88,3 +88,32 @@ def test_a_table_a_function_and_a_frame(spark: Any, tiny_models: Any, tmp_path: 
             assert found[int(key)].probabilities.asDict() == pytest.approx(row["probabilities"], abs=1e-5)
     with pytest.raises(DataError, match="expected a column 'body'"):
         predict_frame(frame, model, storage=storage, text_column="body")
+
+
+def test_names_of_columns_are_the_sessions(spark: Any, tiny_models: Any, tmp_path: Path) -> None:
+    model, storage = f"roberta@{tiny_models.trained('roberta').version}", tiny_models.settings("roberta").storage
+    frame = spark.createDataFrame([(1, "w5 w6"), (2, "w9 w10")], "id int, text string")
+    answers = [(row.id, row.label) for row in predict_frame(frame, model, storage=storage).orderBy("id").collect()]
+    odd = frame.selectExpr("id as `user.id`", "text as `doc``s.text`", "named_struct('id', id) as user")
+    found = predict_frame(odd, model, storage=storage, text_column="doc`s.text")
+    assert found.columns[:3] == ["user.id", "doc`s.text", "user"]
+    assert [(row["user.id"], row["label"]) for row in found.orderBy("`user.id`").collect()] == answers
+    assert [row[0] for row in found.selectExpr("user.id").orderBy("id").collect()] == [1, 2]
+    twice = frame.selectExpr("id", "id", "text")
+    assert [row[3] for row in predict_frame(twice, model, storage=storage).collect()] == [label for _id, label in answers]
+    with pytest.raises(DataError, match="of which the session takes 'Label' for new ones"):
+        predict_frame(frame.selectExpr("*", "'x' as Label"), model, storage=storage)
+    assert predict_frame(frame, model, storage=storage, text_column="TEXT").count() == 2
+    with pytest.raises(DataError, match=r"The DataFrame has column 'id' of type int: expected text\. Set data\.text_column"):
+        predict_frame(frame, model, storage=storage, text_column="id")
+    spark.conf.set("spark.sql.caseSensitive", "true")
+    try:
+        both = predict_frame(frame.selectExpr("*", "'x' as Label"), model, storage=storage)
+        assert [(row["id"], row["Label"], row["label"]) for row in both.orderBy("id").collect()] == [
+            (number, "x", label) for number, label in answers
+        ]
+        both.write.parquet(str(tmp_path / "both"))
+        with pytest.raises(DataError, match="expected a column 'TEXT'"):
+            predict_frame(frame, model, storage=storage, text_column="TEXT")
+    finally:
+        spark.conf.unset("spark.sql.caseSensitive")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from ts4s_core.errors import DataError
+from ts4s_core.errors import DataError, InputError
 from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, make_module
@@ -102,6 +102,30 @@ class Predictor:
             probability = None if probability is None else torch.cat([1 - probability, probability], dim=1)
         best = (raw if probability is None else probability).argmax(dim=1).double()
         return Scores(best.numpy(), raw.numpy(), None if probability is None else probability.numpy())
+
+
+def outputs_of(saved: SavedModule, form: InputForm, rows: list[Any], *, tokenizer: str) -> int | None:
+    """How many numbers a module gives for each row, of a few rows (texts or lists of numbers); None: its output is no tensor.
+
+    Raises:
+        InputError: if it cannot be built, or its forward fails on them.
+    """
+    if form.text:
+        ids, mask = padded(encoder(tokenizer, form)(rows), pad_id=form.pad_id)
+        inputs: tuple[torch.Tensor, ...] = torch.from_numpy(ids), torch.from_numpy(mask)
+    else:
+        inputs = form.arguments(np.array(rows))
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        module = make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+        try:
+            found = module(*inputs)
+        except Exception as exc:  # whatever a module of the user's raises
+            reason = str(exc).strip().partition("\n")[0]
+            raise InputError(
+                f"The module's forward fails on the first rows: {type(exc).__name__}: {reason}. Look at inputCol and inputShape"
+            ) from exc
+    first = found[0] if isinstance(found, tuple) else found
+    return int(first.shape[1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None
 
 
 def _probabilities(raw: torch.Tensor, activation: str) -> torch.Tensor | None:

@@ -21,10 +21,11 @@ from ts4s_core.modules.predicting import STRUCT, Predictor
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.spec import describe
 from ts4s_core.modules.trust import CONF, check_trusted, trust
-from ts4s_core.spark.ml.columns import input_column
+from ts4s_core.spark.ml.columns import OR_INVALID, input_column
 from ts4s_core.spark.ml.files import needed, read_files, write_files
 from ts4s_core.spark.ml.params import SharedParams, add_setters
 from ts4s_core.spark.session import cluster
+from ts4s_core.spark.session.column_names import alike
 from ts4s_core.spark.session.internals import give_uid
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.spark.session.versions import arrow_function
@@ -140,7 +141,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
         scored = rows.withColumn(_SCORES, serve(x))
         made = self._outputs(saved, F.col(_SCORES))
-        taken = sorted(made.keys() & set(dataset.columns))
+        taken = sorted(column for name in made for column in alike(session, dataset.columns, name))
         if taken:
             raise DataError(f"Column {taken[0]} exists already: give predictionCol and the others names of their own")
         return scored.withColumns(made).drop(_SCORES)
@@ -182,7 +183,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             for batch in batches:
                 if refuse and batch.null_count:
                     raise DataError(
-                        f"{batch.null_count} of {len(batch)} rows have null in their input: expected none. "
+                        f"{batch.null_count} of {len(batch)} rows have null in their input ({OR_INVALID}): expected none. "
                         "Set handleInvalid to skip (leave them out) or keep (give them a null prediction)"
                     )
                 yield predictor.predict(batch) if len(batch) else pa.array([], STRUCT)

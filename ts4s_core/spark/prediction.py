@@ -6,21 +6,24 @@ frame.select("id", label("text").label).show()
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import DataError
+from ts4s_core.data.formats.cell_types import refused_type
+from ts4s_core.errors import DataError, listed
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.job import checked_runtime, layout_of
 from ts4s_core.prediction.part import ModelUse, model_of
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.source_rows import row_of
 from ts4s_core.settings import StorageSettings
+from ts4s_core.spark.execution.data_engine import kind_of_spark
 from ts4s_core.spark.session import cluster
+from ts4s_core.spark.session.column_names import alike
 from ts4s_core.spark.session.versions import arrow_function
 
 if TYPE_CHECKING:
@@ -98,21 +101,39 @@ def predict_frame(
 
     predictor = _predictor(frame.sparkSession, model, storage=storage, embeddings=embeddings)
     made = [field for field in predictor.layout.schema if field.name != "text"]
-    taken = [field.name for field in made if field.name in frame.columns]
-    if text_column not in frame.columns or taken:
-        raise DataError(
-            f"Prediction over a DataFrame: expected a column {text_column!r} and none of {[field.name for field in made]}, "
-            f"got {frame.columns}. Rename columns"
-        )
+    place = _place_of_text(frame, text_column, [field.name for field in made])
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            answers = predictor.answers(batch.column(batch.schema.names.index(text_column)))
+            answers = predictor.answers(batch.column(place))
             columns = [*batch.columns, *(answers.column(field.name).combine_chunks() for field in made)]
             yield pa.RecordBatch.from_arrays(columns, names=[*batch.schema.names, *(field.name for field in made)])
 
     added = from_arrow_schema(pa.schema(made))
-    return frame.mapInArrow(run, StructType([*frame.schema.fields, *added.fields]))
+    # By number: mapInArrow looks its columns up by name, where a dot means a field of a struct and two may be called alike.
+    numbered = frame.toDF(*(f"c{number}" for number in range(len(frame.columns))))
+    return numbered.mapInArrow(run, StructType([*frame.schema.fields, *added.fields]))
+
+
+def _place_of_text(frame: DataFrame, text_column: str, made: Sequence[str]) -> int:
+    """The number of the text's column.
+
+    Raises:
+        DataError: if there is no one such column or it holds no text, or a column is called as a new one is.
+    """
+    session, columns = frame.sparkSession, frame.columns
+    found = alike(session, columns, text_column)
+    taken = [column for name in made for column in alike(session, columns, name)]
+    if len(found) != 1 or taken:
+        raise DataError(
+            f"Prediction over a DataFrame: expected a column {text_column!r} and none of {list(made)}, got {columns}"
+            f"{f', of which the session takes {listed(map(repr, taken))} for new ones' if taken else ''}. Rename columns"
+        )
+    kind = frame.schema.fields[columns.index(found[0])].dataType
+    problem = refused_type("The DataFrame", found[0], kind_of_spark(kind), shown=kind.simpleString(), setting="text_column")
+    if problem:
+        raise DataError(problem)
+    return columns.index(found[0])
 
 
 def _predictor(

@@ -20,8 +20,10 @@ import pyarrow as pa
 
 from ts4s_core.data.data_engine import split_by_group
 from ts4s_core.data.formats.cell_types import DATE, DECIMAL, LIST, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, refused_type
+from ts4s_core.data.formats.parquet import cells
 from ts4s_core.errors import DataError, SourceError, SparkError, Ts4sError, from_wire, listed, to_wire
 from ts4s_core.spark.session.cluster import JobGroup, job_failures
+from ts4s_core.spark.session.column_names import alike, quoted
 from ts4s_core.spark.session.partition_keys import partition_keys
 
 if TYPE_CHECKING:
@@ -96,14 +98,15 @@ class SparkEngine:
             raise SourceError(
                 f"data.source {name} is no Spark table that can be read: {reason}. Give the name of a table"
             ) from exc
-        missing = [(column, setting) for column, setting in columns if there.count(column) != 1]
+        found = {column: alike(self._session, there, column) for column, _setting in columns}
+        missing = [(column, setting) for column, setting in columns if len(found[column]) != 1]
         if missing:
             raise DataError(
                 f"Table {name} has no column {listed(repr(column) for column, _setting in missing)}: "
                 f"it has {listed(map(repr, there))}. Set {' and '.join(f'data.{setting}' for _column, setting in missing)}"
             )
         for column, setting in columns:
-            kind = table.schema[column].dataType
+            kind = table.schema[found[column][0]].dataType
             problem = refused_type(f"Table {name}", column, kind_of_spark(kind), shown=kind.simpleString(), setting=setting)
             if problem:
                 raise DataError(problem)
@@ -161,11 +164,6 @@ def kind_of_spark(kind: Any) -> str:
     return _KINDS.get(name, shown)
 
 
-def quoted(column: str) -> str:
-    """A column's name as Spark SQL takes it, whatever signs it has."""
-    return f"`{column.replace('`', '``')}`"
-
-
 def cause_of(text: str) -> str:
     """The Python error inside what Spark reports, without its traceback; else the report's first line."""
     found = _CAUSE.findall(text.partition("Traceback (most recent call last)")[2])
@@ -219,7 +217,7 @@ class _OnPartition:
 
 def _cells(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
     for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield from zip(*map(cells, batch.columns), strict=True)
 
 
 def _results(results: Sequence[tuple[int, bool, Any]]) -> pa.RecordBatch:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.errors import DataError, listed
+from ts4s_core.spark.session.column_names import alike, quoted
+
+#: What ``handleInvalid`` is for. Null and not a number are invalid to Spark ML's own stages too; the others, which no module can
+#: make sense of, are ours.
+OR_INVALID = "or NaN, an infinite number, a NUL character"
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructField
 
 
 def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: bool) -> tuple[Column, list[Column]]:
@@ -21,7 +30,8 @@ def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: b
         whole: whether numbers are integers.
 
     Returns:
-        an array of numbers (null if a column or a number in it is null), or a text; and a width a column.
+        an array of numbers (null where a number is invalid, see ``OR_INVALID``), or a text (null if it has a NUL character); and
+        a width a column.
 
     Raises:
         DataError: on a missing column, or one of another type.
@@ -31,13 +41,13 @@ def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: b
 
     check_columns(frame, names)
     if text:
-        if len(names) != 1 or not isinstance(frame.schema[names[0]].dataType, StringType):
+        if len(names) != 1 or not isinstance(_field(frame, names[0]).dataType, StringType):
             raise DataError(f"Input of a tokenizer: expected one text column, got {listed(names)}. Set inputCol")
-        return frame[f"`{names[0]}`"], []
-    arrays = [_numbers(frame, name, "int" if whole else "float") for name in names]
-    joined = arrays[0] if len(arrays) == 1 else F.concat(*arrays)
-    missing = F.exists(joined, lambda value: value.isNull())
-    return F.when(joined.isNotNull() & ~missing, joined), [F.size(array) for array in arrays]
+        words = frame[quoted(names[0])]
+        return F.when(~words.contains("\0"), words), []
+    found = [_numbers(frame, name, "int" if whole else "float") for name in names]
+    joined = found[0].array if len(found) == 1 else F.concat(*(numbers.array for numbers in found))
+    return F.when(functools.reduce(operator.and_, (numbers.valid for numbers in found)), joined), [one.size for one in found]
 
 
 def label_kind(frame: DataFrame, name: str) -> str:
@@ -50,7 +60,7 @@ def label_kind(frame: DataFrame, name: str) -> str:
     from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
     check_columns(frame, [name])
-    kind = frame.schema[name].dataType
+    kind = _field(frame, name).dataType
     if isinstance(kind, StringType):
         return "text"
     if isinstance(kind, (NumericType, BooleanType)):
@@ -67,16 +77,21 @@ def label_column(frame: DataFrame, name: str, *, kind: str) -> Column:
         frame: the rows.
         name: the label column.
         kind: ``text``: as it is; ``class``: a bigint (negative where the number is no class); ``vector``: an array of numbers.
+
+    Returns:
+        null where it is invalid (see ``OR_INVALID``).
     """
     from pyspark.sql import functions as F
 
-    column = frame[f"`{name}`"]
+    column = frame[quoted(name)]
     if kind == "text":
-        return column
+        return F.when(~column.contains("\0"), column)
     if kind == "class":
         number = column.cast("double")
-        return F.when(number == F.floor(number), number.cast("bigint")).when(number.isNotNull(), F.lit(-1).cast("bigint"))
-    return _numbers(frame, name, "float")
+        whole = F.when(number == F.floor(number), number.cast("bigint")).otherwise(F.lit(-1).cast("bigint"))
+        return F.when(_is_finite(number), whole)
+    numbers = _numbers(frame, name, "float")
+    return F.when(numbers.valid, numbers.array)
 
 
 def check_columns(frame: DataFrame, names: Sequence[str]) -> None:
@@ -85,27 +100,48 @@ def check_columns(frame: DataFrame, names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
-    missing = [name for name in names if name not in frame.columns]
+    missing = [name for name in names if len(alike(frame.sparkSession, frame.columns, name)) != 1]
     if missing:
         raise DataError(f"The table has no column {listed(missing)}: it has {listed(frame.columns)}. Set inputCol and labelCol")
 
 
-def _numbers(frame: DataFrame, name: str, element: str) -> Column:
+def _field(frame: DataFrame, name: str) -> StructField:
+    return frame.schema[alike(frame.sparkSession, frame.columns, name)[0]]
+
+
+def _is_finite(number: Column) -> Column:
+    """Whether a float or a double is neither null (then this is null) nor NaN nor infinite: one operation, for speed."""
+    return number - number == 0
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The numbers that a column brings to a row as an array, how many, and whether all are valid (or null, if not)."""
+
+    array: Column
+    size: Column
+    valid: Column
+
+
+def _numbers(frame: DataFrame, name: str, element: str) -> _Numbers:
     from pyspark.ml.functions import vector_to_array
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F
     from pyspark.sql.types import ArrayType, BooleanType, NumericType
 
-    column: Any = frame[f"`{name}`"]
-    kind = frame.schema[name].dataType
+    column: Any = frame[quoted(name)]
+    kind = _field(frame, name).dataType
+    # As they will be: a large double is an infinite float. Whole numbers are looked at before, since their cast refuses NaN.
+    seen = "double" if element == "int" else "float"
+    if isinstance(kind, (NumericType, BooleanType)):
+        return _Numbers(F.array(column.cast(element)), F.lit(1), _is_finite(column.cast(seen)))
     if isinstance(kind, VectorUDT):
         # The function does not take null.
-        return F.when(column.isNotNull(), vector_to_array(column, "float64").cast(f"array<{element}>"))
-    if isinstance(kind, ArrayType) and isinstance(kind.elementType, (NumericType, BooleanType)):
-        return F.when(column.isNotNull(), column.cast(f"array<{element}>"))
-    if isinstance(kind, (NumericType, BooleanType)):
-        return F.when(column.isNotNull(), F.array(column.cast(element)))
-    raise DataError(
-        f"Column {name} is {kind.simpleString()}: expected a vector, an array of numbers or a number. "
-        "Use VectorAssembler, or set tokenizer for a text"
-    )
+        column = F.when(column.isNotNull(), vector_to_array(column, "float64"))
+    elif not (isinstance(kind, ArrayType) and isinstance(kind.elementType, (NumericType, BooleanType))):
+        raise DataError(
+            f"Column {name} is {kind.simpleString()}: expected a vector, an array of numbers or a number. "
+            "Use VectorAssembler, or set tokenizer for a text"
+        )
+    valid = F.forall(column.cast(f"array<{seen}>"), _is_finite)
+    return _Numbers(column.cast(f"array<{element}>"), F.size(column), valid)

@@ -19,6 +19,7 @@ from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import WEIGHTS
 from ts4s_core.modules.losses import ACTIVATIONS, OF_CLASSES, AnyLoss
+from ts4s_core.modules.predicting import outputs_of
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import Spec
 from ts4s_core.modules.trust import check_trusted, find
@@ -26,10 +27,11 @@ from ts4s_core.progress import silent
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
-from ts4s_core.spark.ml.columns import input_column, label_column, label_kind
+from ts4s_core.spark.ml.columns import OR_INVALID, input_column, label_column, label_kind
 from ts4s_core.spark.ml.params import FitParams
 from ts4s_core.spark.ml.rows import Looked, layout_of, look, write_rows
 from ts4s_core.spark.ml.scratch import begin_model, scratch
+from ts4s_core.spark.session.column_names import quoted
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.training.driver.train_step import Factories, train
@@ -128,6 +130,7 @@ class Fit:
             looked = look(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
             form = replace(form, widths=looked.widths)
             form.check()
+            self._check_outputs(rows, form, looked, tokenizer)
             fraction = 0.0 if self._value("validationIndicatorCol") else float(self._value("validationFraction"))
             layout = layout_of(
                 looked,
@@ -141,6 +144,25 @@ class Fit:
         if self._value("earlyStoppingPatience") and not counts["validation"]:
             raise DataError("There are no validation rows for early stopping: raise validationFraction")
         return self._train(frame, store, dataset, form=form, looked=looked, kind=kind, tokenizer=tokenizer)
+
+    def _check_outputs(self, rows: DataFrame, form: InputForm, looked: Looked, tokenizer: str) -> None:
+        """Refuse classes beyond the module's outputs, by one forward over a few rows; a worker would find it after a minute.
+
+        Raises:
+            DataError: with the largest class and the number of outputs.
+        """
+        if self._task.loss["factory"] not in OF_CLASSES or looked.classes is None:
+            return
+        ignored = self._task.loss["arguments"].get("ignore_index")
+        outputs = outputs_of(self._task.start, form, [row["x"] for row in rows.select("x").take(2)], tokenizer=tokenizer)
+        if outputs is None or looked.classes <= outputs or looked.classes - 1 == ignored:
+            return
+        last = looked.labels[-1] if looked.labels else str(looked.classes - 1)
+        way_out = "Number them from 0, as StringIndexer does, or give" if not looked.labels else "Give"
+        raise DataError(
+            f"Labels need {looked.classes} outputs (the largest is {last!r}): the module has {outputs}. {way_out} the module's "
+            f"last layer {looked.classes}"
+        )
 
     def _label(self, frame: DataFrame) -> str:
         """``none``, ``class``, ``text`` or ``vector``."""
@@ -168,7 +190,7 @@ class Fit:
             columns["y"] = label_column(frame, self._value("labelCol"), kind=kind)
         indicator = self._value("validationIndicatorCol")
         if indicator:
-            columns["v"] = frame[f"`{indicator}`"].cast("boolean")
+            columns["v"] = frame[quoted(indicator)].cast("boolean")
         chosen = frame.select(
             *(column.alias(name) for name, column in columns.items()), *(size.alias(f"w{at}") for at, size in enumerate(sizes))
         )
@@ -181,7 +203,8 @@ class Fit:
             count = chosen.where(bad == 1).count()
             if count:
                 raise DataError(
-                    f"{count} rows have null in their input or label: expected none. Set handleInvalid to skip to leave them out"
+                    f"{count} rows have null in their input or label ({OR_INVALID}): expected none. "
+                    "Set handleInvalid to skip to leave them out"
                 )
             yield chosen
         finally:

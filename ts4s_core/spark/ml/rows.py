@@ -51,12 +51,14 @@ class Looked:
         widths: numbers that each input column brings.
         labels: label strings in order, if labels are strings.
         label_width: numbers of a label; 0: a class number, or none.
+        classes: one more than the largest class number; None: labels are no classes.
     """
 
     rows: int
     widths: tuple[int, ...]
     labels: tuple[str, ...]
     label_width: int
+    classes: int | None = None
 
 
 def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
@@ -103,6 +105,7 @@ def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
         widths=tuple(int(found[f"low{number}"]) for number in range(widths)),
         labels=tuple(sorted(names)),
         label_width=int(found["lowest"]) if label == "vector" else 0,
+        classes=int(found["highest"]) + 1 if label == "class" else len(names) or None,
     )
 
 
