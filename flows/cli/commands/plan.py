@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from flows.cli.command import Invocation, Outcome
@@ -53,7 +54,9 @@ def plan_command(invocation: Invocation) -> Outcome:
                 "Run ts4s export and import first, then plan with what they made"
             )
     job = planning_job(settings, dataset=dataset, model=model, config=config, wanted=wanted)
-    with in_use(store, "plan"), invocation.display.stage("plan"):
+    # Where nothing of the store is read, it may not even be there.
+    reading = contextlib.nullcontext() if model is dataset is None else in_use(store, "plan")
+    with reading, invocation.display.stage("plan"):
         plan = make_plan(settings, job, wanted=wanted, assumed=dataset is None, progress=invocation.display.progress)
     sources = {"model": str(model or settings.model.source), "dataset": str(dataset) if dataset else None}
     values = {"from": sources, **plan.to_json()}
