@@ -24,6 +24,12 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     return {module_of(path, root): path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))}
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file, parsed once a process."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def named_imports(tree: ast.AST) -> Iterator[tuple[str, str | None, int]]:
     """Module, name taken from it (None for ``import module``) and line of every import, wherever it stands."""
     for node in ast.walk(tree):
@@ -38,7 +44,7 @@ def import_graph(root: Path = ROOT) -> Graph:
     found = modules(root)
     graph: Graph = {module: set() for module in found}
     for module, path in found.items():
-        for target, name, _line in named_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for target, name, _line in named_imports(tree_of(path)):
             inner = f"{target}.{name}"
             graph[module] |= {inner} if inner in found else {target} & found.keys()
         graph[module].discard(module)
@@ -104,7 +110,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
 def defined_names(path: Path) -> set[str]:
     """Names that a module defines or imports at its top level, as far as the sources show."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

@@ -23,6 +23,7 @@ from import_graph import (
     modules,
     named_imports,
     package_of,
+    tree_of,
 )
 
 MAX_MODULES = 14
@@ -57,7 +58,7 @@ def sources(*packages: str) -> list[Path]:
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that a file names in an import, wherever in the file, with the line."""
-    for module, _name, line in named_imports(ast.parse(path.read_text(encoding="utf-8"))):
+    for module, _name, line in named_imports(tree_of(path)):
         assert module, f"{path}:{line}: relative import"
         yield module, line
 
@@ -108,7 +109,7 @@ _FILES_NOT_MODULES = ("ts4s_core.zip",)
 def _texts() -> Iterator[tuple[str, str]]:
     """Every text that may name code: strings of Python files, and whole files of infra, docs and the root."""
     for path in sources(*PACKAGES, "tests", "infra"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     others = [path for ending in ("md", "sh", "toml", "yaml", "json") for path in (ROOT / "infra").rglob(f"*.{ending}")]
@@ -215,7 +216,7 @@ def test_nothing_is_pickled(forbidden: str) -> None:
 def test_no_calls_that_run_text_or_unpickle() -> None:
     wrong = []
     for path in sources(*PACKAGES):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
