@@ -43,6 +43,7 @@ class FolderFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._made_root = False
 
     @property
     def conditional_writes(self) -> bool:
@@ -138,7 +139,7 @@ class FolderFiles:
         os.replace(self._root / source, self._root / target)
 
     def delete_tree(self, folder: str) -> None:
-        """Remove a folder with all in it, and the folders above it that are left empty (the root stays)."""
+        """Remove a folder with all in it, and the folders above it that are left empty (the root too, if it was made here)."""
         target = self._root / folder
         gone = target.parent / f"{TEMPORARY}gone-{uuid.uuid4().hex}"
         try:
@@ -150,7 +151,8 @@ class FolderFiles:
 
     def _prune(self, target: Path) -> None:
         for parent in target.parents:
-            if parent == self._root or self._root not in parent.parents:
+            # A root that was there before stays, empty or not.
+            if not (self._root in parent.parents or (parent == self._root and self._made_root)):
                 return
             try:
                 parent.rmdir()
@@ -236,6 +238,7 @@ class FolderFiles:
             ConflictError: if it would be below a stage that is not there.
         """
         stage = self._stage_of(folder)
+        self._made_root = self._made_root or not self._root.exists()
         if stage is None:
             folder.mkdir(parents=True, exist_ok=True)
             return
