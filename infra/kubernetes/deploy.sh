@@ -9,6 +9,9 @@ exec ts4s deploy \
   --spark.conf "spark.kubernetes.container.image=${image}" \
   --spark.conf spark.kubernetes.namespace=ts4s \
   --spark.conf spark.kubernetes.authenticate.serviceAccountName=ts4s \
+  --spark.conf spark.kubernetes.executor.podTemplateFile=/opt/executor-pod.yaml \
+  --spark.conf spark.authenticate=true \
+  --spark.conf spark.network.crypto.enabled=true \
   --spark.conf spark.driver.host=ts4s-driver.ts4s.svc \
   --spark.conf spark.driver.bindAddress=0.0.0.0 \
   --spark.conf "spark.executor.instances=${EXECUTORS:-4}" \

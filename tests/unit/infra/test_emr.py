@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,28 @@ def test_the_steps_are_a_chain() -> None:
         assert set(step) == {"Type", "Name", "ActionOnFailure", "Jar", "Args"}
         assert (step["Type"], step["Jar"]) == ("CUSTOM_JAR", "command-runner.jar")
         assert step["ActionOnFailure"] == "CANCEL_AND_WAIT"
+
+
+def test_the_policy_has_what_the_store_calls() -> None:
+    """Every call of S3's API that the sources make, by the action that AWS asks for."""
+    policy = json.loads((EMR / "policy.json").read_text(encoding="utf-8"))
+    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
+    action_of = {
+        "get_object": "s3:GetObject",
+        "head_object": "s3:GetObject",
+        "put_object": "s3:PutObject",
+        "create_multipart_upload": "s3:PutObject",
+        "upload_part": "s3:PutObject",
+        "complete_multipart_upload": "s3:PutObject",
+        "abort_multipart_upload": "s3:AbortMultipartUpload",
+        "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+    }
+    sources = [*(EMR.parents[1] / "ts4s_core").rglob("*.py")]
+    called = {name for path in sources for name in re.findall(r"call(?:_s3)?\(\s*\"(\w+)\"", path.read_text(encoding="utf-8"))}
+    assert {"create_multipart_upload", "abort_multipart_upload", "list_multipart_uploads"} <= called <= set(action_of)
+    assert {action_of[name] for name in called} | {"s3:ListBucket", "s3:DeleteObject"} <= actions
+    for statement in policy["Statement"]:
+        assert statement["Resource"].endswith("/*") == (statement["Sid"] == "Objects")
 
 
 def test_a_step_submits_the_program(tmp_path: Path) -> None:

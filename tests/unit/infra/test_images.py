@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ import yaml
 
 from flows.cli.options import parse
 from flows.cli.table import find_command
-from ts4s_core.settings import load_settings
+from ts4s_core.settings import SparkSettings, load_settings
+from ts4s_core.spark.session.sessions import POD_VARIABLE, SessionPlan, session_conf
 
 ROOT = Path(__file__).parents[3]
+#: Which services know which secret, by the variable that it is in.
+AUTHENTICATION = {
+    "PREFECT_SERVER_API_AUTH_STRING": {"prefect-server"},
+    "PREFECT_API_AUTH_STRING": {"prefect-server", "deploy", "prefect-worker"},
+    "_SPARK_AUTH_SECRET": {"spark-master", "spark-worker"},
+    "TS4S_SPARK__SECRET": {"prefect-worker"},
+}
 INFRA = ROOT / "infra"
 DOCKERFILES = sorted(INFRA.rglob("Dockerfile"))
 SCRIPTS = sorted(INFRA.rglob("*.sh"))
@@ -38,7 +47,7 @@ def compose() -> dict[str, Any]:
 
 def test_services_are_whole() -> None:
     document = compose()
-    assert set(document) == {"name", "x-ts4s", "services", "volumes"}
+    assert set(document) == {"name", "x-ts4s", "x-spark-options", "services", "volumes"}
     services = document["services"]
     wanted = {"database", "prefect-server", "s3", "spark-master", "spark-worker", "deploy", "prefect-worker"}
     assert set(services) == wanted
@@ -60,11 +69,38 @@ def test_services_are_whole() -> None:
 def test_secrets_come_from_outside() -> None:
     text = (INFRA / "compose" / "compose.yaml").read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):\?", text))
-    assert asked == {"POSTGRES_PASSWORD", "STORE_KEY", "STORE_SECRET"}
+    assert asked == {"POSTGRES_PASSWORD", "PREFECT_LOGIN", "SPARK_SECRET", "STORE_KEY", "STORE_SECRET"}
     example = (INFRA / "compose" / "example.env").read_text(encoding="utf-8").splitlines()
     assert {line for line in example if not line.startswith("#")} == {f"{name}=" for name in asked}
     environments = {name: service.get("environment", {}) for name, service in compose()["services"].items()}
     assert [name for name, given in environments.items() if "TS4S_STORAGE__SECRET" in given] == ["prefect-worker"]
+    knows = {variable: {name for name, given in environments.items() if variable in given} for variable in AUTHENTICATION}
+    assert knows == AUTHENTICATION
+    for service in ("spark-master", "spark-worker"):
+        for option in ("spark.authenticate=true", "spark.network.crypto.enabled=true", "spark.master.rest.enabled=false"):
+            assert f"-D{option}" in environments[service]["SPARK_DAEMON_JAVA_OPTS"]
+    commands = json.dumps([service.get("command") for service in compose()["services"].values()])
+    assert [name for name in asked if name in commands] == []
+
+
+def test_every_service_has_a_limit_of_memory() -> None:
+    for name, service in compose()["services"].items():
+        assert re.search(r"\d+g", service["deploy"]["resources"]["limits"]["memory"]), name
+
+
+def test_any_password_reaches_the_database_as_it_is(tmp_path: Path) -> None:
+    """By Prefect's own settings, in a process of their own, as they read their environment once."""
+    password = "a@b:c/d#e%25f g?h&i"
+    given = {name: str(value) for name, value in compose()["services"]["prefect-server"]["environment"].items()}
+    given = {name: password if "POSTGRES_PASSWORD" in value else value for name, value in given.items() if "DATABASE" in name}
+    code = (
+        "from prefect.settings import get_current_settings\nfrom sqlalchemy.engine import make_url\n"
+        "url = make_url(get_current_settings().server.database.connection_url.get_secret_value())\n"
+        "print(url.drivername, url.username, url.host, url.port, url.database, url.password, sep='|')"
+    )
+    environ = {"PATH": os.environ["PATH"], "PREFECT_HOME": str(tmp_path), **given}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == f"postgresql+asyncpg|prefect|database|5432|prefect|{password}"
 
 
 def test_commands_are_ones_that_ts4s_has() -> None:
@@ -121,16 +157,29 @@ def test_scripts_parse_and_end_at_the_first_failure(path: Path) -> None:
 def test_kubernetes_manifests_fit_together() -> None:
     documents = [*yaml.safe_load_all((INFRA / "kubernetes" / "ts4s.yaml").read_text(encoding="utf-8"))]
     by_kind = {document["kind"]: document for document in documents}
-    assert len(by_kind) == len(documents) == 6
+    assert len(by_kind) == len(documents) == 7
     for document in documents:
         assert document["apiVersion"]
         assert document["kind"] == "Namespace" or document["metadata"]["namespace"] == "ts4s"
     pod = by_kind["Deployment"]["spec"]["template"]
-    assert (
-        pod["metadata"]["labels"]
-        == by_kind["Deployment"]["spec"]["selector"]["matchLabels"]
-        == by_kind["Service"]["spec"]["selector"]
-    )
+    selectors = (by_kind["Deployment"]["spec"]["selector"]["matchLabels"], by_kind["Service"]["spec"]["selector"])
+    assert all(selector.items() <= pod["metadata"]["labels"].items() for selector in selectors)
+    executor = yaml.safe_load((INFRA / "kubernetes" / "executor-pod.yaml").read_text(encoding="utf-8"))
+    (allowed,) = by_kind["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    (expression,) = allowed["podSelector"]["matchExpressions"]
+    parts = {one["metadata"]["labels"][expression["key"]] for one in (pod, executor)}
+    assert parts == set(expression["values"])
+    (worker,) = pod["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
+    variables = {entry["name"]: entry for entry in worker["env"]}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert str(ports[worker[probe]["httpGet"]["port"]]) == variables["PREFECT_WORKER_WEBSERVER_PORT"]["value"]
+    assert variables[POD_VARIABLE]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    for container in (worker, executor["spec"]["containers"][0]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert executor["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert executor["spec"]["automountServiceAccountToken"] is False
     assert pod["spec"]["serviceAccountName"] == by_kind["ServiceAccount"]["metadata"]["name"]
     assert by_kind["RoleBinding"]["roleRef"]["name"] == by_kind["Role"]["metadata"]["name"]
 
@@ -183,3 +232,12 @@ def test_deployments_on_kubernetes_have_settings_that_are_taken(tmp_path: Path) 
     settings = load_settings(parse(command, words[length:]).settings, environ={})
     assert settings.spark.master == "k8s://https://kubernetes.default.svc"
     assert "spark.kubernetes.container.image=registry/ts4s-spark:0.1.0" in settings.spark.conf
+    (template,) = (pair.partition("=")[2] for pair in settings.spark.conf if "podTemplateFile" in pair)
+    assert f"executor-pod.yaml {template}\n" in (INFRA / "kubernetes" / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_driver_s_pod_owns_its_executors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(POD_VARIABLE, "ts4s-worker-7d9f")
+    for master, owner in (("k8s://https://kubernetes.default.svc", "ts4s-worker-7d9f"), ("local[1]", None)):
+        conf = session_conf(SessionPlan(SparkSettings(master=master), 1, tmp_path))
+        assert conf.get("spark.kubernetes.driver.pod.name") == owner

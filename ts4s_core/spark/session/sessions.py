@@ -36,6 +36,8 @@ appender.console.layout.alwaysWriteExceptions = false
 appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
 """
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+#: Where infra/kubernetes tells a pod its own name.
+POD_VARIABLE = "POD_NAME"
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
     if plan.spark.master.startswith("local"):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         conf["spark.authenticate"] = "true"  # by a secret of Spark's own: other users of this host reach its ports too
+    elif plan.spark.master.startswith("k8s://") and os.environ.get(POD_VARIABLE):
+        conf["spark.kubernetes.driver.pod.name"] = os.environ[POD_VARIABLE]  # with this pod gone, its executors go too
     elif plan.spark.secret is not None:
         # Spark wants the name there, and takes the value from the environment, where it is looked for first.
         conf |= AUTHENTICATED | {"spark.authenticate.secret": f"in {SECRET_VARIABLE}"}
