@@ -77,6 +77,7 @@ def up(settings: Settings, options: StackOptions, deployed: DeployOptions) -> di
     find_java()
     folder = options.folder
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # also where it was there before: logs and the store are in it
     with locked(folder):
         before = read_state(folder)
         alive = _alive(before)

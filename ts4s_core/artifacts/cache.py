@@ -10,13 +10,17 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import logging
+import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ts4s_core.artifacts.cache_room import ARRIVING, make_room, note_use
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest
 from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
@@ -27,6 +31,12 @@ from ts4s_core.private_folders import own_folder
 from ts4s_core.settings import StorageSettings
 
 FILES_AT_ONCE = 2
+#: A download that goes on brings its next piece sooner, retries included.
+STUCK_S = 180.0
+POLL_S = 0.1
+#: Between two looks at the size of the cache.
+LOOK_EVERY_S = 60.0
+log = logging.getLogger(__name__)
 
 
 def default_cache_dir(settings: StorageSettings) -> Path | None:
@@ -50,6 +60,7 @@ class Cache:
     def __init__(self, storage: Storage, cache_dir: Path | None) -> None:
         self._storage = storage
         self._cache_dir = cache_dir
+        self._looked = -math.inf
 
     @functools.cached_property
     def _root(self) -> Path:
@@ -71,11 +82,14 @@ class Cache:
         """
         target = self._root / str(ref) / entry.path
         if _good(target, entry):
+            note_use(target)
             return target
+        part = self.arriving(ref, entry)
         try:
-            with _locked(self.arriving(ref, entry).with_suffix(".lock")):
+            with _locked(part.with_suffix(".lock"), grows=part) as alone:
                 if not _good(target, entry):
-                    self._fetch(ref, entry, target)
+                    self._fetch(ref, entry, target, part if alone else part.with_name(uuid.uuid4().hex))
+            self._make_room()
         except OSError as exc:
             raise StoreError(f"Cache cannot keep {target}: {exc}. Free space there, or set storage.cache_dir") from exc
         return target
@@ -85,7 +99,12 @@ class Cache:
 
         Named by the hash too: what another attempt left there is the beginning of these very bytes.
         """
-        return self._root / "arriving" / hashlib.sha256(f"{ref}/{entry.path}\0{entry.sha256}".encode()).hexdigest()[:32]
+        return self._root / ARRIVING / hashlib.sha256(f"{ref}/{entry.path}\0{entry.sha256}".encode()).hexdigest()[:32]
+
+    def _make_room(self) -> None:
+        if time.monotonic() - self._looked > LOOK_EVERY_S:
+            make_room(self._root, most_bytes=self._storage.settings.cache_gb * 1e9)
+            self._looked = time.monotonic()
 
     def try_writes(self) -> Path:
         """Make a file there under a lock, give it its name, and remove all that was not there before.
@@ -96,7 +115,7 @@ class Cache:
         trial = self._root / f"{TEMPORARY}trial-{uuid.uuid4().hex}"
         missing = [folder for folder in (trial, *trial.parents) if not folder.exists()]
         try:
-            with _locked(trial / "lock"):
+            with _locked(trial / "lock", grows=trial / "arriving"):
                 (trial / "arriving").write_bytes(b"1")
                 os.replace(trial / "arriving", trial / "file")
         except OSError as exc:
@@ -108,9 +127,8 @@ class Cache:
                     folder.rmdir()
         return self._root
 
-    def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path) -> None:
+    def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path, part: Path) -> None:
         where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"
-        part = self.arriving(ref, entry)
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in ("resumed", "anew"):
             resumed = part.exists() and attempt == "resumed"
@@ -147,8 +165,31 @@ def _good(target: Path, entry: FileEntry) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, *, grows: Path) -> Iterator[bool]:
+    """Hold a lock; yields False where its holder brought nothing for so long that it counts as stuck: then do without.
+
+    Args:
+        path: the lock's file.
+        grows: the file that its holder writes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    size, since = -1, time.monotonic()
+    while True:
+        with path.open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = grows.stat().st_size if grows.exists() else 0
+                if now != size:
+                    size, since = now, time.monotonic()
+                if time.monotonic() - since > STUCK_S:
+                    log.warning(
+                        "another process holds %s and brought nothing for %.0f s: fetching its file beside it", path, STUCK_S
+                    )
+                    yield False
+                    return
+                time.sleep(POLL_S)
+                continue
+            if os.fstat(lock.fileno()).st_nlink:  # else it was taken away before it was locked
+                yield True
+                return

@@ -251,6 +251,12 @@ class StorageAddress(Group):
     cache_dir: str | None = Field(
         None, min_length=1, description="folder of the verified local cache; default: the user's cache folder"
     )
+    cache_gb: float = Field(
+        50.0,
+        gt=0,
+        le=1e6,
+        description="size of that cache in GB, beyond which what was read longest ago goes; what was read within a day stays",
+    )
     keep_last: int = Field(
         3, ge=1, le=100_000, description="newest versions of every kind and name that `models gc` keeps, needed or not"
     )

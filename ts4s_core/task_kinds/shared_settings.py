@@ -16,7 +16,15 @@ FIRST_OF_LABELLED_TEXTS = (
     "train.workers",
 )
 #: Where it runs and where artifacts go; `models gc` alone reads storage.keep_last and storage.grace_hours.
-STORE = ("storage.uri", "storage.endpoint_url", "storage.region", "storage.cache_dir", "storage.key", "storage.secret")
+STORE = (
+    "storage.uri",
+    "storage.endpoint_url",
+    "storage.region",
+    "storage.cache_dir",
+    "storage.cache_gb",
+    "storage.key",
+    "storage.secret",
+)
 PLACES = ("spark", *STORE)
 OF_EVERY_TRAINING = ("name", "reuse", "train", *PLACES)
 OF_LABELLED_TEXTS = (
