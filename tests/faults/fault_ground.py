@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import psutil
 from fault_acts import small_disk
 from fault_inputs import read_ledger, write_model, write_rows
 from fault_leftovers import MARK, marked
+from fault_network import Space
 from fault_points import CHECKPOINT_EVERY, STEPS, Point
 
 from ts4s_core.artifacts.store import ArtifactStore
@@ -44,7 +46,7 @@ class LogListener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
         self.lines.append(line)
-        for listener in self.on_line:
+        for listener in list(self.on_line):  # one may leave while it is told
             listener(line)
 
 
@@ -84,6 +86,7 @@ class Ground:
         self.cluster: Any = None
         self.command: subprocess.Popen[str] | None = None
         self.disk: Path | None = None
+        self.space: Space | None = None
         self._s3, self._front, self._cluster_class = s3, front, cluster
         self._programs: dict[str, SparkProgram] = {}
         self._endings = contextlib.ExitStack()
@@ -110,7 +113,7 @@ class Ground:
     def settings(self, point: Point, ledger: Path, *, workers: int | None = None) -> Settings:
         """The settings of a point's run; what bears on its weights is the same for all."""
         masters = {"spark": "local[2]", "cluster": self.cluster.url if self.cluster else "", "retrain-command": "local[2]"}
-        timeout_s = NOTICED_WITHIN_S if point.kind == "worker-stop" else PATIENCE_S
+        timeout_s = NOTICED_WITHIN_S if point.kind in ("worker-stop", "driver-cut") else PATIENCE_S
         return Settings(
             name=point.name,
             **self._inputs,
@@ -156,6 +159,9 @@ class Ground:
             (self.disk / "tmp").mkdir()
             self.stores["disk"] = self.disk / "store"
             self._copy_inputs(self.stores["disk"])
+        if place == "namespace" and self.space is None:
+            self.space = Space()
+            self._endings.callback(self.space.close)
         if place == "s3" and self.front is None:
             self._start_s3()
         if not place.endswith("-command"):
@@ -175,7 +181,8 @@ class Ground:
         where = self.disk / "tmp" if point.place == "disk" and self.disk else self.temporary
         tempfile.tempdir = str(where)
         try:
-            return dict(program.run(job, timeout_s=COMMAND_LIMIT_S)["facts"])
+            run = functools.partial(program.run, job, timeout_s=COMMAND_LIMIT_S)
+            return dict((self.space.run(run) if point.place == "namespace" and self.space else run())["facts"])
         finally:
             tempfile.tempdir = str(self.temporary)
 

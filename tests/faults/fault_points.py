@@ -20,6 +20,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "flow-kill": ("train-command", "retrain-command"),  # SIGKILL of the process that the user started
     "disk-full": ("disk",),  # nothing can be written for a while: store, temporary folder
     "store-fails": ("s3",),  # the store cannot be reached for a while
+    "driver-cut": ("namespace",),  # nothing reaches the driver's host any more, and nothing comes from it
+    "strangers": ("processes", "spark"),  # connections that drip, more than the run may have open files, until it ends
 }
 
 

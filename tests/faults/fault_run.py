@@ -15,6 +15,7 @@ from fault_acts import fill, kill
 from fault_ground import NOTICED_WITHIN_S, Ground, Refusals
 from fault_inputs import read_ledger
 from fault_leftovers import GONE_WITHIN_S, Before, leftovers, marked
+from fault_network import Strangers
 from fault_points import STEPS, Point
 from fault_results import Record
 from fault_watch import Watch
@@ -30,6 +31,8 @@ SLACK_S = 15.0
 REFUSALS = (3, 30, 150)
 ACTIONS = ("cut before", "cut body", "cut answer", "half answer", "500", "SlowDown")
 NO_SPACE = "No space left"
+#: Strangers that a run has felt.
+CAME = 300
 
 
 class PointRun:
@@ -45,6 +48,7 @@ class PointRun:
         self._ballast: Path | None = None
         self._no_space = 0
         self._refusals = Refusals(0, "pass")
+        self._strangers: Strangers | None = None
         self._problems: list[str] = []
         self._struck_at = 0.0
         self._noticed_s: float | None = None
@@ -60,6 +64,7 @@ class PointRun:
         seconds = time.monotonic() - began
         self._check(facts, errors)
         felt = bool(errors) or int(facts.get("restarts", 0)) > 0 or self._no_space > 0 or self._refusals.done > 0
+        felt = felt or (self._strangers is not None and self._strangers.came >= CAME)
         left = leftovers(
             before,
             ground.mark,
@@ -109,6 +114,8 @@ class PointRun:
                 except Ts4sError as exc:
                     errors.append(f"{type(exc).__name__}: {exc}"[:300])
                     self._after_failure()
+            if self._strangers is not None:
+                self._strangers.end()
         ground.log.on_line.clear()
         if watch.failure is not None:
             raise watch.failure
@@ -118,6 +125,8 @@ class PointRun:
         point = self._point
         if point.kind == "executor-loss" and facts.get("workers") != 1 and not errors:
             self._problems.append(f"went on with {facts.get('workers')} workers after one of two executors was lost")
+        if point.kind == "strangers" and (errors or facts.get("restarts")):
+            self._problems.append("strangers ended an attempt")
         try:
             found = read_ledger(self._ledger)
         except AssertionError as exc:
@@ -141,6 +150,23 @@ class PointRun:
         hit = kill([workers[self._point.victim % len(workers)]], signal.SIGSTOP, wanted=("T",))
         self._ground.log.on_line.append(self._noticed)
         return hit
+
+    def _cut_driver(self, _workers: list[int]) -> list[int]:
+        assert self._ground.space is not None
+        self._ground.space.cut()
+        self._ground.log.on_line += [self._noticed, self._mended]
+        return [0]
+
+    def _mended(self, line: str) -> None:
+        if "was silent for" in line and self._ground.space is not None:
+            self._ground.log.on_line.remove(self._mended)
+            self._ground.space.mend()
+
+    def _crowd(self, workers: list[int]) -> list[int]:
+        pid = self._ground.program(self._point.place).pid
+        assert pid is not None
+        self._strangers = Strangers([pid, *workers])
+        return self._strangers.start()
 
     def _noticed(self, line: str) -> None:
         if "was silent for" in line or "waited" in line:
@@ -226,4 +252,6 @@ _STRIKES: dict[str, Callable[[PointRun, list[int]], list[int]]] = {
     "flow-kill": PointRun._flow,
     "disk-full": PointRun._disk,
     "store-fails": PointRun._store,
+    "driver-cut": PointRun._cut_driver,
+    "strangers": PointRun._crowd,
 }

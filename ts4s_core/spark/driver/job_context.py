@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.sessions import SessionPlan, Sessions
+from ts4s_core.spark.session.wire_secrecy import keys_in_clear
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from ts4s_core.data.data_engine import DataEngine
     from ts4s_core.spark.execution.data_engine import SparkEngine
     from ts4s_core.training.driver.launcher import Launcher
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,6 +46,7 @@ class JobContext:
     sessions: Sessions = field(default_factory=Sessions)
     progress: Progress = silent
     fences: tuple[Fence, ...] = ()
+    _told_of: SparkSession | None = None
     _engine: tuple[SparkSession, SparkEngine] | None = None
     _scanned: tuple[object, Any] | None = None
 
@@ -57,7 +63,13 @@ class JobContext:
             SparkError: if Spark does not start.
         """
         plan = SessionPlan(self.settings.spark, self.settings.train.threads_per_worker, self.temporary)
-        return self.sessions.get(plan)
+        session = self.sessions.get(plan)
+        if session is not self._told_of:
+            self._told_of = session
+            conf = functools.partial(cluster.conf_of, session)
+            if line := keys_in_clear(conf, cluster.master_of(session), self.settings.storage):
+                log.warning("%s", line)
+        return session
 
     def engine(self) -> DataEngine:
         """Where data are read and scored; one engine a session, because it knows the tables that a scan opened."""
