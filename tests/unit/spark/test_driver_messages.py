@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from ts4s_core.spark.driver.place import Place
 
 from ts4s_core.data.facts import ScanFacts
 from ts4s_core.errors import SettingsError, SparkError
@@ -13,6 +12,7 @@ from ts4s_core.progress import silent
 from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.events import Beat, Logged, Outcome, Progressed, as_line, event_of
 from ts4s_core.spark.driver.job import Job, artifact_of, fences_of, tokenizer_of
+from ts4s_core.spark.driver.job_context import JobContext
 from ts4s_core.spark.driver.jobs import run_job
 
 EVENTS = [
@@ -86,8 +86,8 @@ def test_a_scan_says_what_it_found_of_rows_and_of_text(tmp_path):
                 "storage": {"uri": str(tmp_path / "store")},
             }
         )
-        place = Place(settings, tmp_path)
-        found = ScanFacts.model_validate(run_job(Job.of({"job": "scan"}), place=place, progress=silent))
+        context = JobContext(settings, tmp_path)
+        found = ScanFacts.model_validate(run_job(Job.of({"job": "scan"}), context=context, progress=silent))
         assert sum(found.sides.values()) == found.rows
         if task == "classification":
             assert (found.rows, found.labels, found.bad_rows, found.lines) == (60, ("a", "b"), 0, None)
