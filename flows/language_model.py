@@ -9,9 +9,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.lifecycle.approval import approved
-from flows.lifecycle.conclude import concluded
-from flows.lifecycle.hold_model import while_held
+from flows.lifecycle.approval import ask_approval
+from flows.lifecycle.final_state import run_to_final_state
+from flows.lifecycle.hold_model import with_model_held
 from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from flows.retrain import result_of
 from tasks.current_run import current_run
@@ -84,10 +84,10 @@ def language_model(
 
     def work() -> dict[str, Any]:
         settings = with_defaults(settings_of(FLOW, groups, name=name, reuse=reuse))
-        result = while_held(settings, lambda: _train(current_run(LanguageRun)))
+        result = with_model_held(settings, lambda: _train(current_run(LanguageRun)))
         return {**result, "sample": result.get("sample")}
 
-    return concluded(work)  # type: ignore[no-any-return]
+    return run_to_final_state(work)  # type: ignore[no-any-return]
 
 
 def _train(run: LanguageRun) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _train(run: LanguageRun) -> dict[str, Any]:
     seconds = {step: result.seconds for step, result in made.items()}
     made["evaluate"] = StepResult.from_json(evaluate_model(trained, dataset, seconds))
     report = str(made["evaluate"].ref)
-    published = publish(trained, report, *approved(run, trained, report))
+    published = publish(trained, report, *ask_approval(run, trained, report))
     made["generate"] = StepResult.from_json(generate_text(trained, dataset))
     result = result_of(run, made, kinds=KINDS, published=published, seconds=time.monotonic() - began)
     return {**result, "sample": TextFacts.of(made["generate"]).sample}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.lifecycle.conclude import concluded
+from flows.lifecycle.final_state import run_to_final_state
 from flows.lifecycle.parameters import form_group, settings_of
 from tasks.current_run import begun
 from tasks.predict import predict as predict_rows
@@ -57,7 +57,7 @@ def predict(
     """
     groups = {"data": data, "train": train, "spark": spark, "storage": storage, "more_data": more_data, "more_train": more_train}
     asked: dict[str, str | None] = {"output": output, "errors": errors, "embeddings": embeddings, "form": form}
-    return concluded(lambda: _predict(settings_of(FLOW, groups), model, asked))  # type: ignore[no-any-return]
+    return run_to_final_state(lambda: _predict(settings_of(FLOW, groups), model, asked))  # type: ignore[no-any-return]
 
 
 def _predict(settings: Settings, model: str, asked: dict[str, str | None]) -> dict[str, Any]:

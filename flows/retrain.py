@@ -10,9 +10,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.lifecycle.approval import approved
-from flows.lifecycle.conclude import concluded
-from flows.lifecycle.hold_model import while_held
+from flows.lifecycle.approval import ask_approval
+from flows.lifecycle.final_state import run_to_final_state
+from flows.lifecycle.hold_model import with_model_held
 from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.current_run import current_run
 from tasks.evaluate import evaluate as evaluate_model
@@ -74,9 +74,9 @@ def retrain(
 
     def work() -> dict[str, Any]:
         settings = settings_of(FLOW, groups, name=name, reuse=reuse)
-        return while_held(settings, lambda: _retrain(current_run(ClassifierRun)))
+        return with_model_held(settings, lambda: _retrain(current_run(ClassifierRun)))
 
-    return concluded(work)  # type: ignore[no-any-return]
+    return run_to_final_state(work)  # type: ignore[no-any-return]
 
 
 def _retrain(run: ClassifierRun) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _retrain(run: ClassifierRun) -> dict[str, Any]:
     seconds = {step: result.seconds for step, result in made.items()}
     made["evaluate"] = StepResult.from_json(evaluate_model(trained, dataset, seconds))
     report = str(made["evaluate"].ref)
-    published = publish(trained, report, *approved(run, trained, report))
+    published = publish(trained, report, *ask_approval(run, trained, report))
     return result_of(run, made, published=published, seconds=time.monotonic() - began)
 
 

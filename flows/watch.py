@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 
-from flows.lifecycle.conclude import SKIPPED, concluded
+from flows.lifecycle.final_state import SKIPPED, run_to_final_state
 from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.data.look import Look, look_at
@@ -46,7 +46,7 @@ def watch(
         ``status`` started or unchanged, ``said``, ``digest``, ``files``, ``run``.
     """
     groups = {"data": data, "more_data": more_data, "storage": storage}
-    return concluded(lambda: _watch(settings_of(FLOW, groups, name=name), deployment, groups))  # type: ignore[no-any-return]
+    return run_to_final_state(lambda: _watch(settings_of(FLOW, groups, name=name), deployment, groups))  # type: ignore[no-any-return]
 
 
 def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[str, Any]:

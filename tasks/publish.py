@@ -21,20 +21,20 @@ PROMOTED_EVENT = "ts4s.model.promoted"
 
 
 @step("publish")
-def publish(trained: str, report: str, approved: bool, said: str = "") -> dict[str, Any]:
+def publish(trained: str, report: str, approved: bool, reason: str = "") -> dict[str, Any]:
     """Record what the gate decided on a trained version, and promote it if it is the better one.
 
     Args:
         trained: reference of the trained artifact.
         report: reference of the report that holds the decision.
         approved: False if a person was asked and did not approve.
-        said: the person's reason.
+        reason: the person's reason.
 
     Returns:
         ``promoted``, ``why``, and ``new``: whether an entry was made now.
     """
     run = current_run(Run)
-    published = publish_decision(run.store, trained=trained, report=report, approved=approved, said=said)
+    published = publish_decision(run.store, trained=trained, report=report, approved=approved, reason=reason)
     text = f"{'Promoted' if published.promoted else 'Not promoted'}: {published.why}"
     page = decision_page(text, read_decision(run.store, ArtifactRef.parse(report)))
     show_page("decision", run.settings.name, page, description=trained)

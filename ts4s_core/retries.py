@@ -40,7 +40,7 @@ class Backoff:
 STORE = Backoff(tries=6, first_s=0.5)
 
 
-def store_failed(exc: Exception) -> bool:
+def is_transient_store_error(exc: Exception) -> bool:
     """Whether a store may do the next time what it failed at: damaged files stay damaged, and what others wrote is there."""
     return isinstance(exc, StoreError | OSError) and not isinstance(exc, ConflictError | IntegrityError)
 
@@ -49,7 +49,7 @@ def retried(
     action: Callable[[], T],
     *,
     backoff: Backoff = STORE,
-    passes: Callable[[Exception], bool] = store_failed,
+    passes: Callable[[Exception], bool] = is_transient_store_error,
     what: str = "the store failed",
 ) -> T:
     """Do something, and again after a pause while it fails in a way that passes.

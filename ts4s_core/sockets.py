@@ -1,8 +1,8 @@
-"""Sockets that strangers can reach: one way to listen, and what a connection is told about silence.
+"""Sockets that anybody on the network can reach: listening, authentication before service, and limits on silence.
 
-Whoever connects is a stranger until it has shown that it may come in. A :class:`Listener` gives it a thread and a limit of
-time for all of that, keeps few strangers at a time (the oldest goes first), and never stops accepting: where descriptors or
-memory run out, it lets strangers go, waits a moment and goes on.
+A connection is *pending* until it has authenticated. A :class:`Listener` gives each pending connection a thread and one time
+limit, keeps a bounded number of them (the oldest is dropped first), and never stops accepting: when descriptors or memory run
+out, it drops pending connections, pauses and continues.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-#: Longest time that a stranger has to show that it may come in, however it spreads its bytes.
+#: Time limit of a handshake, however slowly its bytes arrive.
 HANDSHAKE_LIMIT_S = 10.0
-#: Strangers at a time; fewer where the process may open few files.
-STRANGERS = 64
-#: Strangers that come within so many seconds of the last line about them are counted, and told of in the next.
-_TOLD_EVERY_S = 10.0
+#: Largest number of pending connections; fewer if the process may open few files.
+MAX_PENDING = 64
+#: Rejections within so many seconds of the last logged one are counted, and reported with the next.
+_LOG_EVERY_S = 10.0
 _PAUSE_S = 0.05
-_LOOK_EVERY_S = 0.25
+_POLL_EVERY_S = 0.25
 _BACKLOG = 1024
 
 
@@ -67,8 +67,8 @@ def listen(host: str) -> socket.socket:
     return socket.create_server((str(address[0]), 0), family=family, backlog=_BACKLOG)
 
 
-def notice_silence(connection: socket.socket, silence_s: float) -> None:
-    """Let the kernel end a connection whose other host is gone: nothing is acknowledged for so long."""
+def set_silence_limit(connection: socket.socket, silence_s: float) -> None:
+    """Let the kernel close a connection whose other host acknowledges nothing for ``silence_s`` seconds."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
@@ -89,23 +89,23 @@ def shut(connection: socket.socket) -> None:
     connection.close()
 
 
-class StrangerError(Exception):
-    """Who connected may not come in."""
+class RejectedError(Exception):
+    """A pending connection failed to authenticate."""
 
 
-#: Serves a peer that was let in, until it leaves.
+#: Serves an authenticated peer until it disconnects.
 Serve = Callable[[], None]
-#: Called with a connection and its peer's address: what serves it. Raises StrangerError, OSError or ValueError.
+#: Called with a pending connection and its peer's address; returns what serves it. Raises RejectedError, OSError or ValueError.
 Admit = Callable[[socket.socket, str], Serve]
-#: What a failing accept says of this process or host, not of who connected.
+#: Errors of accept that are about this process or host, not about the peer.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 @dataclass(eq=False)
-class _Stranger:
+class _Pending:
     connection: socket.socket
     peer: str
-    came: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Listener:
@@ -113,10 +113,10 @@ class Listener:
 
     Args:
         host: interface to bind to.
-        name: of its threads, and what it is called in the log.
-        admit: decides on a connection, in a thread of its own. What it returns is called in the same thread, and the
-            connection is shut when that returns.
-        strangers: most of them at a time.
+        name: of the listener, in the log and in the names of its threads.
+        admit: authenticates a connection, in a thread of its own. Its result is called in the same thread, and the
+            connection is closed when that returns.
+        max_pending: largest number of pending connections.
         handshake_limit_s: longest time for ``admit``.
 
     Attributes:
@@ -129,19 +129,19 @@ class Listener:
         *,
         name: str,
         admit: Admit,
-        strangers: int = STRANGERS,
+        max_pending: int = MAX_PENDING,
         handshake_limit_s: float = HANDSHAKE_LIMIT_S,
     ) -> None:
         self._name = name
         self._admit = admit
-        self._most = min(strangers, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+        self._most = min(max_pending, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
         self._limit_s = handshake_limit_s
         self._lock = threading.Lock()
-        self._strangers: dict[_Stranger, None] = {}  # in the order in which they came
+        self._pending: dict[_Pending, None] = {}  # oldest first
         self._peers: set[socket.socket] = set()
         self._closing = False
-        self._turned_away = 0
-        self._told = -_TOLD_EVERY_S
+        self._unlogged = 0
+        self._logged_at = -_LOG_EVERY_S
         self._server = listen(host)
         self._server.setblocking(False)
         self.port: int = self._server.getsockname()[1]
@@ -149,15 +149,15 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """Connections that are open, strangers included."""
+        """Open connections, pending ones included."""
         with self._lock:
-            return len(self._strangers) + len(self._peers)
+            return len(self._pending) + len(self._peers)
 
     def close(self) -> None:
         """Stop accepting, and end every connection."""
         with self._lock:
             self._closing = True
-            connections = [*(stranger.connection for stranger in self._strangers), *self._peers]
+            connections = [*(pending.connection for pending in self._pending), *self._peers]
         for connection in [self._server, *connections]:
             shut(connection)
 
@@ -166,89 +166,89 @@ class Listener:
         poll.register(self._server, select.POLLIN)
         while not self._closing:
             try:
-                if poll.poll(_LOOK_EVERY_S * 1e3) and not self._closing:
+                if poll.poll(_POLL_EVERY_S * 1e3) and not self._closing:
                     connection, address = self._server.accept()
-                    self._welcome(_Stranger(connection, str(address[0])))
+                    self._start_handshake(_Pending(connection, str(address[0])))
                 self._drop_late()
             except (OSError, RuntimeError, MemoryError) as exc:
                 if self._closing:
                     return
-                log.debug("%s could not take a connection: %s", self._name, exc)
-                if not isinstance(exc, OSError) or exc.errno in _EXHAUSTED:  # else it was given up before it was accepted
+                log.debug("%s could not accept a connection: %s", self._name, exc)
+                if not isinstance(exc, OSError) or exc.errno in _EXHAUSTED:  # else the peer gave up before it was accepted
                     self._drop_oldest(1)
                     time.sleep(_PAUSE_S)
 
-    def _welcome(self, stranger: _Stranger) -> None:
+    def _start_handshake(self, pending: _Pending) -> None:
         with self._lock:
-            self._strangers[stranger] = None
-            surplus = len(self._strangers) - self._most
+            self._pending[pending] = None
+            surplus = len(self._pending) - self._most
         self._drop_oldest(surplus)
         try:
-            threading.Thread(target=self._meet, args=(stranger,), name=f"{self._name}-peer", daemon=True).start()
+            threading.Thread(target=self._handshake, args=(pending,), name=f"{self._name}-peer", daemon=True).start()
         except RuntimeError:
-            self._forget(stranger)
+            self._forget(pending)
             raise
 
     def _drop_oldest(self, count: int) -> None:
         with self._lock:
-            oldest = list(itertools.islice(self._strangers, max(0, count)))
+            oldest = list(itertools.islice(self._pending, max(0, count)))
         self._drop(oldest)
 
     def _drop_late(self) -> None:
         before = time.monotonic() - self._limit_s
         with self._lock:
-            late = [stranger for stranger in self._strangers if stranger.came < before]
+            late = [pending for pending in self._pending if pending.since < before]
         self._drop(late)
 
-    def _drop(self, strangers: list[_Stranger]) -> None:
-        """Take strangers' connections away; their threads wake up and end."""
-        for stranger in strangers:
+    def _drop(self, dropped: list[_Pending]) -> None:
+        """Close pending connections; their threads wake up and end."""
+        for each in dropped:
             with self._lock:
-                dropped = self._strangers.pop(stranger, self) is None
-            if dropped:
-                shut(stranger.connection)
+                is_pending = self._pending.pop(each, self) is None
+            if is_pending:
+                shut(each.connection)
 
-    def _meet(self, stranger: _Stranger) -> None:
+    def _handshake(self, pending: _Pending) -> None:
         try:
-            stranger.connection.settimeout(self._limit_s)
-            serve = self._admit(stranger.connection, stranger.peer)
-            if self._let_in(stranger):
+            pending.connection.settimeout(self._limit_s)
+            serve = self._admit(pending.connection, pending.peer)
+            if self._promote(pending):
                 serve()
-        except StrangerError as exc:
-            self._tell(stranger, str(exc))
+        except RejectedError as exc:
+            self._log_rejection(pending, str(exc))
         except OSError as exc:
-            self._tell(stranger, str(exc) if self._is_waiting(stranger) else "it took too long")
+            self._log_rejection(pending, str(exc) if self._is_pending(pending) else "it took too long")
         except ValueError:
-            self._tell(stranger, "what it sent is not understood")
+            self._log_rejection(pending, "it sent a message that cannot be read")
         finally:
-            self._forget(stranger)
+            self._forget(pending)
 
-    def _let_in(self, stranger: _Stranger) -> bool:
+    def _promote(self, pending: _Pending) -> bool:
         with self._lock:
-            if self._closing or self._strangers.pop(stranger, self) is not None:
+            if self._closing or self._pending.pop(pending, self) is not None:
                 return False
-            self._peers.add(stranger.connection)
+            self._peers.add(pending.connection)
             return True
 
-    def _is_waiting(self, stranger: _Stranger) -> bool:
+    def _is_pending(self, pending: _Pending) -> bool:
         with self._lock:
-            return stranger in self._strangers
+            return pending in self._pending
 
-    def _forget(self, stranger: _Stranger) -> None:
-        shut(stranger.connection)
+    def _forget(self, pending: _Pending) -> None:
+        shut(pending.connection)
         with self._lock:
-            self._strangers.pop(stranger, None)
-            self._peers.discard(stranger.connection)
+            self._pending.pop(pending, None)
+            self._peers.discard(pending.connection)
 
-    def _tell(self, stranger: _Stranger, why: str) -> None:
-        """One line for the first stranger; those that follow soon are counted."""
+    def _log_rejection(self, pending: _Pending, why: str) -> None:
+        """Log the first rejection; those that follow soon are counted."""
         now = time.monotonic()
         with self._lock:
             if self._closing:
                 return
-            if now - self._told < _TOLD_EVERY_S:
-                self._turned_away += 1
+            if now - self._logged_at < _LOG_EVERY_S:
+                self._unlogged += 1
                 return
-            others, self._turned_away, self._told = self._turned_away, 0, now
-        more = f" ({others} more since the last such line)" if others else ""
-        log.warning("a stranger at %s was turned away from %s: %s%s", stranger.peer, self._name, why, more)
+            others, self._unlogged, self._logged_at = self._unlogged, 0, now
+        more = f" ({others} more since the last such message)" if others else ""
+        log.warning("a connection from %s to %s was rejected: %s%s", pending.peer, self._name, why, more)

@@ -20,7 +20,7 @@ from types import FrameType
 
 from flows.cli.command import Command, Invocation
 from flows.cli.help import command_help, overview, prefix_help
-from flows.cli.options import Parsed, idle_flags, parse
+from flows.cli.options import Parsed, flags_without_effect, parse
 from flows.cli.output import write, write_text
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.addresses import problem_of, without_secrets
@@ -94,7 +94,7 @@ def _run(words: list[str], commands: Sequence[Command], secrets: list[str]) -> i
     if refused:
         raise SettingsError("; ".join(refused))
     settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
-    idle = idle_flags(command, parsed, settings)
+    idle = flags_without_effect(command, parsed, settings)
     if idle:
         sys.stderr.write(f"note: {line(idle)}\n")
     secrets += _secrets_of(settings)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from flows.cli.command import Command
 from ts4s_core.errors import SettingsError, listed
 from ts4s_core.settings import Settings
-from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_bear, value_of
+from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_apply, value_of
 from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 from ts4s_core.task_kinds.registry import kind_of_flow, kinds_of_flow
 
@@ -81,7 +81,7 @@ def flags_of_flow(flow: str) -> dict[str, SettingFlag]:
     return found
 
 
-def idle_flags(command: Command, parsed: Parsed, settings: Settings) -> str:
+def flags_without_effect(command: Command, parsed: Parsed, settings: Settings) -> str:
     """A sentence that names the flags that were given and have no effect on the command; empty, where there are none."""
     if not command.flow:
         return ""
@@ -89,7 +89,7 @@ def idle_flags(command: Command, parsed: Parsed, settings: Settings) -> str:
     given = [name for name in parsed.settings if name not in groups]
     given += [f"{group}.{name}" for group, values in groups.items() for name in values]
     task = settings.model.task if "task" in settings.model.model_fields_set else None
-    bearing = settings_that_bear(command.flow, task)
+    bearing = settings_that_apply(command.flow, task)
     idle = [f"--{name}" for name in given if name not in bearing]
     if not idle:
         return ""

@@ -1,4 +1,4 @@
-"""The body of a flow that trains: its input is checked, and the model is held while its steps run."""
+"""The frame of a flow that trains: its input is checked, and the model's lease is held while its steps run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import get_run_logger, runtime
 
-from flows.lifecycle.conclude import leave_if_held
+from flows.lifecycle.final_state import skip_if_held
 from tasks.current_run import joined_run
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.artifacts.leases.lease import Lease
@@ -15,16 +15,16 @@ from ts4s_core.errors import LeaseHeldError
 from ts4s_core.settings import Settings
 
 
-def while_held(settings: Settings, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Check the input of the run that is under way (or of a new one), and do its work while it holds the model.
+def with_model_held(settings: Settings, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Check the input of the current run (or of a new one), and run ``work`` while the run holds the model.
 
     Returns:
-        what the work gave, or a result of status ``skipped`` where another run holds the model. The command line waits for
+        the result of ``work``, or one of status ``skipped`` where another run holds the model. The command line waits for
         the model instead.
     """
     with joined_run(settings) as run, run_log():
         try:
-            leave_if_held(run)
+            skip_if_held(run)
             run.check_input()
             run.preflight()
             with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None, doing="a run"):

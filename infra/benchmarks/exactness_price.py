@@ -30,7 +30,7 @@ from side_by_side import HERE, write_result
 from training_speed import NAME, prepared
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.planning.make_plan import Wanted, planning_job
+from ts4s_core.planning.make_plan import PlanOptions, planning_job
 from ts4s_core.settings import Settings
 from ts4s_core.training.batches.batch_plan import Plan
 from ts4s_core.training.batches.read_ahead import planned_steps
@@ -175,7 +175,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, list[float]]
     settings = Settings(name=NAME, storage={"uri": str(place)}, train=train)
     store = ArtifactStore.open(settings.storage)
     dataset, model = (store.newest(kind, NAME) for kind in ("dataset", "model"))
-    job = planning_job(settings, dataset=dataset, model=model, config=None, wanted=Wanted())
+    job = planning_job(settings, dataset=dataset, model=model, config=None, options=PlanOptions())
     job = replace(job, extra={"pad_id": rows_of_artifact(job, store).pad_id})
     context = multiprocessing.get_context("spawn")
     ends = context.Pipe()

@@ -24,7 +24,7 @@ from side_by_side import HERE, ts4s, write_result
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.planning.cost import Cluster, forecast
-from ts4s_core.planning.make_plan import Wanted, make_plan, planning_job
+from ts4s_core.planning.make_plan import PlanOptions, make_plan, planning_job
 from ts4s_core.settings import Settings
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
@@ -67,8 +67,10 @@ def main() -> None:
 def _round(settings: Settings, store: ArtifactStore, cases: list[str]) -> dict[str, dict[str, Any]]:
     """Plan, then train each case for some steps."""
     dataset, model = (store.newest(kind, settings.name) for kind in ("dataset", "model"))
-    wanted = Wanted(workers=2)
-    plan = make_plan(settings, planning_job(settings, dataset=dataset, model=model, config=None, wanted=wanted), wanted=wanted)
+    options = PlanOptions(workers=2)
+    plan = make_plan(
+        settings, planning_job(settings, dataset=dataset, model=model, config=None, options=options), options=options
+    )
     # The steps that training will time: a plan otherwise speaks of an epoch.
     measured = replace(plan.measured, steps=plan.measured.steps[UNSTEADY_STEPS : settings.train.max_steps])
     found: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ts4s_core.sockets import Listener, Serve, StrangerError, bare, listen, notice_silence
+from ts4s_core.sockets import Listener, RejectedError, Serve, bare, listen, set_silence_limit
 
 WORD = b"open sesame"
 LIMIT_S = 20.0
@@ -31,7 +31,7 @@ def admit(connection: socket.socket, _peer: str) -> Serve:
     if said == b"\xff" * len(WORD):
         raise ValueError("\x1b[2J not to be shown")
     if said != WORD:
-        raise StrangerError("it does not know the word")
+        raise RejectedError("it does not know the word")
 
     def serve() -> None:
         connection.settimeout(None)
@@ -98,7 +98,7 @@ def test_a_byte_now_and_then_does_not_prolong_the_handshake():
 
 
 def test_strangers_are_few_and_the_oldest_goes_first():
-    with listener(strangers=4) as served:
+    with listener(max_pending=4) as served:
         strangers = [connect(served.port) for _ in range(10)]
         assert all(is_shut(stranger) for stranger in strangers[:6])
         assert served.connections == 4
@@ -123,7 +123,7 @@ def test_junk_is_one_line_of_the_log_and_no_traceback(junk: bytes, caplog: pytes
         assert is_served(served.port)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
-    assert lines[0].startswith("a stranger at 127.0.0.1 was turned away from test: ")
+    assert lines[0].startswith("a connection from 127.0.0.1 to test was rejected: ")
     assert "\x1b" not in lines[0]
     assert capfd.readouterr() == ("", "")
 
@@ -213,7 +213,7 @@ def test_interfaces_are_named_in_every_way():
 
 def test_the_kernel_watches_a_connection():
     with listen("127.0.0.1") as server, socket.create_connection(server.getsockname()[:2]) as connection:
-        notice_silence(connection, 8.0)
+        set_silence_limit(connection, 8.0)
         read = lambda option: connection.getsockopt(socket.IPPROTO_TCP, option)  # noqa: E731
         assert read(socket.TCP_USER_TIMEOUT) == 8_000
         assert read(socket.TCP_KEEPIDLE) + read(socket.TCP_KEEPINTVL) * read(socket.TCP_KEEPCNT) <= 8

@@ -52,7 +52,7 @@ class DataEngine(Protocol):
             The results of ``write``, in the order of the groups.
         """
 
-    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
+    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """The parts of a Spark table, as items for ``map`` and ``regroup``; each yields tuples of the columns' values.
 
         Args:
@@ -112,7 +112,7 @@ class LocalEngine:
                     shuffle.add(batch)
             return [write(group, shuffle.take(group)) for group in range(groups) if shuffle.has(group)]
 
-    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
+    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """See :class:`DataEngine`."""
         from ts4s_core.errors import SourceError
 

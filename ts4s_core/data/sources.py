@@ -179,7 +179,7 @@ def open_source(
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
-        parts = engine.table_parts(data.source, columns.named)
+        parts = engine.table_partitions(data.source, columns.named)
         return DataSource("table", files, columns, [Split(data.source, part=part) for part in parts])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)

@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published:
-    """What the registry says of a version.
+    """The registry's entry about a version.
 
     Attributes:
         promoted: whether it became the champion.
-        why: what was decided, and why.
+        why: the reason.
         new: whether the entry was made now.
     """
 
@@ -31,15 +31,15 @@ class Published:
     new: bool
 
 
-def decided(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
-    """What the registry says of a version's own evaluation: its first entry, whatever was decided by hand later."""
+def recorded_decision(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
+    """The registry's first entry about a version: the decision of its own evaluation, whatever was changed by hand later."""
     return Registry(store).history(trained.name).first_about(trained.version)
 
 
-def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, said: str = "") -> Published:
+def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, reason: str = "") -> Published:
     """Record a decision once; a version that has its entry already is left as it is.
 
-    ``said`` is the reason of the person who was asked. The caller holds the model's lease. A champion that was changed by hand
+    ``reason`` is that of the person who was asked. The caller holds the model's lease. A champion that was changed by hand
     since the evaluation stays: the decision is written against the history that it was made on, and made anew if that grew.
 
     Raises:
@@ -53,7 +53,7 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
         before = history.first_about(ref.version)
         if before is not None:
             return Published(before.action == "promote", before.why, new=False)
-        promote, why = _now(decision, history, ref, approved=approved, said=said)
+        promote, why = _final_decision(decision, history, ref, approved=approved, reason=reason)
         try:
             registry.decide(ref.name, to=ref.version, why=why, metrics=metrics, promoted=promote, expected=history.number)
         except ConflictError as exc:
@@ -62,14 +62,14 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
         return Published(promote, why, new=True)
 
 
-def _now(decision: Decision, history: History, ref: ArtifactRef, *, approved: bool, said: str) -> tuple[bool, str]:
-    """Whether the gate's decision still stands after what the history says, and why."""
+def _final_decision(decision: Decision, history: History, ref: ArtifactRef, *, approved: bool, reason: str) -> tuple[bool, str]:
+    """Whether to promote, given the history since the gate's decision, and why."""
     champion = history.aliases.get(CHAMPION)
     now = None if champion is None else str(ArtifactRef(ref.kind, ref.name, champion))
     if decision.promote and now != decision.champion:
         return False, f"{decision.why}; but the champion was changed to {now} meanwhile: run again to compare with it"
     if decision.promote and not approved:
-        return False, f"{decision.why}; but it was not approved{f': {said}' if said else ''}"
-    if decision.promote and said:
-        return True, f"{decision.why}; approved: {said}"
+        return False, f"{decision.why}; but it was not approved{f': {reason}' if reason else ''}"
+    if decision.promote and reason:
+        return True, f"{decision.why}; approved: {reason}"
     return decision.promote, decision.why

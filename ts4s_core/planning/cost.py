@@ -69,7 +69,7 @@ class PartCost:
 
 
 @dataclass(frozen=True)
-class Level:
+class LoadMeasurement:
     """What was measured with some number of busy processes on this machine.
 
     Attributes:
@@ -84,7 +84,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """A model on a machine.
 
     Attributes:
@@ -98,8 +98,8 @@ class Measured:
         shards: K.
     """
 
-    alone: Level
-    crowded: Level
+    alone: LoadMeasurement
+    crowded: LoadMeasurement
     bucket_elements: tuple[int, ...]
     table_buckets: frozenset[int]
     memory_bytes: int
@@ -148,7 +148,7 @@ class Forecast:
 
 
 def forecast(
-    measured: Measured, cluster: Cluster, *, workers: int, strategy: str = "synchronous", averaging_every: int = 1
+    measured: Measurements, cluster: Cluster, *, workers: int, strategy: str = "synchronous", averaging_every: int = 1
 ) -> Forecast:
     """The cost of a step.
 
@@ -190,7 +190,7 @@ def forecast(
     )
 
 
-def worker_memory(measured: Measured, *, workers: int, hosts: int, strategy: str) -> int:
+def worker_memory(measured: Measurements, *, workers: int, hosts: int, strategy: str) -> int:
     """Bytes that one worker needs."""
     size = ELEMENT_BYTES * measured.elements
     levels = max(0, measured.shards.bit_length() - 2) - max(0, (measured.shards // workers).bit_length() - 2)
@@ -205,7 +205,7 @@ def worker_memory(measured: Measured, *, workers: int, hosts: int, strategy: str
     return round(measured.memory_bytes + buffers - size * (moments + levels))
 
 
-def _exchange(measured: Measured, cluster: Cluster, *, workers: int, hidden_s: float) -> float:
+def _exchange(measured: Measurements, cluster: Cluster, *, workers: int, hidden_s: float) -> float:
     """Seconds that the network adds to a step: what of the reduction is not hidden behind backward, and the all-gather."""
     sizes = ELEMENT_BYTES * np.array(measured.bucket_elements, np.float64)
     arrives = _arrival(measured, hidden_s)
@@ -216,7 +216,7 @@ def _exchange(measured: Measured, cluster: Cluster, *, workers: int, hidden_s: f
     return float(max(0.0, clock - hidden_s) + gather)
 
 
-def _phase(measured: Measured, cluster: Cluster, *, workers: int, size: float) -> float:
+def _phase(measured: Measurements, cluster: Cluster, *, workers: int, size: float) -> float:
     """One direction of a bucket's exchange: the slowest of wire and copies, and the messages' latency."""
     here = min(workers, cluster.per_host)
     leaves = here * size * (workers - here) / workers
@@ -225,7 +225,7 @@ def _phase(measured: Measured, cluster: Cluster, *, workers: int, size: float) -
     return LATENCY_S + wire + copied
 
 
-def _arrival(measured: Measured, hidden_s: float) -> list[float]:
+def _arrival(measured: Measurements, hidden_s: float) -> list[float]:
     """When each bucket is complete, after backward of the last part began; in proportion to the elements before it."""
     dense = [0 if number in measured.table_buckets else size for number, size in enumerate(measured.bucket_elements)]
     total = sum(dense) or 1

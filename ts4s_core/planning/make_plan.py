@@ -13,7 +13,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
-from ts4s_core.planning.cost import Cluster, Forecast, Level, Measured, fit_parts, forecast
+from ts4s_core.planning.cost import Cluster, Forecast, LoadMeasurement, Measurements, fit_parts, forecast
 from ts4s_core.planning.measuring import measure
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
@@ -30,7 +30,7 @@ _GB = 2**30
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlanOptions:
     """What a plan is asked for.
 
     Attributes:
@@ -66,7 +66,7 @@ class Plan:
 
     facts: dict[str, Any]
     forecasts: tuple[Forecast, ...]
-    measured: Measured
+    measured: Measurements
     cluster: Cluster
     memory_bytes: int
 
@@ -97,27 +97,29 @@ class Plan:
         return {**self.facts, "workers": rows}
 
 
-def check_wanted(wanted: Wanted, settings: Settings) -> None:
+def check_plan_options(options: PlanOptions, settings: Settings) -> None:
     """Refuse what cannot be asked for, before anything is measured or looked up.
 
     Raises:
         SettingsError: if an option is none.
         InputError: if this machine lacks what the settings need.
     """
-    network_speed(wanted.network)
-    if wanted.memory:
-        memory_size(wanted.memory)
-    _most(wanted, settings, 1)
+    network_speed(options.network)
+    if options.memory:
+        memory_size(options.memory)
+    _most(options, settings, 1)
     check_strategy(settings.train)
 
 
-def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: bool = False, progress: Progress = silent) -> Plan:
+def make_plan(
+    settings: Settings, job: TrainJob, *, options: PlanOptions, assumed: bool = False, progress: Progress = silent
+) -> Plan:
     """Measure, forecast, and refuse what cannot fit.
 
     Args:
         settings: of the run.
         job: the training job that the run would make; see :func:`planning_job`.
-        wanted: what is asked for.
+        options: what is asked for.
         assumed: whether the rows are assumed.
         progress: hears what is being measured.
 
@@ -125,20 +127,20 @@ def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: boo
         SettingsError: if an option is none, or the workers' memory does not fit on a host.
         InputError: if the model or the data cannot be used.
     """
-    check_wanted(wanted, settings)
+    check_plan_options(options, settings)
     train = settings.train
     slots = max(1, len(os.sched_getaffinity(0)) // train.threads_per_worker)
-    per_host = wanted.per_host or slots
-    cluster = Cluster(per_host, network_speed(wanted.network))
-    memory = memory_size(wanted.memory) if wanted.memory else psutil.virtual_memory().total
-    most = _most(wanted, settings, slots)
+    per_host = options.per_host or slots
+    cluster = Cluster(per_host, network_speed(options.network))
+    memory = memory_size(options.memory) if options.memory else psutil.virtual_memory().total
+    most = _most(options, settings, slots)
     progress("measure", {"processes": 1})
-    alone = measure(job, level=1, memory_bytes=memory, python_path=wanted.python_path)
+    alone = measure(job, level=1, memory_bytes=memory, python_path=options.python_path)
     crowd = min(_power_of_two(slots), train.logical_shards)
     several = alone
     if crowd > 1 and most > 1:
         progress("measure", {"processes": crowd})
-        several = measure(job, level=crowd, memory_bytes=memory, python_path=wanted.python_path)
+        several = measure(job, level=crowd, memory_bytes=memory, python_path=options.python_path)
     measured = _measured(alone, several, shards=train.logical_shards)
     join_every = train.averaging_frequency or alone[0]["steps_in_epoch"]
     counts = [1 << power for power in range(most.bit_length())]
@@ -147,12 +149,17 @@ def make_plan(settings: Settings, job: TrainJob, *, wanted: Wanted, assumed: boo
     )
     chosen = next((each for each in forecasts if each.workers == train.workers), forecasts[-1])
     _refuse_what_does_not_fit(chosen, per_host=per_host, memory_bytes=memory)
-    facts = _facts(settings, alone[0], several[0], wanted=wanted, memory_bytes=memory, assumed=assumed)
+    facts = _facts(settings, alone[0], several[0], options=options, memory_bytes=memory, assumed=assumed)
     return Plan(facts, forecasts, measured, cluster, memory)
 
 
 def planning_job(
-    settings: Settings, *, dataset: ArtifactRef | None, model: ArtifactRef | None, config: dict[str, Any] | None, wanted: Wanted
+    settings: Settings,
+    *,
+    dataset: ArtifactRef | None,
+    model: ArtifactRef | None,
+    config: dict[str, Any] | None,
+    options: PlanOptions,
 ) -> TrainJob:
     """The job whose steps are measured: the run's own, with assumed rows or a source's shape where artifacts are missing.
 
@@ -161,13 +168,13 @@ def planning_job(
         dataset: its rows, if there are any yet.
         model: the imported model, if there is one yet.
         config: the source's Hugging Face configuration, where there is no model.
-        wanted: rows and tokens to assume.
+        options: rows and tokens to assume.
     """
     extra: dict[str, Any] = {}
     if model is None:
         extra |= {"config": config, "source": settings.model.source, "model": settings.model.model_dump(mode="json")}
     if dataset is None:
-        extra["rows"] = {"rows": wanted.rows, "tokens": wanted.tokens, "longest": settings.model.max_length}
+        extra["rows"] = {"rows": options.rows, "tokens": options.tokens, "longest": settings.model.max_length}
     return TrainJob(
         name=settings.name,
         key="",
@@ -215,15 +222,15 @@ def memory_size(text: str) -> int:
     return int(size)
 
 
-def _most(wanted: Wanted, settings: Settings, slots: int) -> int:
+def _most(options: PlanOptions, settings: Settings, slots: int) -> int:
     """The largest number of workers in the table."""
     shards = settings.train.logical_shards
-    if wanted.workers > shards:
+    if options.workers > shards:
         raise SettingsError(
-            f"--workers {wanted.workers} is more than train.logical_shards {shards}: a worker has at least one part of a batch. "
-            f"Give --train.logical_shards {1 << (wanted.workers - 1).bit_length()}, which makes other weights"
+            f"--workers {options.workers} is more than train.logical_shards {shards}: a worker has at least one part of a batch. "
+            f"Give --train.logical_shards {1 << (options.workers - 1).bit_length()}, which makes other weights"
         )
-    return _power_of_two(wanted.workers or max(settings.train.workers, shards, min(slots, shards)))
+    return _power_of_two(options.workers or max(settings.train.workers, shards, min(slots, shards)))
 
 
 def _power_of_two(count: int) -> int:
@@ -241,9 +248,9 @@ def _refuse_what_does_not_fit(chosen: Forecast, *, per_host: int, memory_bytes: 
         )
 
 
-def _measured(alone: list[dict[str, Any]], several: list[dict[str, Any]], *, shards: int) -> Measured:
+def _measured(alone: list[dict[str, Any]], several: list[dict[str, Any]], *, shards: int) -> Measurements:
     first = alone[0]
-    return Measured(
+    return Measurements(
         alone=_level(alone),
         crowded=_level(several),
         bucket_elements=tuple(first["bucket_elements"]),
@@ -255,10 +262,10 @@ def _measured(alone: list[dict[str, Any]], several: list[dict[str, Any]], *, sha
     )
 
 
-def _level(found: list[dict[str, Any]]) -> Level:
+def _level(found: list[dict[str, Any]]) -> LoadMeasurement:
     samples = [tuple(sample) for each in found for sample in each["samples"]]
     mean = 1 / len(found)
-    return Level(
+    return LoadMeasurement(
         fit_parts(samples),
         optimiser_s=mean * sum(each["optimiser_s"] for each in found),
         rest_s=mean * sum(each["rest_s"] for each in found),
@@ -270,7 +277,7 @@ def _facts(
     alone: dict[str, Any],
     crowded: dict[str, Any],
     *,
-    wanted: Wanted,
+    options: PlanOptions,
     memory_bytes: int,
     assumed: bool,
 ) -> dict[str, Any]:
@@ -292,5 +299,5 @@ def _facts(
             "steps_per_epoch": alone["steps_in_epoch"],
             "steps": alone["total_steps"],
         },
-        "network": wanted.network,
+        "network": options.network,
     }

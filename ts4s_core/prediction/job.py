@@ -21,7 +21,7 @@ from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.facts import PredictionFacts
 from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
-from ts4s_core.prediction.part import Errors, ModelUse, PredictPart, Runtime
+from ts4s_core.prediction.predict_split import Errors, InferenceSpec, PredictSplit, Runtime
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.runners import onnx_runner, torch_runner
 from ts4s_core.prediction.source_rows import TextSource, open_texts
@@ -115,11 +115,11 @@ def predict(
     progress(STAGE, {"doing": "check the model"})
     runtime = checked_runtime(opened, embeddings=options.embeddings)
     output: Any = "logits" if options.embeddings == "none" else options.embeddings
-    use = ModelUse(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
+    use = InferenceSpec(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
     layout = layout_of(spec, model, embeddings=options.embeddings, has_id=bool(source.id_column))
     try:
         sink = target.begin()
-        job = PredictPart(use, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
+        job = PredictSplit(use, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
         found = _run(engine, job, source, progress=progress)
         if not found["files"]:
             found["files"].append(_empty(layout, sink, vectors=job.vectors))
@@ -179,7 +179,7 @@ def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, opt
     return ArtifactTarget(store, trained=model, key=key, settings=bearing)
 
 
-def _run(engine: DataEngine, job: PredictPart, source: TextSource, *, progress: Progress) -> dict[str, Any]:
+def _run(engine: DataEngine, job: PredictSplit, source: TextSource, *, progress: Progress) -> dict[str, Any]:
     parts = len(source.splits)
     progress(STAGE, {"part": 0, "parts": parts})
     began = time.perf_counter()

@@ -52,7 +52,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class PlaceSink:
+class StorageSink:
     """Files below an address; ``token`` keeps those of two jobs apart."""
 
     storage: StorageSettings
@@ -104,7 +104,7 @@ class FolderTarget:
         except OSError as exc:
             raise SettingsError(f"--output {self._folder} cannot be made: {exc.strerror or exc}. Choose another folder") from exc
         self._staged.chmod(0o755)
-        return PlaceSink(self._storage.model_copy(update={"uri": str(self._staged)}), "")
+        return StorageSink(self._storage.model_copy(update={"uri": str(self._staged)}), "")
 
     def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
@@ -135,7 +135,7 @@ class ObjectTarget:
 
     def begin(self) -> Sink:
         """See :class:`Target`."""
-        return PlaceSink(self._settings, self._token)
+        return StorageSink(self._settings, self._token)
 
     def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""

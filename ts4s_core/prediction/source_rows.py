@@ -144,7 +144,7 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
         source = TextSource("table", files, data.text_column, data.id_column)
-        parts = engine.table_parts(data.source, source.named)
+        parts = engine.table_partitions(data.source, source.named)
         # The engine matches parts and partitions by number: they are not shared.
         return replace(source, splits=[TextSplit(at, Split(data.source), part=part) for at, part in enumerate(parts)])
     found, single = files.find()

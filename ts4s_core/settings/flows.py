@@ -71,7 +71,7 @@ def settings_of_kind(kind: TaskKind) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*kind.first_settings, *_expanded(kind.settings))))
 
 
-def settings_that_bear(flow: str, task: str | None) -> Collection[str]:
+def settings_that_apply(flow: str, task: str | None) -> Collection[str]:
     """Names of the settings that bear on a run.
 
     Args:

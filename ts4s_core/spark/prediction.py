@@ -17,7 +17,7 @@ from ts4s_core.data.formats.cell_types import refused_type
 from ts4s_core.errors import DataError, listed
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction.job import checked_runtime, layout_of
-from ts4s_core.prediction.part import ModelUse, model_of
+from ts4s_core.prediction.predict_split import InferenceSpec, model_of
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.source_rows import row_of
 from ts4s_core.settings import StorageSettings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class _Predictor:
     """Model and columns, carried to the executors by value."""
 
-    def __init__(self, use: ModelUse, layout: Layout) -> None:
+    def __init__(self, use: InferenceSpec, layout: Layout) -> None:
         self.use, self.layout = use, layout
 
     def answers(self, texts: pa.Array) -> pa.Table:
@@ -146,5 +146,5 @@ def _predictor(
     output: Any = "logits" if embeddings == "none" else embeddings
     threads = cluster.task_cpus(spark)
     runtime = checked_runtime(opened, embeddings=embeddings)  # type: ignore[arg-type]
-    use = ModelUse(store.storage.settings, str(ref), output, runtime, threads)
+    use = InferenceSpec(store.storage.settings, str(ref), output, runtime, threads)
     return _Predictor(use, layout)

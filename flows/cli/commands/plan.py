@@ -16,8 +16,8 @@ from ts4s_core.planning.make_plan import (
     ASSUMED_ROWS,
     ASSUMED_TOKENS,
     DEFAULT_NETWORK,
-    Wanted,
-    check_wanted,
+    PlanOptions,
+    check_plan_options,
     make_plan,
     planning_job,
 )
@@ -29,7 +29,7 @@ def plan_command(invocation: Invocation) -> Outcome:
     """Measure this machine with the model, and forecast."""
     settings, options = invocation.settings, invocation.options
     given = inputs(options, ("dataset", "model"))
-    wanted = Wanted(
+    plan_options = PlanOptions(
         workers=_count(options.workers, "--workers"),
         per_host=_count(options.workers_per_host, "--workers-per-host"),
         network=options.network or DEFAULT_NETWORK,
@@ -37,7 +37,7 @@ def plan_command(invocation: Invocation) -> Outcome:
         rows=_count(options.rows, "--rows") or ASSUMED_ROWS,
         tokens=_count(options.tokens, "--tokens") or min(ASSUMED_TOKENS, settings.model.max_length),
     )
-    check_wanted(wanted, settings)
+    check_plan_options(plan_options, settings)
     check_store(settings)
     store = ArtifactStore.open(settings.storage)
     dataset, model = (
@@ -53,11 +53,11 @@ def plan_command(invocation: Invocation) -> Outcome:
                 f"model.source {settings.model.source} does not say what model it is: expected one with a configuration. "
                 "Run ts4s export and import first, then plan with what they made"
             )
-    job = planning_job(settings, dataset=dataset, model=model, config=config, wanted=wanted)
+    job = planning_job(settings, dataset=dataset, model=model, config=config, options=plan_options)
     # Where nothing of the store is read, it may not even be there.
     reading = contextlib.nullcontext() if model is dataset is None else in_use(store, "plan")
     with reading, invocation.display.stage("plan"):
-        plan = make_plan(settings, job, wanted=wanted, assumed=dataset is None, progress=invocation.display.progress)
+        plan = make_plan(settings, job, options=plan_options, assumed=dataset is None, progress=invocation.display.progress)
     sources = {"model": str(model or settings.model.source), "dataset": str(dataset) if dataset else None}
     values = {"from": sources, **plan.to_json()}
     return Outcome(values, text=_text(values))
@@ -67,7 +67,7 @@ def _count(text: str | None, flag: str) -> int:
     if text is None:
         return 0
     if not text.isdecimal() or not int(text):
-        raise SettingsError(f"{flag} {text!r} is no count: expected a whole number from 1")
+        raise SettingsError(f"{flag} {text!r} is not valid: expected a whole number, 1 or more")
     return int(text)
 
 

@@ -33,7 +33,7 @@ from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.table_rows import TableRows
 from ts4s_core.prediction.source_rows import open_texts
 from ts4s_core.settings import DataSettings, StorageSettings
-from ts4s_core.spark.ml.rows import Layout, WritePart
+from ts4s_core.spark.ml.rows import Layout, WriteFile
 from ts4s_core.training.job import storage_to_wire
 
 FORM = InputForm(widths=(2,))
@@ -215,7 +215,7 @@ def test_the_rows_of_a_fit(parts: list[list[int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore.open(StorageSettings(uri=folder))
         with store.begin("dataset", "rows", "ab" * 32, settings={}, upstream={}) as writer:
-            write = WritePart(layout, storage_to_wire(store.storage.settings), str(writer.ref))
+            write = WriteFile(layout, storage_to_wire(store.storage.settings), str(writer.ref))
             for number, sizes in enumerate(parts):
                 register_parts(writer, entries_of(write, number, sizes))
             with sealed(store, writer) as dataset:
@@ -229,13 +229,13 @@ def test_the_rows_of_a_fit(parts: list[list[int]]) -> None:
                     assert block.labels.tolist() == [at % 3 for sizes in parts for at in range(sum(sizes))]
 
 
-def entries_of(write: WritePart, part: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+def entries_of(write: WriteFile, number: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
     import json
 
     count = sum(sizes)
     table = pa.table(
         {
-            "part": pa.array([part] * count, pa.int32()),
+            "file": pa.array([number] * count, pa.int32()),
             "id": pa.array([at.to_bytes(16, "big") for at in range(count)], pa.binary()),
             "x": pa.array([[float(at), 1.0] for at in range(count)], pa.list_(pa.float32())),
             "y": pa.array(np.arange(count) % 3, pa.int64()),

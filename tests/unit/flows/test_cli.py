@@ -15,7 +15,7 @@ import pytest
 from flows.cli import main as cli
 from flows.cli.command import Command, Invocation, Option, Outcome
 from flows.cli.help import command_help, overview
-from flows.cli.options import idle_flags, parse, setting_flags
+from flows.cli.options import flags_without_effect, parse, setting_flags
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.errors import InputError, SettingsError, TrainingError
 from ts4s_core.settings import Settings, load_settings
@@ -289,7 +289,7 @@ def test_flags_that_do_not_bear_are_named_in_one_line(words: list[str], note: st
     assert command is not None
     parsed = parse(command, words[length:])
     settings = load_settings(parsed.settings, environ={}, flow=command.flow or None) if note else Settings()
-    assert idle_flags(command, parsed, settings) == note
+    assert flags_without_effect(command, parsed, settings) == note
 
 
 @pytest.mark.usefixtures("commands")

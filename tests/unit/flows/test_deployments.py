@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.deployment.specs import TRAINING_QUEUE, DeployOptions, deployments_of
-from flows.lifecycle.conclude import said
+from flows.lifecycle.final_state import summary_of
 from flows.lifecycle.parameters import settings_of
 from tasks.prefect_ui.show import decision_page
 from ts4s_core.data.look import look_at
@@ -93,11 +93,11 @@ def test_models_and_json_make_the_same_settings() -> None:
 
 def test_a_run_says_how_it_ended() -> None:
     done = {"status": "done", "model": "news", "version": "v1", "promoted": True, "why": "it is better"}
-    assert said(done) == "done: news v1 promoted: it is better"
-    assert said({**done, "promoted": False}) == "done: news v1 not promoted: it is better"
-    assert said({**done, "status": "unchanged"}).startswith("unchanged: news v1 ")
-    assert said({**done, "status": "skipped", "why": "held"}) == "skipped: held"
-    assert said({"rows": 7, "errors": 0, "output": "predictions/news/v1"}) == "rows 7, errors 0, output predictions/news/v1"
+    assert summary_of(done) == "done: news v1 promoted: it is better"
+    assert summary_of({**done, "promoted": False}) == "done: news v1 not promoted: it is better"
+    assert summary_of({**done, "status": "unchanged"}).startswith("unchanged: news v1 ")
+    assert summary_of({**done, "status": "skipped", "why": "held"}) == "skipped: held"
+    assert summary_of({"rows": 7, "errors": 0, "output": "predictions/news/v1"}) == "rows 7, errors 0, output predictions/news/v1"
 
 
 def test_a_decision_shows_both_scores() -> None:

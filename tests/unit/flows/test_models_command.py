@@ -10,7 +10,7 @@ from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.evaluation.gate.decision import Decision
-from ts4s_core.pipeline.publication import Published, decided, publish_decision
+from ts4s_core.pipeline.publication import Published, publish_decision, recorded_decision
 
 
 def sealed(
@@ -84,7 +84,7 @@ def test_unknown_models_and_versions_are_exit_2(store: ArtifactStore, capsys: py
 
 def test_a_decision_is_published_once(store: ArtifactStore) -> None:
     ref, report = trained(store, "a", 0.9)
-    assert decided(store, ref) is None
+    assert recorded_decision(store, ref) is None
     assert publish_decision(store, trained=str(ref), report=str(report), approved=True) == Published(True, "better", new=True)
     again = publish_decision(store, trained=str(ref), report=str(report), approved=True)
     assert again == Published(True, "better", new=False)

@@ -5,17 +5,27 @@ from dataclasses import replace
 import pytest
 
 from ts4s_core.errors import SettingsError
-from ts4s_core.planning.cost import LATENCY_S, PAYLOAD, Cluster, Level, Measured, PartCost, fit_parts, forecast, worker_memory
+from ts4s_core.planning.cost import (
+    LATENCY_S,
+    PAYLOAD,
+    Cluster,
+    LoadMeasurement,
+    Measurements,
+    PartCost,
+    fit_parts,
+    forecast,
+    worker_memory,
+)
 from ts4s_core.planning.make_plan import memory_size, network_speed
 
 MILLION = 1_000_000
 FAST = 1e15  # memory and network that cost nothing
 
 
-def measured(**values: object) -> Measured:
-    level = Level(PartCost(call=0.01, token=1e-4, attention=0.0, last=0.0), optimiser_s=0.08, rest_s=0.005)
+def measured(**values: object) -> Measurements:
+    level = LoadMeasurement(PartCost(call=0.01, token=1e-4, attention=0.0, last=0.0), optimiser_s=0.08, rest_s=0.005)
     steps = (((4, 50), (4, 50), (4, 50), (4, 50)), ((2, 50), (2, 50), (8, 50), (0, 0)))
-    found = Measured(level, level, (MILLION, MILLION), frozenset(), 10**9, FAST, steps, 4)
+    found = Measurements(level, level, (MILLION, MILLION), frozenset(), 10**9, FAST, steps, 4)
     return replace(found, **values)
 
 
@@ -57,7 +67,9 @@ def test_synchronous_workers_wait_for_the_slowest():
 def test_the_network_costs_its_bytes():
     apart = Cluster(per_host=1, network_bytes_per_s=1e8 / PAYLOAD)
     # Each of two workers sends half of 8 MB twice, at 0.1 GB/s; nothing hides behind backward if that takes no time.
-    instant = measured(alone=replace(measured().alone, parts=PartCost(0, 0, 0, 0)), crowded=Level(PartCost(0, 0, 0, 0), 0, 0))
+    instant = measured(
+        alone=replace(measured().alone, parts=PartCost(0, 0, 0, 0)), crowded=LoadMeasurement(PartCost(0, 0, 0, 0), 0, 0)
+    )
     assert forecast(instant, apart, workers=2).exchange_s == pytest.approx(0.08 + 4 * LATENCY_S)
     # The first bucket's reduction (20 ms) hides: the last part's backward takes 20 ms, and half of it is behind the bucket.
     assert forecast(measured(), apart, workers=2).exchange_s == pytest.approx(0.08 + 4 * LATENCY_S - 0.01, abs=0.003)

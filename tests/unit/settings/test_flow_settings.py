@@ -16,7 +16,7 @@ from ts4s_core.settings.flows import (
     flow_settings,
     only,
     settings_of_kind,
-    settings_that_bear,
+    settings_that_apply,
     shown_settings,
 )
 from ts4s_core.settings.root import SECRET_FIELDS
@@ -125,7 +125,7 @@ def test_only_keeps_values_and_what_was_given() -> None:
     kept = only(settings, {"name", "train.seed"})
     assert (kept.name, kept.reuse, kept.train.epochs, kept.train.seed) == ("n", True, 2, 1)
     assert kept.train.model_fields_set == {"seed"}
-    assert only(settings, settings_that_bear("retrain", None)) == settings
+    assert only(settings, settings_that_apply("retrain", None)) == settings
 
 
 def test_a_flow_has_its_own_defaults() -> None:

@@ -12,7 +12,7 @@ import pytest
 import ts4s_core
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.session.sessions import SessionPlan, session_conf, whereabouts
+from ts4s_core.spark.session.sessions import SessionPlan, describe_session, session_conf
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 
 
@@ -83,4 +83,4 @@ def test_the_zip_is_importable_complete_and_always_the_same(tmp_path: Path) -> N
 def test_the_log_says_where_spark_can_be_watched(address: str | None, shown: str) -> None:
     context = SimpleNamespace(applicationId="local-1", master="local[2]", uiWebUrl=address)
     session: Any = SimpleNamespace(sparkContext=context)
-    assert whereabouts(session).startswith(f"Spark application local-1 on local[2]; its UI: {shown}")
+    assert describe_session(session).startswith(f"Spark application local-1 on local[2]; its UI: {shown}")

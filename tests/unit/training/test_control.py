@@ -178,7 +178,7 @@ def test_junk_is_one_line_and_no_traceback(heard, caplog, capfd):
         assert server.finished
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warned) == 1
-    assert warned[0].startswith("a stranger at 127.0.0.1 was turned away from control: ")
+    assert warned[0].startswith("a connection from 127.0.0.1 to control was rejected: ")
     assert "Traceback" not in capfd.readouterr().err
 
 

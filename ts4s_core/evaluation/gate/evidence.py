@@ -24,7 +24,7 @@ from ts4s_core.settings import Settings
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """The gate's decision, and how much of the candidate's training data the champion's dataset did not have."""
 
     decision: Decision
@@ -32,25 +32,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Who is compared on what.
+class Comparison:
+    """The candidate, its champion and the data of their comparison.
 
     Attributes:
         trained: the candidate.
         dataset: the dataset it was trained and is tested on.
-        champion: whom it has to beat; None for a first version.
-        answers: the candidate's answers on the whole test side.
-        metrics: their figures.
+        champion: the version it has to beat; None for a first version.
+        predictions: the candidate's, on the whole test side.
+        metrics: of these predictions.
     """
 
     trained: ArtifactRef
     dataset: ArtifactRef
     champion: ArtifactRef | None
-    answers: Predictions
+    predictions: Predictions
     metrics: Mapping[str, Any]
 
 
-def gate(settings: Settings, store: ArtifactStore, engine: DataEngine, *, contest: Contest, progress: Progress) -> Verdict:
+def gate(
+    settings: Settings, store: ArtifactStore, engine: DataEngine, *, comparison: Comparison, progress: Progress
+) -> GateResult:
     """Gather the evidence and decide.
 
     The champion scores the candidate's test side, tokenised by its own tokenizer where that is another one. A row whose text
@@ -59,14 +61,16 @@ def gate(settings: Settings, store: ArtifactStore, engine: DataEngine, *, contes
     Raises:
         IntegrityError: if a file of the champion or of a dataset is damaged.
     """
-    metric, champion = settings.evaluate.metric, contest.champion
-    own = seen_in_training(store, engine, tested=contest.dataset, ids=contest.answers.ids, trained_on=[contest.dataset])
+    metric, champion = settings.evaluate.metric, comparison.champion
+    own = seen_in_training(
+        store, engine, tested=comparison.dataset, ids=comparison.predictions.ids, trained_on=[comparison.dataset]
+    )
     facts: dict[str, Any] = {
         "metric": metric,
-        "candidate": float(contest.metrics[metric]),
-        "baseline": float(contest.metrics["baseline"][metric]),
+        "candidate": float(comparison.metrics[metric]),
+        "baseline": float(comparison.metrics["baseline"][metric]),
         "leaked": int(own.sum()),
-        "labels": dataset_labels(store, contest.dataset),
+        "labels": dataset_labels(store, comparison.dataset),
     }
     fresh = None
     if champion is not None:
@@ -74,35 +78,35 @@ def gate(settings: Settings, store: ArtifactStore, engine: DataEngine, *, contes
         older, gone = training_datasets(store, champion)
         facts["notes"] = [f"data of the champion are no longer in the store ({listed(gone)}): not left out"] if gone else []
         if older:
-            figures = drift(sample(store, older[0]), sample(store, contest.dataset), bound=settings.evaluate.max_drift)
+            figures = drift(sample(store, older[0]), sample(store, comparison.dataset), bound=settings.evaluate.max_drift)
             facts |= {"drift_figures": figures, "drift": drift_reasons(figures)}
-            fresh = novelty(store, new=contest.dataset, old=older[0])
+            fresh = novelty(store, new=comparison.dataset, old=older[0])
         if set(facts["champion_labels"]) == set(facts["labels"]):
-            gain, removed = _gain(settings, store, engine, contest=contest, progress=progress)
+            gain, removed = _gain(settings, store, engine, comparison=comparison, progress=progress)
             facts |= {"gain": gain, "removed": removed}
     decision = decide(
         Evidence(**facts),
         champion=None if champion is None else str(champion),
         min_improvement=settings.evaluate.min_improvement,
     )
-    return Verdict(decision, fresh)
+    return GateResult(decision, fresh)
 
 
 def _gain(
-    settings: Settings, store: ArtifactStore, engine: DataEngine, *, contest: Contest, progress: Progress
+    settings: Settings, store: ArtifactStore, engine: DataEngine, *, comparison: Comparison, progress: Progress
 ) -> tuple[Gain | None, int]:
-    assert contest.champion is not None, "a gain is over a champion"
-    seen_by = {ref for version in (contest.trained, contest.champion) for ref in training_datasets(store, version)[0]}
-    seen = seen_in_training(store, engine, tested=contest.dataset, ids=contest.answers.ids, trained_on=sorted(seen_by))
+    assert comparison.champion is not None, "a gain needs a champion"
+    seen_by = {ref for version in (comparison.trained, comparison.champion) for ref in training_datasets(store, version)[0]}
+    seen = seen_in_training(store, engine, tested=comparison.dataset, ids=comparison.predictions.ids, trained_on=sorted(seen_by))
     if seen.all():
         return None, len(seen)
     theirs = predict_rows(
         store,
         engine,
-        trained=contest.champion,
-        dataset=contest.dataset,
+        trained=comparison.champion,
+        dataset=comparison.dataset,
         threads=settings.train.threads_per_worker,
         progress=progress,
     )
-    gain = paired_gain(contest.answers.only(~seen), theirs.only(~seen), metric=settings.evaluate.metric)
+    gain = paired_gain(comparison.predictions.only(~seen), theirs.only(~seen), metric=settings.evaluate.metric)
     return gain, int(seen.sum())

@@ -16,7 +16,7 @@ from ts4s_core.data.data_engine import DataEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.evaluation.facts import ReportFacts
 from ts4s_core.evaluation.figures.metrics import confusion_csv, headline, measure, per_class_csv
-from ts4s_core.evaluation.gate.evidence import Contest, gate
+from ts4s_core.evaluation.gate.evidence import Comparison, gate
 from ts4s_core.evaluation.report.prediction_file import most_confident_mistakes, write_predictions
 from ts4s_core.evaluation.report.render import render
 from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
@@ -64,9 +64,9 @@ def evaluate(
     """
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
     # Approval comes after the report: it bears on nothing in it.
-    wanted = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
+    relevant = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
     entries = (*ENTRIES, *spec_of(store, trained).kind.facets("head"))
-    return run.run({"evaluate": wanted, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=entries)
+    return run.run({"evaluate": relevant, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=entries)
 
 
 def _build(run: Evaluation, writer: ArtifactWriter) -> None:
@@ -82,9 +82,9 @@ def _build(run: Evaluation, writer: ArtifactWriter) -> None:
     )
     labels = dataset_labels(store, run.dataset)
     metrics = measure(answers, labels)
-    contest = Contest(run.trained, run.dataset, run.against, answers, metrics)
-    verdict = gate(settings, store, run.engine, contest=contest, progress=run.progress)
-    decision = run.decided(verdict.decision)
+    comparison = Comparison(run.trained, run.dataset, run.compared_with, answers, metrics)
+    verdict = gate(settings, store, run.engine, comparison=comparison, progress=run.progress)
+    decision = run.final_decision(verdict.decision)
     writer.add_json("metrics.json", metrics)
     writer.add_json("decision.json", decision.to_json())
     writer.add_bytes("confusion.csv", confusion_csv(answers, labels))

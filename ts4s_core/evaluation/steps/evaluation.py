@@ -60,48 +60,48 @@ class Evaluation:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def itself(self) -> bool:
+    def is_champion(self) -> bool:
         """Whether the version is the champion already."""
         return self.champion == self.trained
 
     @property
-    def against(self) -> ArtifactRef | None:
-        """Whom the gate compares the version with; a version is not compared with itself."""
-        return None if self.itself else self.champion
+    def compared_with(self) -> ArtifactRef | None:
+        """The champion that the gate compares the version with; None for the champion itself."""
+        return None if self.is_champion else self.champion
 
-    def run(self, wanted: Mapping[str, Any], build: Callable[[ArtifactWriter], None], *, entries: Iterable[str]) -> StepResult:
-        """The report that is there already, or the one that ``build`` writes.
+    def run(self, relevant: Mapping[str, Any], build: Callable[[ArtifactWriter], None], *, entries: Iterable[str]) -> StepResult:
+        """The existing report of the same inputs, or the one that ``build`` writes.
 
         Args:
-            wanted: the settings that bear on the report.
+            relevant: the settings that the report depends on.
             build: writes the files and sets ``writer.facts``.
-            entries: where its code begins, see :func:`ts4s_core.artifacts.versions.keys.step_key`.
+            entries: entry points of the step's code, see :func:`ts4s_core.artifacts.versions.keys.step_key`.
         """
         store, settings = self.store, self.settings
-        if self.itself and settings.reuse:
-            found = self._report_before(wanted)
+        if self.is_champion and settings.reuse:
+            found = self._report_before(relevant)
             if found is not None:
                 return StepResult(found, True, time.monotonic() - self.started, store.manifest(found).facts)
         inputs = {
             "trained": _content_of(store, self.trained),
             "dataset": _content_of(store, self.dataset),
-            "champion": ITSELF if self.itself else _content_of(store, self.champion),
+            "champion": ITSELF if self.is_champion else _content_of(store, self.champion),
         }
-        against = {} if self.against is None else {"champion": self.against}
+        against = {} if self.compared_with is None else {"champion": self.compared_with}
         return run_step(
             store,
             kind=KIND,
             name=settings.name,
-            key=step_key(KIND, entries=entries, inputs=inputs, settings=wanted),
-            settings=wanted,
+            key=step_key(KIND, entries=entries, inputs=inputs, settings=relevant),
+            settings=relevant,
             upstream={"trained": self.trained, "dataset": self.dataset} | against,
             reuse=settings.reuse,
             build=build,
         )
 
-    def decided(self, decision: Decision) -> Decision:
-        """What the report says of the gate's decision: the champion is not promoted once more."""
-        if not self.itself:
+    def final_decision(self, decision: Decision) -> Decision:
+        """The gate's decision as the report records it: the champion is not promoted again."""
+        if not self.is_champion:
             return decision
         return Decision(False, "this version is the champion already", None, decision.figures)
 
@@ -137,12 +137,12 @@ class Evaluation:
             created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
 
-    def _report_before(self, wanted: Mapping[str, Any]) -> ArtifactRef | None:
+    def _report_before(self, relevant: Mapping[str, Any]) -> ArtifactRef | None:
         """The newest report on the version that was made with the same settings, whatever champion it was compared with."""
         for ref in reversed(self.store.versions(KIND, self.settings.name)):
             manifest = self.store.manifest(ref)
             of = (manifest.upstream.get("trained"), manifest.upstream.get("dataset"))
-            if of == (str(self.trained), str(self.dataset)) and manifest.settings == wanted:
+            if of == (str(self.trained), str(self.dataset)) and manifest.settings == relevant:
                 return ref
         return None
 

@@ -68,13 +68,13 @@ def evaluate_language(
     """
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
     evaluating = settings.evaluate
-    wanted = {
+    relevant = {
         "evaluate": {"min_improvement": evaluating.min_improvement, "top_k": evaluating.top_k},
         "show_text": settings.data.show_text,
         "prompts": list(prompts),
         "words": words_of(settings),
     }
-    return run.run(wanted, functools.partial(_build, run, prompts), entries=ENTRIES)
+    return run.run(relevant, functools.partial(_build, run, prompts), entries=ENTRIES)
 
 
 def words_of(settings: Settings) -> list[str]:
@@ -87,14 +87,14 @@ def _build(run: Evaluation, prompts: Sequence[str], writer: ArtifactWriter) -> N
     settings, store, engine, trained, dataset = run.settings, run.store, run.engine, run.trained, run.dataset
     scores, left_out = _held_out_scores(run)
     unigram = unigram_bits_per_byte(store, engine, dataset=dataset)
-    decision = run.decided(
+    decision = run.final_decision(
         language_gate(
             settings,
             store,
             engine,
             trained=trained,
             dataset=dataset,
-            champion=run.against,
+            champion=run.compared_with,
             scores=scores,
             unigram=unigram,
             left_out=left_out,

@@ -36,7 +36,7 @@ _CAUSE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)\b.*$",
 
 
 @dataclass(frozen=True)
-class TablePart:
+class TablePartition:
     """A partition of a Spark table, on the driver; on an executor its rows stand in its place."""
 
     table: str
@@ -85,7 +85,7 @@ class SparkEngine:
         _raise_first([(order, value) for order, failed, value in results if failed])
         return [value for _, _, value in sorted(results, key=lambda result: result[0])]
 
-    def table_parts(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[TablePart]:
+    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[TablePartition]:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         from pyspark.errors import PySparkException
         from pyspark.sql import functions
@@ -113,12 +113,12 @@ class SparkEngine:
         rows = table.select(*(table[quoted(column)] for column, _setting in columns))
         self._tables[name] = rows
         parts = rows.select(functions.spark_partition_id().alias("part")).distinct().count()
-        return [TablePart(name, index) for index in range(parts)]
+        return [TablePartition(name, index) for index in range(parts)]
 
     def _items(self, items: Sequence[Any], function: _PerItem, schema: str) -> DataFrame:
         """What ``function`` yields for every item, a task each."""
         part = getattr(items[0], "part", None)
-        if isinstance(part, TablePart):
+        if isinstance(part, TablePartition):
             return self._tables[part.table].mapInArrow(_OnPartition(function, tuple(items)), schema)
         numbers = self._session.range(0, len(items), 1, len(items))
         return numbers.mapInArrow(_OnItems(function, tuple(items)), schema)

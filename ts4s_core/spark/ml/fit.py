@@ -29,7 +29,7 @@ from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
 from ts4s_core.spark.ml.columns import OR_INVALID, input_column, label_column, label_kind
 from ts4s_core.spark.ml.params import FitParams
-from ts4s_core.spark.ml.rows import Looked, layout_of, look, write_rows
+from ts4s_core.spark.ml.rows import RowSummary, layout_of, summarise, write_rows
 from ts4s_core.spark.ml.scratch import begin_model, scratch
 from ts4s_core.spark.session.column_names import quoted
 from ts4s_core.spark.session.failures import as_error
@@ -127,13 +127,13 @@ class Fit:
         )
         ship_code(frame.sparkSession, self._task.paths)
         with self._rows(frame, kind, text=form.text) as rows:
-            looked = look(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
-            form = replace(form, widths=looked.widths)
+            summary = summarise(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
+            form = replace(form, widths=summary.widths)
             form.check()
-            self._check_outputs(rows, form, looked, tokenizer)
+            self._check_outputs(rows, form, summary, tokenizer)
             fraction = 0.0 if self._value("validationIndicatorCol") else float(self._value("validationFraction"))
             layout = layout_of(
-                looked,
+                summary,
                 form=form,
                 label=kind,
                 validation_fraction=fraction,
@@ -143,25 +143,25 @@ class Fit:
             dataset, counts = write_rows(rows, store, layout=layout)
         if self._value("earlyStoppingPatience") and not counts["validation"]:
             raise DataError("There are no validation rows for early stopping: raise validationFraction")
-        return self._train(frame, store, dataset, form=form, looked=looked, kind=kind, tokenizer=tokenizer)
+        return self._train(frame, store, dataset, form=form, summary=summary, kind=kind, tokenizer=tokenizer)
 
-    def _check_outputs(self, rows: DataFrame, form: InputForm, looked: Looked, tokenizer: str) -> None:
+    def _check_outputs(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: str) -> None:
         """Refuse classes beyond the module's outputs, by one forward over a few rows; a worker would find it after a minute.
 
         Raises:
             DataError: with the largest class and the number of outputs.
         """
-        if self._task.loss["factory"] not in OF_CLASSES or looked.classes is None:
+        if self._task.loss["factory"] not in OF_CLASSES or summary.classes is None:
             return
         ignored = self._task.loss["arguments"].get("ignore_index")
         outputs = outputs_of(self._task.start, form, [row["x"] for row in rows.select("x").take(2)], tokenizer=tokenizer)
-        if outputs is None or looked.classes <= outputs or looked.classes - 1 == ignored:
+        if outputs is None or summary.classes <= outputs or summary.classes - 1 == ignored:
             return
-        last = looked.labels[-1] if looked.labels else str(looked.classes - 1)
-        way_out = "Number them from 0, as StringIndexer does, or give" if not looked.labels else "Give"
+        last = summary.labels[-1] if summary.labels else str(summary.classes - 1)
+        way_out = "Number them from 0, as StringIndexer does, or give" if not summary.labels else "Give"
         raise DataError(
-            f"Labels need {looked.classes} outputs (the largest is {last!r}): the module has {outputs}. {way_out} the module's "
-            f"last layer {looked.classes}"
+            f"Labels need {summary.classes} outputs (the largest is {last!r}): the module has {outputs}. {way_out} the module's "
+            f"last layer {summary.classes}"
         )
 
     def _label(self, frame: DataFrame) -> str:
@@ -217,7 +217,7 @@ class Fit:
         dataset: ArtifactRef,
         *,
         form: InputForm,
-        looked: Looked,
+        summary: RowSummary,
         kind: str,
         tokenizer: str,
     ) -> SavedModule:
@@ -250,9 +250,9 @@ class Fit:
             task.start,
             weights=read_weights(store.local_file(step.ref, WEIGHTS)),
             form=form,
-            output=self._output(kind, looked),
+            output=self._output(kind, summary),
             activation=self._activation(),
-            labels=looked.labels,
+            labels=summary.labels,
             tokenizer=tokenizer,
             facts=facts,
         )
@@ -286,13 +286,13 @@ class Fit:
         except ValidationError as exc:
             raise SettingsError("; ".join(problems_of(exc))) from None
 
-    def _output(self, kind: str, looked: Looked) -> str:
+    def _output(self, kind: str, summary: RowSummary) -> str:
         if self._value("output") != "auto":
             return str(self._value("output"))
         if kind in ("class", "text"):
             return "class"
         loss = str(self._task.loss["factory"])
-        if kind == "vector" and looked.label_width == 1:
+        if kind == "vector" and summary.label_width == 1:
             return "class" if ACTIVATIONS.get(loss) in ("sigmoid", "identity") else "value"
         return "class" if loss in OF_CLASSES else "vector"
 

@@ -173,7 +173,7 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
     epochs: Param[int] = _param("epochs", "passes over the training rows", TypeConverters.toInt)
     batchSize: Param[int] = _param("batchSize", "rows of a global mini-batch", TypeConverters.toInt)
     validationFraction: Param[float] = _param(
-        "validationFraction", "share of the rows that early stopping looks at", TypeConverters.toFloat
+        "validationFraction", "share of the rows that early stopping validates on", TypeConverters.toFloat
     )
     earlyStoppingPatience: Param[int] = _param(
         "earlyStoppingPatience", "stop after this many epochs without a better validation loss; 0: never", TypeConverters.toInt
@@ -250,7 +250,7 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
             raise SettingsError(f"validationFraction {self.value('validationFraction')} leaves no training rows: use less than 1")
         if self.value("earlyStoppingPatience") and not (self.value("validationFraction") or self.value("validationIndicatorCol")):
             raise SettingsError(
-                "earlyStoppingPatience needs rows to look at: set validationFraction (0.1, say) or validationIndicatorCol"
+                "earlyStoppingPatience needs validation rows: set validationFraction (0.1, say) or validationIndicatorCol"
             )
 
 

@@ -2,7 +2,7 @@
 
 Rows are put into an order that follows from their content: each has an id, the first 16 bytes of the SHA-256 of its input
 and its label; Spark deals rows out by the id's first bits and sorts each share by id. So neither the order of a DataFrame nor
-its partitioning changes what is trained. Rows that are equal are interchangeable. The side of a row hangs on its input and
+its partitioning changes what is trained. Rows that are equal are interchangeable. The side of a row depends on its input and
 the seed alone.
 """
 
@@ -43,12 +43,12 @@ MAX_LABELS = 100_000
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What one look at the rows found.
+class RowSummary:
+    """What counting and checking the rows gave.
 
     Attributes:
-        rows: those that can be trained on.
-        widths: numbers that each input column brings.
+        rows: number of rows that can be trained on.
+        widths: numbers in each input column.
         labels: label strings in order, if labels are strings.
         label_width: numbers of a label; 0: a class number, or none.
         classes: one more than the largest class number; None: labels are no classes.
@@ -61,7 +61,7 @@ class Looked:
     classes: int | None = None
 
 
-def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
+def summarise(rows: DataFrame, *, label: str, widths: int) -> RowSummary:
     """Count and check rows of the columns x, y, and w0, w1, ... (widths).
 
     Args:
@@ -70,7 +70,7 @@ def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
         widths: number of input columns; 0 for texts.
 
     Raises:
-        DataError: if there are none, or they are not alike.
+        DataError: if there are none, or their numbers of values differ.
     """
     from pyspark.sql import functions as F
 
@@ -84,7 +84,7 @@ def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
     found = rows.agg(*asked).first()
     assert found is not None
     if not found["rows"]:
-        raise DataError("There are no rows to train on: expected at least one without null. Look at inputCol and labelCol")
+        raise DataError("There are no rows to train on: expected at least one without null. Check inputCol and labelCol")
     for number in range(widths):
         if found[f"low{number}"] != found[f"high{number}"]:
             raise DataError(
@@ -99,8 +99,8 @@ def look(rows: DataFrame, *, label: str, widths: int) -> Looked:
     if label == "text":
         names = [row["y"] for row in rows.select("y").distinct().limit(MAX_LABELS + 1).collect()]
         if len(names) > MAX_LABELS:
-            raise DataError(f"There are more than {MAX_LABELS} different labels: expected classes. Look at labelCol")
-    return Looked(
+            raise DataError(f"There are more than {MAX_LABELS} different labels: expected classes. Check labelCol")
+    return RowSummary(
         rows=int(found["rows"]),
         widths=tuple(int(found[f"low{number}"]) for number in range(widths)),
         labels=tuple(sorted(names)),
@@ -144,15 +144,17 @@ class Layout:
         return max(16, min(ROWS_PER_GROUP, NUMBERS_PER_GROUP // width))
 
 
-def layout_of(looked: Looked, *, form: InputForm, label: str, validation_fraction: float, seed: int, tokenizer: str) -> Layout:
+def layout_of(
+    summary: RowSummary, *, form: InputForm, label: str, validation_fraction: float, seed: int, tokenizer: str
+) -> Layout:
     """The layout of some rows."""
     files = 1
-    while looked.rows > files * ROWS_PER_FILE:
+    while summary.rows > files * ROWS_PER_FILE:
         files *= 2
     return Layout(
         form=form,
         label=label,
-        labels={name: number for number, name in enumerate(looked.labels)},
+        labels={name: number for number, name in enumerate(summary.labels)},
         files=files,
         validation_fraction=validation_fraction,
         seed=seed,
@@ -181,9 +183,9 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
         from ts4s_core.training.job import storage_to_wire
 
-        numbered = rows.mapInArrow(EncodeRows(layout), f"key int, part int, id binary, x {fields['x']}{fields['y']}")
+        numbered = rows.mapInArrow(EncodeRows(layout), f"key int, file int, id binary, x {fields['x']}{fields['y']}")
         dealt = numbered.repartition(2 * layout.files, "key").sortWithinPartitions("id")
-        write = WritePart(layout, storage_to_wire(store.storage.settings), str(writer.ref))
+        write = WriteFile(layout, storage_to_wire(store.storage.settings), str(writer.ref))
         entries = [json.loads(row["entry"]) for row in dealt.mapInArrow(write, "entry string").collect()]
         counts = _register(writer, entries)
         if not counts["train"]:
@@ -216,12 +218,12 @@ def _fingerprint(entries: Sequence[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class EncodeRows:
-    """Rows to (key of the part's partition, part, id, x, y): hashed, tokenised, labels numbered."""
+    """Rows to (key of the file's partition, number of the file, id, x, y): hashed, tokenised, labels numbered."""
 
     layout: Layout
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches of x, y, v to batches of key, part, id, x, y; empty ones are left out."""
+        """Batches of x, y, v to batches of key, file, id, x, y; empty ones are left out."""
         encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
         for batch in batches:
             if batch.num_rows:
@@ -244,12 +246,12 @@ class EncodeRows:
         else:
             held_out = _held_out(inputs, fraction=layout.validation_fraction, seed=layout.seed)
         first = np.frombuffer(b"".join(one[:4] for one in ids), ">u4").astype(np.int64)
-        parts = first * layout.files // 2**32 + layout.files * held_out
+        files = first * layout.files // 2**32 + layout.files * held_out
         if encode is not None:
             x = pa.array(encode(x.to_pylist()), pa.list_(pa.int32()))
-        keys = np.array(partition_keys(2 * layout.files), np.int32)[parts]
-        arrays = [pa.array(keys), pa.array(parts, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
-        return pa.RecordBatch.from_arrays(arrays, names=["key", "part", "id", "x", *columns])
+        keys = np.array(partition_keys(2 * layout.files), np.int32)[files]
+        arrays = [pa.array(keys), pa.array(files, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
+        return pa.RecordBatch.from_arrays(arrays, names=["key", "file", "id", "x", *columns])
 
 
 def _held_out(inputs: Sequence[bytes], *, fraction: float, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -275,23 +277,23 @@ def _bytes(column: pa.Array) -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class WritePart:
-    """A sorted partition, which is one part, to one file of the artifact; gives the file's entry."""
+class WriteFile:
+    """Writes a sorted partition to one file of the artifact; yields the file's entry."""
 
     layout: Layout
     storage: dict[str, Any]
     ref: str
 
     def __repr__(self) -> str:
-        return f"WritePart({self.ref})"  # the storage settings may hold secrets
+        return f"WriteFile({self.ref})"  # the storage settings may hold secrets
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """One batch with the entry as JSON; none if there are no rows."""
         first = next((batch for batch in batches if batch.num_rows), None)
         if first is None:
             return
-        part = first.column("part")[0].as_py()
-        path = f"{SIDES[part // self.layout.files]}/{part % self.layout.files:05d}.parquet"
+        number = first.column("file")[0].as_py()
+        path = f"{SIDES[number // self.layout.files]}/{number % self.layout.files:05d}.parquet"
         store = ArtifactStore.open(StorageSettings(**self.storage))
         with tempfile.TemporaryDirectory(prefix="ts4s-rows-") as folder:
             local = Path(folder) / "rows.parquet"

@@ -166,7 +166,7 @@ def hadoop_files(session: SparkSession, folder: str) -> tuple[Any, Any]:
     return make(folder).getFileSystem(hadoop_configuration(context)), path
 
 
-def lives(session: SparkSession) -> bool:
+def is_alive(session: SparkSession) -> bool:
     """Whether a session's JVM still answers and its context was not stopped."""
     context = context_of(session)
     process = jvm_process(context)

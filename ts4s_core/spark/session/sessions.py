@@ -156,11 +156,11 @@ def start_session(plan: SessionPlan) -> SparkSession:
             "Check the master's address and spark.conf, or use --spark.master local[N]"
         ) from exc
     classic.watch(session)
-    logger.info("%s", whereabouts(session))
+    logger.info("%s", describe_session(session))
     return session
 
 
-def whereabouts(session: SparkSession) -> str:
+def describe_session(session: SparkSession) -> str:
     """Application and UI, as a line for the run's log (in Prefect too, where the address is a link)."""
     shown = classic.ui_address(session) or "off, --spark.conf spark.ui.enabled=true turns it on"
     return f"Spark application {classic.application_id(session)} on {cluster.master_of(session)}; its UI: {shown}"
@@ -186,7 +186,7 @@ class Sessions:
             SettingsError: as :func:`start_session`.
             SparkError: as :func:`start_session`.
         """
-        if self._session is not None and not classic.lives(self._session):
+        if self._session is not None and not classic.is_alive(self._session):
             self._session = None
             classic.abandon_dead_jvm(surely=True)
         elif plan != self._plan:
@@ -199,5 +199,5 @@ class Sessions:
     def stop(self) -> None:
         """Stop the session if there is one."""
         session, self._session = self._session, None
-        if session is not None and classic.lives(session):
+        if session is not None and classic.is_alive(session):
             session.stop()

@@ -11,7 +11,7 @@ import time
 from typing import Any, NoReturn
 
 from ts4s_core.errors import Ts4sError, WorkerLostError, one_line
-from ts4s_core.sockets import HANDSHAKE_LIMIT_S, bare, notice_silence, shut
+from ts4s_core.sockets import HANDSHAKE_LIMIT_S, bare, set_silence_limit, shut
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.channel import Channel, beat_every_s
 from ts4s_core.training.control.identity import client_context, fingerprint_of
@@ -168,7 +168,7 @@ def _introduced(address: ControlAddress, hello: Hello, deadline: float) -> tuple
         welcome = from_driver(line)
         if not isinstance(welcome, Welcome):
             _exit("the driver ended the attempt")
-        notice_silence(connection, welcome.timeout_s)
+        set_silence_limit(connection, welcome.timeout_s)
     except BaseException:
         shut(connection)
         raise

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerLostError
-from ts4s_core.sockets import HANDSHAKE_LIMIT_S, STRANGERS, Listener, Serve, StrangerError, notice_silence
+from ts4s_core.sockets import HANDSHAKE_LIMIT_S, MAX_PENDING, Listener, RejectedError, Serve, set_silence_limit
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.channel import Channel, beat_every_s
 from ts4s_core.training.control.identity import new_identity
@@ -162,7 +162,9 @@ class ControlServer:
         self._closing = False
         self._identity = new_identity()
         try:
-            self._listener = Listener(bind or host, name="control", admit=self._admit, strangers=max(STRANGERS, 2 * world_size))
+            self._listener = Listener(
+                bind or host, name="control", admit=self._admit, max_pending=max(MAX_PENDING, 2 * world_size)
+            )
         except OSError as exc:
             raise TrainingError(
                 f"The control server cannot listen on {bind or host}: {exc}. Give an interface of this host: "
@@ -227,12 +229,12 @@ class ControlServer:
             worker.tell(line)
 
     def _admit(self, connection: socket.socket, peer: str) -> Serve:
-        notice_silence(connection, self._timeout_s)
+        set_silence_limit(connection, self._timeout_s)
         deadline = time.monotonic() + HANDSHAKE_LIMIT_S
         channel = Channel(connection, self._identity.context, server_side=True, deadline=deadline)
         hello = hello_of(channel.receive(limit_bytes=MAX_HELLO_BYTES, deadline=deadline))
         if not hmac.compare_digest(hello.secret.encode(), self.address.secret.encode()):
-            raise StrangerError("it does not know the secret")
+            raise RejectedError("it does not know the secret")
         return functools.partial(self._serve, channel, hello, peer)
 
     def _serve(self, channel: Channel, hello: Hello, peer: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ts4s_core.errors import WorkerLostError
-from ts4s_core.sockets import Listener, StrangerError, notice_silence, shut
+from ts4s_core.sockets import Listener, RejectedError, set_silence_limit, shut
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +85,12 @@ class SliceServer:
         self._listener.close()
 
     def _admit(self, connection: socket.socket, _peer: str) -> Callable[[], None]:
-        notice_silence(connection, self._timeout_s)
+        set_silence_limit(connection, self._timeout_s)
         challenge = secrets.token_bytes(_NONCE_BYTES)
         connection.sendall(challenge)
         answer = _received(connection, _DIGEST_BYTES + _NONCE_BYTES)
         if not hmac.compare_digest(answer[:_DIGEST_BYTES], hmac.digest(self._secret, b"client" + challenge, _DIGEST)):
-            raise StrangerError("it does not know the secret")
+            raise RejectedError("it does not know the secret")
         connection.sendall(hmac.digest(self._secret, b"server" + answer[_DIGEST_BYTES:], _DIGEST))
         return functools.partial(self._answer, connection)
 
@@ -121,7 +121,7 @@ class SliceClient:
         except OSError as exc:
             raise WorkerLostError(f"The slices of rank {owner} cannot be reached at {host}:{port}: {exc}") from exc
         try:
-            notice_silence(self._connection, timeout_s)
+            set_silence_limit(self._connection, timeout_s)
             challenge, own = _received(self._connection, _NONCE_BYTES), secrets.token_bytes(_NONCE_BYTES)
             self._connection.sendall(hmac.digest(secret.encode(), b"client" + challenge, _DIGEST) + own)
             proof = _received(self._connection, _DIGEST_BYTES)

@@ -1,4 +1,4 @@
-"""How a run of a deployment begins and ends: late runs, a model that is held, and a last state that says what happened."""
+"""How a run of a deployment begins and ends: late runs, a model that another run holds, and a final state with its summary."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SKIPPED, UNCHANGED = "Skipped", "Unchanged"
 _NAMES = {"skipped": SKIPPED, "unchanged": UNCHANGED}
 
 
-def concluded(work: Callable[[], dict[str, Any]]) -> Any:
-    """Do the work of a flow.
+def run_to_final_state(work: Callable[[], dict[str, Any]]) -> Any:
+    """Run the work of a flow and turn its outcome into the final state of the flow run.
 
     Returns:
-        its result, on the command line; in a run of a deployment a state of Prefect's whose message says how it ended: the
-        cause first, where it failed.
+        the result itself on the command line; in a run of a deployment, a Prefect state whose message is a summary of the
+        result, or the cause of the failure.
     """
     if runtime.deployment.id is None:
         return work()
@@ -46,11 +46,11 @@ def concluded(work: Callable[[], dict[str, Any]]) -> Any:
     except Exception as exc:
         log.exception("unexpected %s", type(exc).__name__)
         return Failed(message=one_line(f"unexpected {type(exc).__name__}: {exc}"))
-    return Completed(name=_NAMES.get(result.get("status", ""), "Completed"), message=said(result), data=result)
+    return Completed(name=_NAMES.get(result.get("status", ""), "Completed"), message=summary_of(result), data=result)
 
 
-def said(result: dict[str, Any]) -> str:
-    """One sentence on a result, for the state of its run."""
+def summary_of(result: dict[str, Any]) -> str:
+    """One sentence about a result, for the final state of its run."""
     if "said" in result:
         return str(result["said"])
     status, model, version = result.get("status"), result.get("model"), result.get("version")
@@ -63,13 +63,13 @@ def said(result: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in result.items() if isinstance(value, int | float | str))
 
 
-def leave_if_held(run: Run) -> None:
-    """Let a run of a deployment end before it reads its data, where another holds the model; reads alone.
+def skip_if_held(run: Run) -> None:
+    """End a run of a deployment before it reads its data if another run holds the model; writes nothing.
 
-    It watches until it sees the other one renew; a holder that is silent for 60 s is taken over later.
+    It waits until the holder renews its lease; a holder that is silent for 60 s loses it later.
 
     Raises:
-        LeaseHeldError: naming the holder.
+        LeaseHeldError: if another run holds the model; names it.
     """
     if runtime.deployment.id is None:
         return
@@ -79,7 +79,7 @@ def leave_if_held(run: Run) -> None:
 
 
 def _drop_late_runs() -> None:
-    """One run of a schedule is enough: those of the same deployment that wait since before now are put aside."""
+    """Cancel the scheduled runs of this deployment that are due already: this run does their work."""
     own = runtime.flow_run.id
     with get_client(sync_client=True) as client:
         this = client.read_flow_run(own)

@@ -31,7 +31,7 @@ CHARS_PER_CHUNK = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class ModelUse:
+class InferenceSpec:
     """Which model, and how it is run. Small: every task carries it.
 
     Attributes:
@@ -67,7 +67,7 @@ class LoadedModel:
         )
 
 
-def model_of(use: ModelUse) -> LoadedModel:
+def model_of(use: InferenceSpec) -> LoadedModel:
     """The model of a task, loaded once in a process; its weights are mapped from the verified file of this host.
 
     Raises:
@@ -77,7 +77,7 @@ def model_of(use: ModelUse) -> LoadedModel:
     return PROCESS.kept("predicting model", use, lambda: _load_model(use))
 
 
-def _load_model(use: ModelUse) -> LoadedModel:
+def _load_model(use: InferenceSpec) -> LoadedModel:
     opened = ModelFolder(ArtifactStore.open(use.storage).local(ArtifactRef.parse(use.trained)))
     make: Any = onnx_runner if use.runtime == "onnxruntime" else torch_runner
     run: Run = make(opened, threads=use.threads, output=use.output)
@@ -86,7 +86,7 @@ def _load_model(use: ModelUse) -> LoadedModel:
 
 
 @dataclass(frozen=True)
-class PredictPart:
+class PredictSplit:
     """Predict the rows of one part of the source.
 
     Attributes:
@@ -98,7 +98,7 @@ class PredictPart:
         vectors: write the text form of word vectors.
     """
 
-    model: ModelUse
+    model: InferenceSpec
     source: TextSource
     layout: Layout
     sink: Sink
@@ -155,7 +155,7 @@ def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:
 class _File:
     """A file of predictions that is being written, chunk by chunk; none if there is no row."""
 
-    def __init__(self, folder: Path, stem: str, job: PredictPart) -> None:
+    def __init__(self, folder: Path, stem: str, job: PredictSplit) -> None:
         self._folder, self._stem, self._job = folder, stem, job
         self._path = folder / f"{stem}.{'txt' if job.vectors else 'parquet'}"
         self._marked = folder / f"{stem}.errors.jsonl"
