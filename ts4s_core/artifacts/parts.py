@@ -130,7 +130,7 @@ def check_files(storage: Storage, ref: ArtifactRef, files: Sequence[FileEntry], 
         if found.get(entry.path) != entry.size
     ]
     if wrong:
-        raise StoreError(
+        raise IntegrityError(
             f"Version {ref} cannot be sealed, files are not there as they were written: {listed(wrong)}. Run it again"
         )
 
