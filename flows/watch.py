@@ -4,6 +4,9 @@
 # The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -13,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 
-from flows.lifecycle.final_state import SKIPPED, run_to_final_state
+from flows.lifecycle.final_state import MAY_PASS, SKIPPED, run_to_final_state
 from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.data.look import Look, look_at
@@ -21,6 +24,9 @@ from ts4s_core.settings import Settings
 
 #: Tags of the runs that a watch started: for which model, and for which content. The newest one is all that it remembers.
 WATCHES, CONTENT = "watch:", "content:"
+#: Runs for one content that fail for a passing reason; the pause before the next one doubles each time.
+MOST_TRIES = 6
+FIRST_PAUSE = timedelta(minutes=5)
 FLOW = "watch"
 _Data, _MoreData, _Storage = (form_group(FLOW, group) for group in ("data", "more_data", "storage"))
 
@@ -54,11 +60,13 @@ def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[
         look = look_at(settings.data, settings.storage)
     with get_client(sync_client=True) as client:
         tags = FlowRunFilterTags(all_=[f"{WATCHES}{settings.name}"])
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+        order = FlowRunSort.EXPECTED_START_TIME_DESC
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), sort=order, limit=MOST_TRIES)
     last = runs[0] if runs else None
     found = {"digest": look.digest, "files": look.files}
     where = f"{settings.data.source} ({look.files} files, {look.size:,} bytes)"
-    if last is not None and _content_tag(look) in last.tags and not _ended_undone(last):
+    same = list(itertools.takewhile(lambda run: _content_tag(look) in run.tags, runs))
+    if last is not None and same and not to_be_tried_again(same, now=datetime.now(UTC)):
         text = f"nothing changed in {where}: {last.name} was started for it and is {_state(last)}"
         get_run_logger().info("%s", text)
         return {"status": "unchanged", "said": f"unchanged: {text}", **found, "run": str(last.id)}
@@ -75,6 +83,27 @@ def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[
     text = f"{where}: {why}; {started.name} was started"
     get_run_logger().info("%s", text)
     return {"status": "started", "said": f"started: {text}", **found, "run": str(started.id)}
+
+
+def to_be_tried_again(runs: Sequence[FlowRun], *, now: datetime) -> bool:
+    """Whether the work of some content is still to be done, and now is the time for the next try.
+
+    Args:
+        runs: that were started for it, the newest first.
+        now: the time.
+    """
+    if _ended_undone(runs[0]):
+        return True
+    failed = list(itertools.takewhile(_failed_for_a_passing_reason, runs))
+    if not failed or len(failed) >= MOST_TRIES:
+        return False
+    ended = failed[0].end_time
+    return ended is None or now - ended >= FIRST_PAUSE * 2 ** (len(failed) - 1)
+
+
+def _failed_for_a_passing_reason(run: FlowRun) -> bool:
+    state = run.state
+    return state is not None and state.type == StateType.FAILED and (state.message or "").endswith(MAY_PASS)
 
 
 def _ended_undone(run: FlowRun) -> bool:

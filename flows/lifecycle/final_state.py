@@ -20,10 +20,13 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Completed, Failed
 
 from ts4s_core.artifacts.leases.lease import holder
-from ts4s_core.errors import LeaseHeldError, Ts4sError, one_line
+from ts4s_core.errors import InputError, IntegrityError, LeaseHeldError, NonFiniteError, ParityError, Ts4sError, one_line
 from ts4s_core.pipeline.run import Run
 
 SKIPPED, UNCHANGED = "Skipped", "Unchanged"
+#: Ends the message of a failure that is not the settings' or the data's fault: a store that was away, a cluster without slots.
+MAY_PASS = " (may pass by itself: a watch tries again)"
+_STAYING = (InputError, IntegrityError, ParityError, NonFiniteError)
 _NAMES = {"skipped": SKIPPED, "unchanged": UNCHANGED}
 
 
@@ -42,10 +45,10 @@ def run_to_final_state(work: Callable[[], dict[str, Any]]) -> Any:
         result = work()
     except Ts4sError as exc:
         log.error("%s", exc)
-        return Failed(message=str(exc))
+        return Failed(message=str(exc) if isinstance(exc, _STAYING) else f"{exc}{MAY_PASS}")
     except Exception as exc:
         log.exception("unexpected %s", type(exc).__name__)
-        return Failed(message=one_line(f"unexpected {type(exc).__name__}: {exc}"))
+        return Failed(message=one_line(f"unexpected {type(exc).__name__}: {exc}") + MAY_PASS)
     return Completed(name=_NAMES.get(result.get("status", ""), "Completed"), message=summary_of(result), data=result)
 
 
