@@ -91,6 +91,11 @@ def checked_module(record: dict[str, Any], *, task: BaseTask, source: str) -> tu
     """
     described = config_object(record, source=source)
     family_task(described.model_type, wanted=task, source=source)
+    if task == "encoder" and getattr(described, "is_decoder", False):
+        raise UnsupportedModelError(
+            f"model.source {source}: config.json says is_decoder true, so that each token sees those before it alone: "
+            'expected an encoder. Set "is_decoder": false in it if the model was trained as one'
+        )
     values: dict[str, Any] = json.loads(described.to_json_string(use_diff=False))  # defaults too: the pad token is one
     config = {name: value for name, value in sorted(values.items()) if name not in _LOCAL_KEYS}
     try:

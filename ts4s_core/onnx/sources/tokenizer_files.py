@@ -23,6 +23,9 @@ _LOCAL_KEYS = (
     "vocab_file",
     "merges_file",
 )
+_SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm.model", "sentencepiece.model")
+#: Special tokens alone.
+_FEW_TOKENS = 16
 _HINTS = (TOKENIZER_JSON, "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
@@ -47,6 +50,7 @@ def source_tokenizer(source: str, beside: Path, *, given: str | None, vocabulary
     if given is not None:
         return given_tokenizer(given, vocabulary=rows)
     if not has_tokenizer(beside):
+        _refuse_sentencepiece(beside, setting=f"model.source {source}")
         raise SourceError(f"model.source {source} has no tokenizer: expected tokenizer.json beside it. Give model.tokenizer")
     return tokenizer_files(beside, setting=f"model.source {source}", vocabulary=rows)
 
@@ -73,6 +77,7 @@ def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> di
         SourceError: if there is no tokenizer, it is damaged or slow, or it has more tokens than the model.
     """
     if not folder.is_dir() or not has_tokenizer(folder):
+        _refuse_sentencepiece(folder, setting=setting)
         raise SourceError(f"{setting} has no tokenizer: expected a folder with tokenizer.json, as save_pretrained writes it")
     tokenizer = _loaded(folder, setting=setting)
     if vocabulary is not None and len(tokenizer) > vocabulary:
@@ -107,10 +112,27 @@ def _loaded(folder: Path, *, setting: str) -> Any:
             return loader(tokenizer_file=str(folder / TOKENIZER_JSON))
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # the tokenizers library raises bare Exception on damaged files
+        _refuse_sentencepiece(folder, setting=setting)
         raise SourceError(f"{setting}: tokenizer cannot be read: {type(exc).__name__}: {str(exc)[:300]}") from exc
+    if len(tokenizer) <= _FEW_TOKENS:  # transformers makes an empty one where the class wants a file of another name
+        _refuse_sentencepiece(folder, setting=setting)
     if not tokenizer.is_fast:
         raise SourceError(f"{setting} has a slow tokenizer only: expected tokenizer.json. Convert it with transformers first")
     return tokenizer
+
+
+def _refuse_sentencepiece(folder: Path, *, setting: str) -> None:
+    """Say that a folder has the sentencepiece model of a tokenizer alone, if so.
+
+    Raises:
+        SourceError: with the way out.
+    """
+    found = next((name for name in _SENTENCEPIECE if (folder / name).is_file()), None)
+    if found is not None and not (folder / TOKENIZER_JSON).is_file():
+        raise SourceError(
+            f"{setting} has a sentencepiece model alone ({found}): expected tokenizer.json. Where the packages sentencepiece and "
+            "protobuf are installed, write it with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
 
 
 def _without_local_keys(data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from ts4s_core.spark.session.failures import first_cause
 from ts4s_core.spark.session.java import find_java, java_option
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 from ts4s_core.spark.session.standalone import AUTHENTICATED, SECRET_VARIABLE
+from ts4s_core.spark.session.start_checks import check_start, said_by_jvm
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -134,6 +135,7 @@ def start_session(plan: SessionPlan) -> SparkSession:
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     classic.abandon_dead_jvm()
     if not submitted:
+        check_start(conf, os.environ)
         os.environ.update(find_java().environment(os.environ))
     python = conf.pop("spark.pyspark.python", None) or os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ.update({"PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": sys.executable})
@@ -151,8 +153,11 @@ def start_session(plan: SessionPlan) -> SparkSession:
         if not cluster.is_local(session):
             _ship(session, plan.temporary)
     except Exception as exc:
+        cause = first_cause(exc)
+        if "JAVA_GATEWAY_EXITED" in str(exc) and (line := said_by_jvm(conf)):
+            cause = f"the JVM ended with: {line}"
         raise SparkError(
-            f"Spark did not start for spark.master {plan.spark.master}: {first_cause(exc)}. "
+            f"Spark did not start for spark.master {plan.spark.master}: {cause}. "
             "Check the master's address and spark.conf, or use --spark.master local[N]"
         ) from exc
     classic.watch(session)
