@@ -19,7 +19,7 @@ from prefect.deployments import run_deployment
 from flows.lifecycle.final_state import MAY_PASS, SKIPPED, run_to_final_state
 from flows.lifecycle.parameters import ModelName, form_group, settings_of
 from tasks.prefect_ui.run_log import run_log
-from ts4s_core.data.look import Look, look_at
+from ts4s_core.data.source_snapshot import SourceSnapshot, take_snapshot
 from ts4s_core.settings import Settings
 
 #: Tags of the runs that a watch started: for which model, and for which content. The newest one is all that it remembers.
@@ -57,15 +57,15 @@ def watch(
 
 def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[str, Any]:
     with run_log():
-        look = look_at(settings.data, settings.storage)
+        snapshot = take_snapshot(settings.data, settings.storage)
     with get_client(sync_client=True) as client:
         tags = FlowRunFilterTags(all_=[f"{WATCHES}{settings.name}"])
         order = FlowRunSort.EXPECTED_START_TIME_DESC
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=tags), sort=order, limit=MOST_TRIES)
     last = runs[0] if runs else None
-    found = {"digest": look.digest, "files": look.files}
-    where = f"{settings.data.source} ({look.files} files, {look.size:,} bytes)"
-    same = list(itertools.takewhile(lambda run: _content_tag(look) in run.tags, runs))
+    found = {"digest": snapshot.digest, "files": snapshot.files}
+    where = f"{settings.data.source} ({snapshot.files} files, {snapshot.size:,} bytes)"
+    same = list(itertools.takewhile(lambda run: _content_tag(snapshot) in run.tags, runs))
     if last is not None and same and not to_be_tried_again(same, now=datetime.now(UTC)):
         text = f"nothing changed in {where}: {last.name} was started for it and is {_state(last)}"
         get_run_logger().info("%s", text)
@@ -76,10 +76,10 @@ def _watch(settings: Settings, deployment: str, groups: dict[str, Any]) -> dict[
         timeout=0,
         as_subflow=False,
         # Two watches that see the same change start one run.
-        idempotency_key=f"{WATCHES}{settings.name}/{look.digest}/{last.id if last else 'first'}",
-        tags=["ts4s", f"{WATCHES}{settings.name}", _content_tag(look)],
+        idempotency_key=f"{WATCHES}{settings.name}/{snapshot.digest}/{last.id if last else 'first'}",
+        tags=["ts4s", f"{WATCHES}{settings.name}", _content_tag(snapshot)],
     )
-    why = _why(last, look)
+    why = _why(last, snapshot)
     text = f"{where}: {why}; {started.name} was started"
     get_run_logger().info("%s", text)
     return {"status": "started", "said": f"started: {text}", **found, "run": str(started.id)}
@@ -116,15 +116,15 @@ def _state(run: FlowRun) -> str:
     return "unknown" if run.state is None or run.state.name is None else run.state.name.lower()
 
 
-def _content_tag(look: Look) -> str:
-    return f"{CONTENT}{look.digest[:32]}"
+def _content_tag(snapshot: SourceSnapshot) -> str:
+    return f"{CONTENT}{snapshot.digest[:32]}"
 
 
 def _plain(group: Any) -> Any:
     return group.model_dump(mode="json", exclude_unset=True) if hasattr(group, "model_dump") else group
 
 
-def _why(last: FlowRun | None, look: Look) -> str:
+def _why(last: FlowRun | None, snapshot: SourceSnapshot) -> str:
     if last is None:
         return "seen for the first time"
-    return f"{last.name} ended {_state(last)}" if _content_tag(look) in last.tags else "changed"
+    return f"{last.name} ended {_state(last)}" if _content_tag(snapshot) in last.tags else "changed"

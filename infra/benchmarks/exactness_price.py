@@ -32,7 +32,7 @@ from training_speed import NAME, prepared
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.planning.make_plan import PlanOptions, planning_job
 from ts4s_core.settings import Settings
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.read_ahead import planned_steps
 from ts4s_core.training.driver.metrics import UNSTEADY_STEPS
 from ts4s_core.training.exchange import connect as connecting
@@ -124,7 +124,7 @@ def run_rank(rank: int, pipe: Connection, wire: str, shards: Sequence[int], resu
     plans = {}
     for name, (_kind, count) in arms.items():
         rows = rows_of_artifact(job, store)
-        plan = Plan(rows.rows_per_group("train"), job.settings.batch_size, count, job.settings.seed)
+        plan = BatchPlan(rows.rows_per_group("train"), job.settings.batch_size, count, job.settings.seed)
         plans[name] = planned_steps(rows, "train", plan, first=0, stop=steps)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for step in range(steps):

@@ -17,8 +17,8 @@ from mutations import by_json, by_parquet
 from target import Target
 
 from ts4s_core.artifacts.leases.lease import Limits, claims, live_claims
-from ts4s_core.artifacts.parts import Reservation
 from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.staging import Reservation
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.manifest import Manifest, RowGroup

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ts4s_core.artifacts.cache import Cache, default_cache_dir
-from ts4s_core.artifacts.parts import Reservation
 from ts4s_core.artifacts.pieces import PieceReader
+from ts4s_core.artifacts.staging import Reservation
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.manifest import MAX_MANIFEST_BYTES, Manifest
 from ts4s_core.artifacts.versions.refs import KINDS, MANIFEST, TEMPORARY, ArtifactRef, check_kind, check_name
 from ts4s_core.artifacts.versions.verified import check_file
-from ts4s_core.artifacts.writer import ArtifactWriter, put_part
+from ts4s_core.artifacts.writer import ArtifactWriter, stage_file
 from ts4s_core.errors import InputError, IntegrityError, NotFoundError, listed
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import StorageSettings
 
-__all__ = ["ArtifactStore", "ArtifactWriter", "put_part"]
+__all__ = ["ArtifactStore", "ArtifactWriter", "stage_file"]
 
 
 class ArtifactStore:

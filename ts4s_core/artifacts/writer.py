@@ -1,7 +1,7 @@
 """Writing one version: data files in any order, the manifest last.
 
 A version has one writer: the one whose token is in its reservation. Files that other processes write for it
-(:func:`put_part`) get names of their own, by path and content, and become the version's when the writer seals it: so a part
+(:func:`stage_file`) get names of their own, by path and content, and become the version's when the writer seals it: so a part
 that comes late, of whatever attempt, changes no file of a sealed version. Sealing refuses unless the reservation, every lease
 and mark that it was made under, and every file with its size are there.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ts4s_core.artifacts.parts import Reservation, check_files, put_part, readable, reservation_of
+from ts4s_core.artifacts.staging import Reservation, check_files, readable, reservation_of, stage_file
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
 from ts4s_core.artifacts.versions.keys import code_version
@@ -25,7 +25,7 @@ from ts4s_core.artifacts.versions.manifest import FileEntry, Manifest, RowGroup
 from ts4s_core.artifacts.versions.refs import MANIFEST, ArtifactRef, check_content, check_path
 from ts4s_core.errors import ConflictError, InputError, StoreError, Ts4sError
 
-__all__ = ["ArtifactWriter", "created_of", "put_part"]
+__all__ = ["ArtifactWriter", "created_of", "stage_file"]
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class ArtifactWriter:
         return [self.add_file(path, start + path.relative_to(folder).as_posix(), identity=identity) for path in paths]
 
     def register(self, entry: FileEntry) -> FileEntry:
-        """Take over a file that :func:`put_part` wrote, perhaps on another host.
+        """Take over a file that :func:`stage_file` wrote, perhaps on another host.
 
         Raises:
             InputError: if the path is taken or not allowed.

@@ -19,7 +19,7 @@ class DataEngine(Protocol):
     """Runs picklable functions over picklable items; results are small JSON values."""
 
     def map(
-        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, on_done: Callable[[int], None] | None = None
     ) -> list[Any]:
         """Apply ``function`` to every item, in parallel where there are slots; results in the items' order.
 
@@ -85,14 +85,14 @@ class LocalEngine:
         self._spill_bytes = spill_bytes
 
     def map(
-        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, on_done: Callable[[int], None] | None = None
     ) -> list[Any]:
         """See :class:`DataEngine`."""
         results = []
         for item in items:
             results.append(function(item))
-            if tell is not None:
-                tell(len(results))
+            if on_done is not None:
+                on_done(len(results))
         return results
 
     def regroup(

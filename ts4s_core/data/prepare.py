@@ -19,7 +19,7 @@ from ts4s_core.data.facts import LabelledFacts
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.scan import Scan, Selection, fingerprint_of
 from ts4s_core.data.schema import ROWS_PER_FILE, buckets_for, side_schema
-from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
+from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_files, stage_tables
 from ts4s_core.data.sides import SIDES, SidePlan, row_digest, text_id
 from ts4s_core.data.sources import DataSource, Split
 from ts4s_core.data.tokenizers import (
@@ -154,7 +154,7 @@ class _WriteGroup:
             # More than one piece only where very many copies of one text fall into one range.
             name = f"{stem}.parquet" if piece == 0 else f"{stem}_{piece:05}.parquet"
             parts.append((name, rows.slice(start, ROWS_PER_FILE)))
-        return write_parts(self.storage, self.ref, parts)
+        return stage_tables(self.storage, self.ref, parts)
 
 
 def prepare_dataset(
@@ -262,7 +262,7 @@ def _build(
 def _register(writer: ArtifactWriter, results: Sequence[Mapping[str, Any]]) -> dict[str, GroupCounts]:
     by_side = {name: GroupCounts() for name in SIDES}
     for result in results:
-        register_parts(writer, result["files"])
+        register_files(writer, result["files"])
         by_side[result["side"]].merge(GroupCounts.from_json(result["counts"]))
     return by_side
 

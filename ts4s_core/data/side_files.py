@@ -14,7 +14,7 @@ from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.artifacts.writer import ArtifactWriter, put_part
+from ts4s_core.artifacts.writer import ArtifactWriter, stage_file
 from ts4s_core.data.formats.rows import BadRow
 from ts4s_core.data.schema import bucket_of, write_rows
 from ts4s_core.data.sides import SIDES
@@ -49,7 +49,7 @@ class SideGroups:
         raise AssertionError("a group is below the number of groups")
 
 
-def write_parts(
+def stage_tables(
     storage: StorageSettings, ref: str, parts: Iterable[tuple[str, pa.Table]], *, rows_per_group: int | None = None
 ) -> list[dict[str, Any]]:
     """Write tables as Parquet files of a version that another process began; runs anywhere.
@@ -61,21 +61,21 @@ def write_parts(
         rows_per_group: rows of a row group, unless it is the dataset's usual number.
 
     Returns:
-        entries as JSON values, for :func:`register_parts`.
+        entries as JSON values, for :func:`register_files`.
     """
     store, version, entries = ArtifactStore.open(storage), ArtifactRef.parse(ref), []
     with tempfile.TemporaryDirectory(prefix="ts4s-part-") as folder:
         for number, (name, rows) in enumerate(parts):
             local = Path(folder) / f"{number}.parquet"
             write_rows(rows, local, rows_per_group=rows_per_group)
-            entry = put_part(store.storage, version, name, local, row_groups_of(local))
+            entry = stage_file(store.storage, version, name, local, row_groups_of(local))
             pieces = [[part.rows, part.offset, part.size, part.sha256] for part in entry.row_groups or ()]
             entries.append({"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces})
     return entries
 
 
-def register_parts(writer: ArtifactWriter, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Take what :func:`write_parts` wrote into the version."""
+def register_files(writer: ArtifactWriter, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Take what :func:`stage_tables` wrote into the version."""
     for entry in entries:
         pieces = tuple(RowGroup(*piece) for piece in entry["row_groups"])
         writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"], True, pieces))

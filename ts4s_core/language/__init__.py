@@ -1,1 +1,1 @@
-"""Language models: how a decoder comes to be, generation, word vectors."""
+"""Language models: making their decoder, generating text, word vectors."""

@@ -1,4 +1,4 @@
-"""How the decoder of a language model comes to be, whatever it is.
+"""Making the model of a language model: an exported and imported transformer, or a small network.
 
     transformer   model.source --export--> onnx artifact --import--> model artifact with a language model's head
     window, recurrent                      sizes from the settings --> model artifact without a graph
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ts4s_core.artifacts.steps import StepResult
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, SourceError
-from ts4s_core.language.defaults import begins_anew, built_in_config
+from ts4s_core.language.defaults import built_in_config, trains_from_scratch
 from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import ModelSettings, Settings
 from ts4s_core.settings.network_sizes import TRANSFORMER_SIZES
@@ -33,12 +33,12 @@ def source_tokenizer(settings: Settings, store: ArtifactStore) -> dict[str, byte
     """Files of the tokenizer that the settings name or the model's source brings; None: one is to be trained on the text.
 
     Raises:
-        InputError: there should be one, and it cannot be read.
+        InputError: the settings name a tokenizer that cannot be read, or the model's source should bring one and does not.
     """
     from ts4s_core.onnx.sources.tokenizer_files import given_tokenizer
 
     model = settings.model
-    if begins_anew(model):
+    if trains_from_scratch(model):
         return given_tokenizer(model.tokenizer, vocabulary=None) if model.tokenizer is not None else _beside_config(model)
     source = _pretrained(settings, store)
     if source.ref is None:
@@ -49,7 +49,7 @@ def source_tokenizer(settings: Settings, store: ArtifactStore) -> dict[str, byte
 
 
 def check_decoder(settings: Settings, store: ArtifactStore) -> None:
-    """Check everything about the model that the settings can be wrong about; writes nothing.
+    """Check everything that the settings say of the model; writes nothing.
 
     Raises:
         InputError: naming the setting.
@@ -60,7 +60,7 @@ def check_decoder(settings: Settings, store: ArtifactStore) -> None:
 
         check_network(settings)
         return
-    if not begins_anew(model):
+    if not trains_from_scratch(model):
         _refuse_sizes(model)
         source = _pretrained(settings, store)
         _check_positions(model.source, source.max_positions, window)
@@ -131,7 +131,7 @@ def decoder_source(settings: Settings, store: ArtifactStore, *, tokenizer: Path)
     Raises:
         InputError: as :func:`check_decoder`.
     """
-    if not begins_anew(settings.model):
+    if not trains_from_scratch(settings.model):
         return _pretrained(settings, store)
     from ts4s_core.onnx.sources.resolve import ModelSource
     from ts4s_core.onnx.sources.tokenizer_files import tokenizer_hash
@@ -177,7 +177,7 @@ def _checked_config(settings: Settings, *, vocabulary: int, special: dict[str, i
         if not path.is_file():
             raise SourceError(
                 f"model.source {model.source} does not exist: expected config:decoder, config:llama-decoder, "
-                "or config: and a JSON file with a Hugging Face configuration"
+                "or config: followed by a JSON file with a Hugging Face configuration"
             )
         record = read_json_object(path, source=model.source)
     assert record is not None

@@ -19,8 +19,8 @@ _ALIGNMENT = 16
 _STRIDES_IN_A_WINDOW = 4
 
 
-def begins_anew(model: ModelSettings) -> bool:
-    """Whether a language model's weights are random at first."""
+def trains_from_scratch(model: ModelSettings) -> bool:
+    """Whether a language model is trained from scratch: from random weights."""
     return model.architecture != "transformer" or model.source.startswith("config:")
 
 
@@ -40,7 +40,7 @@ def with_defaults(settings: Settings) -> Settings:
         )
     settings = _filled(settings, LANGUAGE_MODEL.defaults)
     changes: dict[str, Any] = {"model": settings.model.model_copy(update={"max_length": window})}
-    if not begins_anew(settings.model):
+    if not trains_from_scratch(settings.model):
         return settings.model_copy(update=changes)
     if "stride" not in settings.data.model_fields_set:
         changes["data"] = settings.data.model_copy(update={"stride": max(1, window // _STRIDES_IN_A_WINDOW)})

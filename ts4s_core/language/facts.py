@@ -8,7 +8,7 @@ from ts4s_core.artifacts.facts import Facts
 
 
 class TextFacts(Facts):
-    """What a generation says of its texts.
+    """Facts of the texts that a trained language model generated.
 
     Attributes:
         sample: the texts, one after the other.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
-from ts4s_core.language.sampling import chance, next_token
+from ts4s_core.language.sampling import next_token, random_of_prompt
 from ts4s_core.language.tokens import special_ids, tokenizer_of
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.settings import GenerateSettings
@@ -41,7 +41,7 @@ class Generated:
     """One text.
 
     Attributes:
-        prompt: what it goes on from.
+        prompt: the text that it continues.
         text: the prompt and what was generated.
         ids: the tokens that were generated.
         seconds: how long it took.
@@ -59,7 +59,7 @@ def prompts_of(options: GenerateSettings) -> list[str]:
     """The prompts that the settings name: one, or each line of a file that is not blank.
 
     Raises:
-        SettingsError: there is none, or the file cannot be read.
+        SettingsError: the prompt or the file is empty, or the file cannot be read.
     """
     if options.prompt_file is None:
         if not options.prompt.strip():
@@ -156,12 +156,12 @@ class Generator:
         stop_at_end: bool = True,
         guard: CopyGuard | None = None,
     ) -> list[Generated]:
-        """Go on from each prompt.
+        """Continue each prompt.
 
         Args:
             prompts: the prompts.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``.
-            on_piece: hears of each piece of text as it comes, the prompt first.
+            on_piece: called with each piece of text as it comes, the prompt first.
             stop_at_end: whether the model's own end of a text ends it; else that token is never chosen.
             guard: keeps the text from copying.
 
@@ -171,7 +171,7 @@ class Generator:
         texts = []
         for number, (prompt, ids) in enumerate(zip(prompts, self.check(prompts), strict=True)):
             started = time.perf_counter()
-            spoken = _Spoken(self.tokenizer, prompt, ids, tell=_bound(on_piece, number))
+            stream = _TextStream(self.tokenizer, prompt, ids, on_piece=_bound(on_piece, number))
             new: list[int] = []
             ended = False
             for token in self._tokens(prompt, ids, options, stop_at_end=stop_at_end, guard=guard):
@@ -179,18 +179,18 @@ class Generator:
                 if ended:
                     break
                 new.append(token)
-                spoken.add(token)
-            texts.append(Generated(prompt, spoken.finish(), tuple(new), time.perf_counter() - started, ended))
+                stream.add(token)
+            texts.append(Generated(prompt, stream.finish(), tuple(new), time.perf_counter() - started, ended))
         return texts
 
     def _tokens(
         self, prompt: str, ids: list[int], options: GenerateSettings, *, stop_at_end: bool, guard: CopyGuard | None
     ) -> Iterator[int]:
-        random = chance(options.seed, prompt)
+        random = random_of_prompt(options.seed, prompt)
         never = self._never if stop_at_end or self._end is None else self._never | {self._end}
         held = [*self._begin, *ids]
         said = list(held)
-        logits = self._stepper.read(held, anew=True)
+        logits = self._stepper.read(held, reset=True)
         for left in range(options.max_new_tokens, 0, -1):
             refused = () if guard is None else guard.refused(said)
             token = next_token(logits, options, random=random, never=[*never, *refused])
@@ -201,22 +201,22 @@ class Generator:
             held.append(token)
             if len(held) > self.positions:
                 held = held[-max(1, self.positions // 2) :]
-                logits = self._stepper.read(held, anew=True)
+                logits = self._stepper.read(held, reset=True)
             else:
-                logits = self._stepper.read([token], anew=False)
+                logits = self._stepper.read([token], reset=False)
 
 
-class _Spoken:
-    """The text of growing tokens, told piece by piece, whole characters alone; each token costs the same."""
+class _TextStream:
+    """Decodes tokens as they come and passes on pieces of text, whole characters only; each token costs the same."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: str, ids: list[int], *, tell: Callable[[str], None]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: str, ids: list[int], *, on_piece: Callable[[str], None]) -> None:
         self._tokenizer = tokenizer
         self._ids = list(ids)
         # What is decoded begins a piece before the one that is new: some decoders put spaces between tokens.
         self._begin, self._end = 0, len(ids)
         self._pieces = [prompt]
-        self._tell = tell
-        tell(prompt)
+        self._on_piece = on_piece
+        on_piece(prompt)
 
     def add(self, token: int) -> None:
         """One token more."""
@@ -226,7 +226,7 @@ class _Spoken:
             self._take(piece)
 
     def finish(self) -> str:
-        """The whole text; what was not told yet is told."""
+        """The whole text; the piece that was held back is passed on."""
         piece = self._new_piece()
         if piece:
             self._take(piece)
@@ -239,7 +239,7 @@ class _Spoken:
     def _take(self, piece: str) -> None:
         self._pieces.append(piece)
         self._begin, self._end = self._end, len(self._ids)
-        self._tell(piece)
+        self._on_piece(piece)
 
 
 def _bound(on_piece: OnPiece | None, number: int) -> Callable[[str], None]:

@@ -22,7 +22,7 @@ ENTRIES = (__name__,)
 PROMPT_TOKENS = 4
 #: Prompt where no text may be quoted.
 PLAIN_PROMPT = "The"
-_BEARING = {"max_new_tokens", "temperature", "top_k", "top_p", "seed", "max_copied_tokens"}
+_KEY_SETTINGS = {"max_new_tokens", "temperature", "top_k", "top_p", "seed", "max_copied_tokens"}
 
 
 def given_prompts(options: GenerateSettings) -> list[str]:
@@ -48,19 +48,19 @@ def generate_texts(
         store: where to look and to write.
         trained: the language model.
         dataset: where a prompt is taken from if the settings name none.
-        progress: told of the texts that are done.
+        progress: called with the number of texts that are done.
 
     Raises:
         SettingsError: a prompt is empty or too long for the model.
     """
     prompts = given_prompts(settings.generate) or [_own_prompt(store, dataset, show_text=settings.data.show_text)]
-    bearing = {**settings.generate.model_dump(mode="json", include=_BEARING), "prompts": prompts}
+    key_settings = {**settings.generate.model_dump(mode="json", include=_KEY_SETTINGS), "prompts": prompts}
     return run_step(
         store,
         kind="text",
         name=settings.name,
-        key=step_key("text", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
-        settings=bearing,
+        key=step_key("text", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=key_settings),
+        settings=key_settings,
         upstream={"trained": trained},
         reuse=settings.reuse,
         build=lambda writer: _write(writer, settings, store, trained=trained, prompts=prompts, progress=progress),

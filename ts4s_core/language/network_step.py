@@ -37,7 +37,7 @@ ENTRIES = (__name__,)
 STAGES = 2
 DEFAULT_DROPOUT = 0.1
 #: Settings of the group ``model`` that a network is made by.
-_BEARING = (
+_KEY_SETTINGS = (
     "architecture",
     "hidden_size",
     "layers",
@@ -52,12 +52,12 @@ _BEARING = (
 
 
 @dataclass(frozen=True)
-class Given:
-    """First values of token vectors that a file gave.
+class InitialEmbedding:
+    """Initial token vectors from a file of word vectors.
 
     Attributes:
         matrix: ``(V, E)`` float32, NaN where the file had no vector; None: there is no file.
-        found: tokens that have one.
+        found: tokens that have a vector in the file.
     """
 
     matrix: NDArray[np.float32] | None = None
@@ -119,8 +119,8 @@ def make_network(settings: Settings, store: ArtifactStore, *, tokenizer: Path, p
     from ts4s_core.data.tokenizers import tokenizer_sha256
 
     model = settings.model
-    bearing = {
-        **model.model_dump(mode="json", include=set(_BEARING)),
+    key_settings = {
+        **model.model_dump(mode="json", include=set(_KEY_SETTINGS)),
         "window": settings.data.window,
         "seed": settings.train.seed,
     }
@@ -132,8 +132,8 @@ def make_network(settings: Settings, store: ArtifactStore, *, tokenizer: Path, p
         store,
         kind="model",
         name=settings.name,
-        key=step_key("network", entries=ENTRIES, inputs=inputs, settings=bearing),
-        settings=bearing,
+        key=step_key("network", entries=ENTRIES, inputs=inputs, settings=key_settings),
+        settings=key_settings,
         upstream={},
         reuse=settings.reuse,
         build=lambda writer: _write(writer, settings, tokenizer, progress=progress),
@@ -148,13 +148,15 @@ def continue_network(settings: Settings, store: ArtifactStore, *, trained: Artif
         store: where to look and to write.
         trained: the network; its sizes, weights and tokenizer are kept.
     """
-    bearing = {"dropout": settings.model.dropout, "window": settings.data.window}
+    key_settings = {"dropout": settings.model.dropout, "window": settings.data.window}
     return run_step(
         store,
         kind="model",
         name=settings.name,
-        key=step_key("network", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=bearing),
-        settings=bearing,
+        key=step_key(
+            "network", entries=ENTRIES, inputs={"trained": store.manifest(trained).content_sha256}, settings=key_settings
+        ),
+        settings=key_settings,
         upstream={"onnx": trained},
         reuse=settings.reuse,
         build=lambda writer: _copy(writer, settings, store.local(trained)),
@@ -235,7 +237,7 @@ def _model_spec(settings: Settings, network: NetworkSpec, *, pad_id: int) -> Mod
     )
 
 
-def _given(model: ModelSettings, tokenizer: Path) -> tuple[int, Given]:
+def _given(model: ModelSettings, tokenizer: Path) -> tuple[int, InitialEmbedding]:
     """The size of the vocabulary, and the vectors of its tokens."""
     from ts4s_core.language.tokens import tokenizer_of
     from ts4s_core.language.word_vectors import token_words
@@ -243,7 +245,7 @@ def _given(model: ModelSettings, tokenizer: Path) -> tuple[int, Given]:
     described = tokenizer_of(tokenizer)
     loaded, vocabulary = described.load(), described.vocabulary
     if model.word_vectors is None:
-        return vocabulary, Given()
+        return vocabulary, InitialEmbedding()
     names = [loaded.id_to_token(number) or "" for number in range(vocabulary)]
     words = token_words(loaded, names)
     wanted = {word for word in words if word} | {word.lower() for word in words if word}
@@ -260,7 +262,7 @@ def _given(model: ModelSettings, tokenizer: Path) -> tuple[int, Given]:
             f"model.word_vectors {model.word_vectors} has a vector for none of the {vocabulary} tokens: expected words of the "
             "text. Use model.tokenizer_kind word-level, or another file"
         )
-    return vocabulary, Given(matrix, found)
+    return vocabulary, InitialEmbedding(matrix, found)
 
 
 def _embedding_size(model: ModelSettings) -> int:

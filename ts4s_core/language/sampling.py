@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ts4s_core.settings import GenerateSettings
 
 
-def chance(seed: int, prompt: str) -> np.random.Generator:
-    """The random numbers of one text: they hang on the seed and the prompt, not on the other prompts of a run."""
+def random_of_prompt(seed: int, prompt: str) -> np.random.Generator:
+    """The random numbers of one text: they depend on the seed and the prompt, not on the other prompts of a run."""
     digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 

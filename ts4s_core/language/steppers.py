@@ -30,11 +30,10 @@ Logits = NDArray[np.float32]
 
 
 class Stepper(Protocol):
-    """Reads tokens, and says what may come next."""
+    """Reads tokens, and gives the logits of the next one."""
 
-    def read(self, ids: Sequence[int], *, anew: bool) -> Logits:
-        """Read some tokens on from those before, or ``anew``.
-
+    def read(self, ids: Sequence[int], *, reset: bool) -> Logits:
+        """Read tokens that follow those read before, or with ``reset`` begin a new text.
         Returns:
             the logits behind the last of them, (V,).
         """
@@ -64,11 +63,11 @@ class CachedStepper:
         self._cache: Any = None
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], *, anew: bool) -> Logits:
+    def read(self, ids: Sequence[int], *, reset: bool) -> Logits:
         """See :class:`Stepper`."""
         from transformers import DynamicCache
 
-        if anew:
+        if reset:
             self._cache = DynamicCache()
         tokens = torch.tensor([list(ids)])
         # Nothing is padding, though a text begins with what may be the padding token: the library would warn of it.
@@ -89,9 +88,9 @@ class RecurrentStepper:
         self._read = 0
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], *, anew: bool) -> Logits:
+    def read(self, ids: Sequence[int], *, reset: bool) -> Logits:
         """See :class:`Stepper`."""
-        if anew:
+        if reset:
             self._state, self._read = None, 0
         logits, self._state = self._network.advance(torch.tensor([list(ids)]), self._state, first=self._read)
         self._read += len(ids)
@@ -107,9 +106,9 @@ class GraphStepper:
         self._ids: list[int] = []
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], *, anew: bool) -> Logits:
+    def read(self, ids: Sequence[int], *, reset: bool) -> Logits:
         """See :class:`Stepper`."""
-        self._ids = list(ids) if anew else [*self._ids, *ids]
+        self._ids = list(ids) if reset else [*self._ids, *ids]
         tokens = torch.tensor([self._seen()])
         logits: Logits = self._model(tokens, torch.ones_like(tokens))[0, -1].numpy()
         return logits

@@ -42,7 +42,7 @@ def vector_size(path: Path, *, setting: str) -> int:
     """The size of a file's vectors, from its first lines.
 
     Raises:
-        SourceError: it cannot be read, or is no file of word vectors.
+        SourceError: the file cannot be read, or does not hold word vectors.
     """
     for _word, vector in _vectors(path, wanted=None, setting=setting):
         return len(vector)

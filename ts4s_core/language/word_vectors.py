@@ -68,7 +68,7 @@ def token_vectors(folder: Path) -> TokenVectors:
     """The token embeddings of a ``model`` or ``trained`` artifact, of any task.
 
     Raises:
-        IntegrityError: its files are damaged, or its token table cannot be found.
+        IntegrityError: its files are damaged, or have no table of token vectors.
         SourceError: it has no tokenizer.
     """
     opened = ModelFolder(folder)

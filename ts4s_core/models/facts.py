@@ -22,7 +22,7 @@ class WordVectorsFound(Record):
 
 
 class ModelFacts(Facts):
-    """What an import says of the model that it made; a module of Spark ML's says nothing.
+    """Facts of an imported model; all have defaults, for modules of the Spark ML estimator have none of them.
 
     Attributes:
         task: what the head is for.

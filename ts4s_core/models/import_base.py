@@ -1,4 +1,4 @@
-"""What an import starts from: an ONNX artifact, compared with its original, or a model of ours."""
+"""What an import starts from: an ONNX artifact, compared with its original, or a model that ts4s trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class ImportedBase:
     """What a new model starts from.
 
     Attributes:
@@ -43,7 +43,7 @@ class Base:
         longest: length that a graph of one shape was exported for.
         parity: figures of the gate.
         task: what its output is for.
-        head: weights of the head that a model of ours has.
+        head: weights of the head that a trained model has.
         head_task: what that head is for.
         head_labels: its classes.
     """
@@ -78,7 +78,7 @@ def vocab_size_of(exported: ModelFolder, graph: Graph) -> int:
 
 
 @graph_failures("Import of the graph")
-def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length: int) -> Base:
+def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length: int) -> ImportedBase:
     """Rewrite the graph of an ``onnx`` artifact, and compare it.
 
     Args:
@@ -104,7 +104,7 @@ def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length
         fixed=one_shape,
     )
     figures = parity_gate(module, onnx_path=path, original=original, ranges=ranges)
-    return Base(
+    return ImportedBase(
         graph=rewritten.graph,
         tensors=rewritten.tensors,
         width=output_width(module),
@@ -139,8 +139,8 @@ def original_of(
 
 
 @graph_failures("Import of the model")
-def base_of_model(exported: ModelFolder, ref: ArtifactRef) -> Base:
-    """A model of ours as the base: what its adapters learnt becomes part of its weights.
+def base_of_model(exported: ModelFolder, ref: ArtifactRef) -> ImportedBase:
+    """A trained model as the base; its adapters are merged into its weights.
 
     Raises:
         IntegrityError: a file is damaged.
@@ -149,7 +149,7 @@ def base_of_model(exported: ModelFolder, ref: ArtifactRef) -> Base:
     spec = exported.spec
     stored = exported.path / "parity.json"
     head = {name: tensor for name, tensor in tensors.items() if spec.kind.head is not None and name.startswith(f"{HEAD}.")}
-    return Base(
+    return ImportedBase(
         graph=exported.graph,
         tensors={name: tensor for name, tensor in tensors.items() if name not in head},
         width=spec.hidden_size,

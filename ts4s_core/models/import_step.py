@@ -20,7 +20,7 @@ from ts4s_core.task_kinds.registry import kind_of
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
     from ts4s_core.artifacts.writer import ArtifactWriter
-    from ts4s_core.models.import_base import Base
+    from ts4s_core.models.import_base import ImportedBase
     from ts4s_core.models.model_folder import ModelFolder
     from ts4s_core.models.spec import ModelSpec
     from ts4s_core.models.trainable import TrainableModel
@@ -61,7 +61,7 @@ def import_model(
     """
     labels = _labels(settings, classes, label_names)
     model = settings.model
-    bearing = {
+    key_settings = {
         **model.model_dump(mode="json", include={"task", "max_length", "dropout", "attention_dropout"}),
         **model.model_dump(mode="json", include={"freeze_encoder", "lora_rank", "lora_alpha"}),
         "labels": labels,
@@ -75,9 +75,9 @@ def import_model(
             "model",
             entries=(*ENTRIES, *kind_of(model.task).facets("head")),
             inputs={"onnx": store.manifest(onnx_ref).content_sha256},
-            settings=bearing,
+            settings=key_settings,
         ),
-        settings=bearing,
+        settings=key_settings,
         upstream={"onnx": onnx_ref},
         reuse=settings.reuse,
         build=lambda writer: _write(writer, settings, _base(settings, store, onnx_ref, source=source, progress=progress), labels),
@@ -102,7 +102,7 @@ def _labels(settings: Settings, classes: int, names: Sequence[str] | None) -> li
 
 def _base(
     settings: Settings, store: ArtifactStore, ref: ArtifactRef, *, source: ModelSource | None, progress: Progress
-) -> tuple[ModelFolder, Base]:
+) -> tuple[ModelFolder, ImportedBase]:
     from ts4s_core.models.import_base import base_of_model, base_of_onnx, original_of
     from ts4s_core.models.model_folder import ModelFolder
 
@@ -117,7 +117,7 @@ def _base(
     return exported, base
 
 
-def _write(writer: ArtifactWriter, settings: Settings, made: tuple[ModelFolder, Base], labels: list[str]) -> None:
+def _write(writer: ArtifactWriter, settings: Settings, made: tuple[ModelFolder, ImportedBase], labels: list[str]) -> None:
     from ts4s_core.models.graph_model import compose
     from ts4s_core.models.spec import GRAPH_FILE, SPEC_FILE, WEIGHTS_FILE
     from ts4s_core.models.trainable import tensors_of
@@ -154,7 +154,7 @@ def _write(writer: ArtifactWriter, settings: Settings, made: tuple[ModelFolder, 
     writer.facts = facts.to_json()
 
 
-def _spec(settings: Settings, exported: ModelFolder, base: Base, *, labels: list[str]) -> ModelSpec:
+def _spec(settings: Settings, exported: ModelFolder, base: ImportedBase, *, labels: list[str]) -> ModelSpec:
     from ts4s_core.models.import_base import dropout_of, tied_of, vocab_size_of
     from ts4s_core.models.spec import ModelSpec
 

@@ -1,4 +1,4 @@
-"""First values of new tensors: they hang on (seed, name of the tensor) alone, not on the order in which tensors are made."""
+"""Initial values of new tensors: they depend on (seed, name of the tensor) alone, not on the order of their making."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INITIAL_STD = 0.02
 
 
 def normal(name: str, shape: tuple[int, ...], *, seed: int) -> Array:
-    """float32 values of normal(0, 0.02) that hang on the seed and the name."""
+    """float32 values of normal(0, 0.02), seeded by the seed and the name."""
     return generator(name, seed=seed).standard_normal(shape, dtype=np.float32) * np.float32(INITIAL_STD)
 
 

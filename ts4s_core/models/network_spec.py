@@ -47,7 +47,7 @@ class NetworkSpec:
         """What :meth:`to_json` gave.
 
         Raises:
-            IntegrityError: it is something else.
+            IntegrityError: the record is not one that :meth:`to_json` gave.
         """
         try:
             spec = cls(**record)

@@ -1,4 +1,4 @@
-"""What a module gets of a row: numbers, cut and shaped as it wants them, or the tokens of a text.
+"""How a row becomes a module's inputs: numbers, cut and shaped as it expects them, or the tokens of a text.
 
 Legend: B rows, D numbers of a row, T tokens.
 """

@@ -37,7 +37,7 @@ def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
         arguments: keyword arguments of the class; for a function, of every call.
 
     Raises:
-        InputError: if it cannot be used.
+        InputError: if it is not in ``torch.nn`` and cannot be imported, or has a reduction of its own.
     """
     if isinstance(loss, nn.Module):
         spec = _described(loss)

@@ -97,7 +97,7 @@ def paths_of(spec: Spec) -> Iterator[str]:
     """Every import path that a description names.
 
     Raises:
-        InputError: if it is no description.
+        InputError: if it does not describe a module.
     """
     children = spec.get("children", {}) if isinstance(spec, dict) else None
     if not isinstance(children, dict):

@@ -60,7 +60,7 @@ class TableBlock:
         """All rows cost the same."""
         return np.ones(len(self.numbers), np.int64)
 
-    def named(self, rows: NDArray[np.int64]) -> list[str]:
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The rows' ids in hex."""
         return [self.ids[row].hex() for row in rows]
 

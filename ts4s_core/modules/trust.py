@@ -36,7 +36,7 @@ def _trusted() -> set[str]:
 
 
 def check_trusted(paths: Iterable[str], *, also: Iterable[str] = ()) -> None:
-    """Refuse import paths that nobody vouched for; nothing is imported.
+    """Refuse import paths that are not trusted; nothing is imported.
 
     Args:
         paths: ``module:name`` each.

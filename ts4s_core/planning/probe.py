@@ -22,7 +22,7 @@ from ts4s_core.errors import InputError, Ts4sError, to_wire
 from ts4s_core.processes import die_with_parent
 from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import PartBatch
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.read_ahead import PlannedStep, planned_steps
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.optimizers.adamw import Optimizer
@@ -91,10 +91,10 @@ class Probe:
         exchange = setup.local_exchange(timeout_s=job.timeout_s)
         self._clock = _Clock(built, setup.optimizer(exchange))
         self.tables = RowGradients(built.module, setup.parameters).names if built.forward is None else frozenset()
-        self._engine = setup.local_engine(
+        self._engine = setup.independent_engine(
             exchange, self._clock, rank=rank, world_size=world_size, seed_dropout=self._clock.seed_dropout
         )
-        self._plan = Plan(self._rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
+        self._plan = BatchPlan(self._rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
 
     def measure(self, *, budget_s: float) -> dict[str, Any]:
         """Take some steps of the plan, the largest first."""

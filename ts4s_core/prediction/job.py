@@ -184,10 +184,10 @@ def _run(engine: DataEngine, job: PredictSplit, source: TextSource, *, progress:
     progress(STAGE, {"part": 0, "parts": parts})
     began = time.perf_counter()
 
-    def tell(done: int) -> None:
+    def on_done(done: int) -> None:
         progress(STAGE, {"part": done, "parts": parts, "seconds_left": _left(began, done, parts)})
 
-    results = engine.map(job, list(source.splits), stage=STAGE, tell=tell)
+    results = engine.map(job, list(source.splits), stage=STAGE, on_done=on_done)
     rows, errors = (sum(result[name] for result in results) for name in ("rows", "errors"))
     seconds = time.perf_counter() - began
     progress(STAGE, {"part": parts, "parts": parts, "rows_per_s": round(rows / seconds, 1)})

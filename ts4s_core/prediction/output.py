@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ts4s_core.addresses import problem_of
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.storage.storage import Storage
-from ts4s_core.artifacts.store import ArtifactStore, put_part
+from ts4s_core.artifacts.store import ArtifactStore, stage_file
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.artifacts.writer import ArtifactWriter
@@ -74,7 +74,7 @@ class ArtifactSink:
     def put(self, local: Path, name: str) -> dict[str, Any]:
         """See :class:`Sink`."""
         groups = row_groups_of(local) if name.endswith(".parquet") else None
-        entry = put_part(ArtifactStore.open(self.storage).storage, ArtifactRef.parse(self.ref), name, local, groups)
+        entry = stage_file(ArtifactStore.open(self.storage).storage, ArtifactRef.parse(self.ref), name, local, groups)
         pieces = None if groups is None else [[part.rows, part.offset, part.size, part.sha256] for part in groups]
         return {"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces}
 

@@ -25,12 +25,12 @@ class Staleness(Record):
 
 
 class StrategyFacts(Record):
-    """What a strategy says of a run as of its last join.
+    """Facts of a run that depend on its strategy, as of its last join.
 
     Attributes:
         averages: times that weights were averaged (``averaging``).
-        reproducible: False where the weights hang on who came first (``hogwild``).
-        staleness: see there (``hogwild``).
+        reproducible: False where the weights depend on the order in which ranks finish (``hogwild``).
+        staleness: of the gradients (``hogwild``).
     """
 
     averages: int | None = None
@@ -39,7 +39,7 @@ class StrategyFacts(Record):
 
 
 class TrainedFacts(StrategyFacts, Facts):
-    """What a training says of the version that it made.
+    """Facts of a trained version.
 
     Attributes:
         weights_sha256: over the trained tensors alone: names in order, dtype, shape, raw bytes.
@@ -51,7 +51,7 @@ class TrainedFacts(StrategyFacts, Facts):
         workers: of the last attempt.
         executors: Spark's figures; none without Spark.
         validation_loss: the best one, with early stopping.
-        best_step: where it was reached.
+        best_step: after how many steps it was reached.
     """
 
     NOUN: ClassVar[str] = "trained version"

@@ -1,4 +1,4 @@
-"""What a worker is told, as JSON. No torch here: the driver makes jobs."""
+"""The job that the driver sends to its workers, as JSON. No torch here: the driver makes jobs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TrainJob:
         return {name: self.storage[name] for name in _SECRETS if self.storage.get(name) is not None}
 
     def without_secrets(self) -> TrainJob:
-        """The job as anybody may read it."""
+        """The job without the store's secrets: it may be logged and sent in the clear."""
         return replace(self, storage={name: value for name, value in self.storage.items() if name not in _SECRETS})
 
     def with_secrets(self, secrets: Mapping[str, str]) -> TrainJob:

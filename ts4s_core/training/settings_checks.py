@@ -12,12 +12,12 @@ from typing import Any
 from ts4s_core.errors import InputError
 from ts4s_core.settings import TrainSettings
 
-#: Settings that never bear on the weights.
-_NO_BEARING = ("max_restarts", "timeout_s", "checkpoint_every_steps", "prefetch_batches", "ledger")
+#: Settings that the weights never depend on.
+_NOT_IN_STEP_KEY = ("max_restarts", "timeout_s", "checkpoint_every_steps", "prefetch_batches", "ledger")
 
 
 def check_strategy(train: TrainSettings) -> None:
-    """Refuse what this machine cannot do before anything starts.
+    """Refuse settings that this machine cannot carry out, before anything starts.
 
     Raises:
         InputError: if ``train.compile`` finds no compiler.
@@ -27,7 +27,7 @@ def check_strategy(train: TrainSettings) -> None:
 
 
 def check_compiler() -> None:
-    """Make sure of what ``torch.compile`` builds its kernels with; no torch is imported.
+    """Check that the C++ compiler of ``torch.compile`` is there; torch is not imported.
 
     Raises:
         InputError: if there is no C++ compiler.
@@ -40,9 +40,9 @@ def check_compiler() -> None:
         )
 
 
-def bearing_settings(train: TrainSettings, *, workers: int) -> dict[str, Any]:
-    """The train settings that the weights hang on, as JSON values."""
-    values = {name: value for name, value in train.model_dump(mode="json").items() if name not in _NO_BEARING}
+def step_key_settings(train: TrainSettings, *, workers: int) -> dict[str, Any]:
+    """The train settings that the weights depend on, and so the step key, as JSON values."""
+    values = {name: value for name, value in train.model_dump(mode="json").items() if name not in _NOT_IN_STEP_KEY}
     if train.strategy == "synchronous":
         del values["workers"], values["averaging_frequency"]
     else:

@@ -19,10 +19,11 @@ class StepRow:
         padded_tokens: tokens with padding.
         memory: MiB of the largest worker.
         memory_per_worker: MiB of each worker, joined by semicolons.
-        accuracy: share of the predictions that were right; None where the objective knows no such thing.
+        accuracy: share of the predictions that were right; None where the objective counts no predictions.
         predictions: their number.
         validation_loss: None, unless the loss was measured on the validation side after this step.
-        staleness: updates that the gradients came too late for; None where workers wait for each other.
+        staleness: updates by others between reading the weights and applying the gradient, on average; None where workers wait
+            for each other.
     """
 
     step: int

@@ -19,7 +19,7 @@ from ts4s_core.artifacts.leases.identity import Owner, start_ticks, this_owner
 from ts4s_core.artifacts.leases.lease import Lease, Limits, claims, holder, live_claims
 from ts4s_core.artifacts.leases.watch import Watch
 from ts4s_core.artifacts.registry import Registry
-from ts4s_core.artifacts.store import ArtifactStore, put_part
+from ts4s_core.artifacts.store import ArtifactStore, stage_file
 from ts4s_core.errors import LeaseHeldError, StoreError
 from ts4s_core.settings import StorageSettings
 
@@ -230,14 +230,14 @@ def test_what_is_written_under_a_lost_lease_fails_by_name(store: ArtifactStore, 
     with Lease.hold(store, "demo") as lease:
         writer = store.begin("trained", "demo", KEY, settings={}, upstream={})
         entry = writer.add_bytes("model.safetensors", b"1")
-        part = writer.register(put_part(executor.storage, writer.ref, "part.csv", local))
+        part = writer.register(stage_file(executor.storage, writer.ref, "part.csv", local))
         store.storage.delete(lease.fence.path)
         acts = [
             lease.check,
             lambda: store.begin("trained", "demo", KEY, settings={}, upstream={}),
             lambda: writer.add_bytes("a.json", b"1"),
             lambda: writer.add_file(local, "a.csv"),
-            lambda: put_part(executor.storage, writer.ref, "b.csv", local),
+            lambda: stage_file(executor.storage, writer.ref, "b.csv", local),
             writer.seal,
             lambda: Registry(store).decide("demo", to=first.ref.version, why="too late"),
         ]

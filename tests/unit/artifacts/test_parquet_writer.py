@@ -27,7 +27,7 @@ from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.dataset import Dataset
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.schema import ROWS_PER_GROUP, side_schema, write_rows
-from ts4s_core.data.side_files import register_parts, write_parts
+from ts4s_core.data.side_files import register_files, stage_tables
 from ts4s_core.data.sources import open_source
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.table_rows import TableRows
@@ -164,8 +164,8 @@ def test_files_of_a_side(counts: list[int], rows_per_group: int | None) -> None:
         store = ArtifactStore.open(StorageSettings(uri=folder))
         with store.begin("dataset", "rows", "ab" * 32, settings={}, upstream={}) as writer:
             tables = [(f"train/{number:05}.parquet", side(count)) for number, count in enumerate(counts)]
-            parts = write_parts(store.storage.settings, str(writer.ref), tables, rows_per_group=rows_per_group)
-            register_parts(writer, parts)
+            parts = stage_tables(store.storage.settings, str(writer.ref), tables, rows_per_group=rows_per_group)
+            register_files(writer, parts)
             with sealed(store, writer) as dataset:
                 size = rows_per_group or ROWS_PER_GROUP
                 expected = [min(size, count - start) for count in counts for start in range(0, count, size)]
@@ -217,7 +217,7 @@ def test_the_rows_of_a_fit(parts: list[list[int]]) -> None:
         with store.begin("dataset", "rows", "ab" * 32, settings={}, upstream={}) as writer:
             write = WriteFile(layout, storage_to_wire(store.storage.settings), str(writer.ref))
             for number, sizes in enumerate(parts):
-                register_parts(writer, entries_of(write, number, sizes))
+                register_files(writer, entries_of(write, number, sizes))
             with sealed(store, writer) as dataset:
                 found = TableRows(dataset, FORM, labelled=True)
                 groups = found.rows_per_group("train")

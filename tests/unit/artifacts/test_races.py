@@ -14,7 +14,7 @@ from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.leases.lease import IN_USE, Lease, Limits, claims
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.steps import run_step
-from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, stage_file
 from ts4s_core.artifacts.upkeep.collect import collect
 from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
 from ts4s_core.artifacts.upkeep.verify import verify
@@ -99,7 +99,7 @@ def test_a_part_that_comes_late_changes_nothing(any_store: ArtifactStore, tmp_pa
     with any_store.begin("dataset", "demo", KEY, settings={}, upstream={}) as writer:
 
         def seal() -> None:
-            writer.register(put_part(any_store.storage, writer.ref, "rows.csv", second))
+            writer.register(stage_file(any_store.storage, writer.ref, "rows.csv", second))
             writer.seal()
 
         real = executor.storage.put_file
@@ -110,7 +110,7 @@ def test_a_part_that_comes_late_changes_nothing(any_store: ArtifactStore, tmp_pa
 
         executor.storage.put_file = late  # type: ignore[method-assign]
         with pytest.raises(ConflictError, match="too late"):
-            put_part(executor.storage, writer.ref, "rows.csv", first)
+            stage_file(executor.storage, writer.ref, "rows.csv", first)
     assert any_store.local_file(writer.ref, "rows.csv").read_bytes() == b"in time"
     assert damages(any_store) == []
     files = [f"{writer.ref}/manifest.json", f"{writer.ref}/rows.csv"]
@@ -122,7 +122,7 @@ def test_of_two_attempts_the_one_that_is_registered_counts(any_store: ArtifactSt
     with any_store.begin("dataset", "demo", KEY, settings={}, upstream={}) as writer:
         for text in (b"one", b"two", b"six"):
             (tmp_path / "part").write_bytes(text)
-            entries.append(put_part(any_store.storage, writer.ref, "rows.csv", tmp_path / "part"))
+            entries.append(stage_file(any_store.storage, writer.ref, "rows.csv", tmp_path / "part"))
         writer.register(entries[1])
         writer.seal()
     assert any_store.local_file(writer.ref, "rows.csv").read_bytes() == b"two"

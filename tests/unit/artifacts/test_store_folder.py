@@ -13,7 +13,7 @@ import pytest
 
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.steps import StepResult, run_step
-from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, stage_file
 from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import TEMPORARY, ArtifactRef
@@ -89,7 +89,7 @@ def test_what_killed_writers_of_parts_left_does_not_come_along(store: ArtifactSt
     part = tmp_path / "part"
     part.write_bytes(b"12")
     with begin(store) as writer:
-        writer.register(put_part(store.storage, writer.ref, "a/model.safetensors", part))
+        writer.register(stage_file(store.storage, writer.ref, "a/model.safetensors", part))
         staged = tmp_path / "store" / store.storage.stage(str(writer.ref))
         for folder in (staged, staged / "a"):
             folder.mkdir(exist_ok=True)
@@ -171,14 +171,14 @@ def test_parts_from_other_processes(store: ArtifactStore, tmp_path: Path) -> Non
     local.write_bytes(b"a,b\n")
     executor = ArtifactStore.open(store.storage.settings)
     with begin(store) as writer:
-        put_part(executor.storage, writer.ref, "part.csv", local)
-        entry = put_part(executor.storage, writer.ref, "part.csv", local)  # a repeated attempt
+        stage_file(executor.storage, writer.ref, "part.csv", local)
+        entry = stage_file(executor.storage, writer.ref, "part.csv", local)  # a repeated attempt
         writer.register(entry)
         writer.seal()
     assert entry.size == 4
     assert store.local_file(writer.ref, "part.csv").read_bytes() == b"a,b\n"
     with pytest.raises(ConflictError, match="too late"):
-        put_part(executor.storage, writer.ref, "part.csv", local)
+        stage_file(executor.storage, writer.ref, "part.csv", local)
 
 
 def test_part_of_an_abandoned_version_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_part_of_an_abandoned_version_is_refused(store: ArtifactStore, tmp_path:
     writer = begin(store)
     writer.abandon()
     with pytest.raises(ConflictError, match="given up"):
-        put_part(store.storage, writer.ref, "part.csv", local)
+        stage_file(store.storage, writer.ref, "part.csv", local)
     assert below(tmp_path / "store") == []
 
 

@@ -20,7 +20,7 @@ import pytest
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.formats.rows import Row, Tally
 from ts4s_core.data.listing import NO_VALUE, refuse_remote_tables
-from ts4s_core.data.look import look_at
+from ts4s_core.data.source_snapshot import take_snapshot
 from ts4s_core.data.sources import open_source
 from ts4s_core.errors import DataError, SourceError
 from ts4s_core.prediction.source_rows import TextRow, open_texts
@@ -64,9 +64,9 @@ def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path: Pa
     assert sorted(texts(f"{tmp_path}/data/*/*.tsv")) == ["linked", "real", "real"]
     (tmp_path / "whole").symlink_to(tmp_path / "data")
     assert sorted(texts(tmp_path / "whole")) == ["deep", "linked", "real"]
-    assert look_at(settings_of(tmp_path / "data"), StorageSettings()).files == 3
+    assert take_snapshot(settings_of(tmp_path / "data"), StorageSettings()).files == 3
     put(tmp_path / "elsewhere/b.tsv", "changed")
-    assert look_at(settings_of(tmp_path / "data"), StorageSettings()).size > 0
+    assert take_snapshot(settings_of(tmp_path / "data"), StorageSettings()).size > 0
 
 
 def to_nothing(folder: Path) -> None:

@@ -8,7 +8,7 @@ from flows.deployment.specs import TRAINING_QUEUE, DeployOptions, deployments_of
 from flows.lifecycle.final_state import summary_of
 from flows.lifecycle.parameters import settings_of
 from tasks.prefect_ui.show import decision_page
-from ts4s_core.data.look import look_at
+from ts4s_core.data.source_snapshot import take_snapshot
 from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.evaluation.gate.decision import Decision
 from ts4s_core.settings import DataSettings, ModelSettings, StorageSettings, load_settings
@@ -114,21 +114,21 @@ def test_a_decision_shows_both_scores() -> None:
 
 
 def test_a_look_sees_content_alone(tmp_path: Path) -> None:
-    def look(folder: Path) -> str:
-        return look_at(DataSettings(source=str(folder)), StorageSettings()).digest
+    def snapshot(folder: Path) -> str:
+        return take_snapshot(DataSettings(source=str(folder)), StorageSettings()).digest
 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.tsv").write_bytes(b"x\ty\n")
-    before = look(tmp_path / "one")
-    assert look(tmp_path / "two") == before
+    before = snapshot(tmp_path / "one")
+    assert snapshot(tmp_path / "two") == before
     (tmp_path / "one" / "a.tsv").touch()
     (tmp_path / "one" / "_SUCCESS").write_bytes(b"")
-    assert look(tmp_path / "one") == before
+    assert snapshot(tmp_path / "one") == before
     (tmp_path / "one" / "a.tsv").write_bytes(b"x\tz\n")
-    changed = look(tmp_path / "one")
+    changed = snapshot(tmp_path / "one")
     assert changed != before
     (tmp_path / "one" / "b.tsv").write_bytes(b"x\tz\n")
-    assert look(tmp_path / "one") not in {before, changed}
+    assert snapshot(tmp_path / "one") not in {before, changed}
     with pytest.raises(SourceError, match="has no files to look at"):
-        look_at(DataSettings(), StorageSettings())
+        take_snapshot(DataSettings(), StorageSettings())

@@ -12,7 +12,7 @@ from small_language_models import MODELS, WORDS
 from ts4s_core.errors import SettingsError
 from ts4s_core.language.copy_guard import CopyGuard, longest_copy
 from ts4s_core.language.generate import Generator, prompts_of
-from ts4s_core.language.sampling import candidates, chance, next_token
+from ts4s_core.language.sampling import candidates, next_token, random_of_prompt
 from ts4s_core.language.steppers import CachedStepper, GraphStepper, stepper_of
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.settings import GenerateSettings
@@ -28,8 +28,8 @@ def test_a_cache_changes_no_logit_and_no_greedy_text(folders, kind):
     stepper, model = stepper_of(ModelFolder(folders[kind]))
     whole = GraphStepper(ModelFolder(folders[kind]).build().eval())
     ids = torch.randint(2, len(WORDS), (15,), generator=torch.Generator().manual_seed(1)).tolist()
-    pairs = [(stepper.read(ids[:5], anew=True), whole.read(ids[:5], anew=True))]
-    pairs += [(stepper.read([token], anew=False), whole.read([token], anew=False)) for token in ids[5:]]
+    pairs = [(stepper.read(ids[:5], reset=True), whole.read(ids[:5], reset=True))]
+    pairs += [(stepper.read([token], reset=False), whole.read([token], reset=False)) for token in ids[5:]]
     for with_cache, without in pairs:
         np.testing.assert_allclose(with_cache, without, atol=1e-4)
     assert np.abs(pairs[0][1] - pairs[-1][1]).max() > 1e-3
@@ -92,8 +92,8 @@ def test_bytes_of_one_character_come_together(store, make, tmp_path):
         def __init__(self) -> None:
             self.left: list[int] = []
 
-        def read(self, ids, *, anew):
-            self.left = euro[1:] if anew else self.left
+        def read(self, ids, *, reset):
+            self.left = euro[1:] if reset else self.left
             logits = np.zeros(len(alphabet))
             logits[self.left[0]] = 50.0
             self.left = self.left[1:] or [euro[0]]
@@ -110,7 +110,7 @@ def test_the_models_own_end(folders):
     generator = Generator.open(folders["gpt2"])
 
     class Ending:
-        def read(self, ids, *, anew):
+        def read(self, ids, *, reset):
             return np.eye(len(WORDS))[1] * 90 + np.eye(len(WORDS))[9] * 50
 
     generator._stepper = Ending()
@@ -175,7 +175,7 @@ def test_candidates(options, order, probabilities):
 
 
 def test_choices_follow_the_probabilities():
-    random = chance(0, "x")
+    random = random_of_prompt(0, "x")
     drawn = np.bincount([next_token(SCORES, GenerateSettings(), random=random) for _ in range(4_000)], minlength=4) / 4_000
     np.testing.assert_allclose(drawn, [0.1, 0.4, 0.2, 0.3], atol=0.03)
     assert next_token(SCORES, GenerateSettings(temperature=0), random=random) == 1

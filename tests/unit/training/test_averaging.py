@@ -18,8 +18,8 @@ from ts4s_core.training.exchange.buckets import BLOCK, attach, lay_out, trainabl
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.exchange.shared_memory import Regions, Segment, SharedMemory, address_of
 from ts4s_core.training.optimizers.adamw import SlicedAdamW
-from ts4s_core.training.step.built_model import no_dropout_of_ours
-from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.built_model import no_seeded_dropout
+from ts4s_core.training.step.independent_engine import IndependentEngine
 from ts4s_core.training.step.objectives import objective_for
 from ts4s_core.training.strategies.averaging import Averaging
 
@@ -63,7 +63,7 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
     local = Exchange(layout, PrivateBuckets(layout), timeout_s=30)
     attach(parameters, layout.views(local.parameters), copy=True)
     optimizer = SlicedAdamW(local, weight_decay=0.0)
-    engine = LocalEngine(
+    engine = IndependentEngine(
         module,
         parameters,
         local,
@@ -73,7 +73,7 @@ def strategy(rank: int, segment: Segment, meeting: threading.Barrier, box: dict[
         objective=objective_for("classification"),
         seed=0,
         max_grad_norm=0.0,
-        seed_dropout=no_dropout_of_ours,
+        seed_dropout=no_seeded_dropout,
     )
     memory = SharedMemory(layout, segment, rank=rank, world_size=RANKS, timeout_s=30)
     shared = Exchange(layout, memory, timeout_s=30)
@@ -106,7 +106,7 @@ def test_weights_and_moments_are_averaged_by_the_items_that_each_rank_saw(tmp_pa
         figures[rank] = own.join(1, saving=False)
         after[rank] = state(own)
         if rank == 0:
-            with pytest.raises(TrainingError, match=r"expected as many workers as made it, 1, got 2"):
+            with pytest.raises(TrainingError, match=r"expected train\.workers 1, as when it was written, got 2"):
                 own.restore(Checkpoint(tmp_path))
         own.close()
 

@@ -13,7 +13,7 @@ from ts4s_core.settings import TrainSettings
 from ts4s_core.training.exchange.buckets import attach, lay_out, trainable_parameters
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
 from ts4s_core.training.optimizers.adamw import SlicedAdamW
-from ts4s_core.training.settings_checks import bearing_settings, check_strategy
+from ts4s_core.training.settings_checks import check_strategy, step_key_settings
 from ts4s_core.training.step.compiled_forward import compiled
 from ts4s_core.training.step.engine import Engine, Forward
 from ts4s_core.training.step.objectives import objective_for
@@ -30,10 +30,10 @@ def test_a_machine_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_that_bear_on_the_weights():
-    plain, compiled = (bearing_settings(TrainSettings(compile=flag), workers=2) for flag in (False, True))
+    plain, compiled = (step_key_settings(TrainSettings(compile=flag), workers=2) for flag in (False, True))
     assert plain != compiled
     assert "workers" not in plain
-    apart = bearing_settings(TrainSettings(strategy="averaging"), workers=2)
+    apart = step_key_settings(TrainSettings(strategy="averaging"), workers=2)
     assert (apart["workers"], apart["averaging_frequency"]) == (2, 0)
 
 

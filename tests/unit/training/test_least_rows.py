@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 
 
 @pytest.mark.parametrize("rows", [64, 65, 66, 67, 69, 71, 5, 3, 2])
 def test_no_part_has_a_single_row(rows: int) -> None:
-    plan = Plan((rows,), 32, 4, seed=1, least_rows=2)
+    plan = BatchPlan((rows,), 32, 4, seed=1, least_rows=2)
     steps = plan.compose(np.ones(rows, np.int64), epoch=0, window=0)
     assert len(steps) == plan.steps_in_epoch(0)
     assert sorted(np.concatenate([part for step in steps for part in step]).tolist()) == list(range(rows))
@@ -19,5 +19,5 @@ def test_no_part_has_a_single_row(rows: int) -> None:
 
 
 def test_one_row_in_all_stays_one() -> None:
-    plan = Plan((1,), 32, 4, seed=1, least_rows=2)
+    plan = BatchPlan((1,), 32, 4, seed=1, least_rows=2)
     assert [len(part) for part in plan.compose(np.ones(1, np.int64), epoch=0, window=0)[0]].count(1) == 1

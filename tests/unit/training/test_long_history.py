@@ -11,7 +11,7 @@ import pytest
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import WorkerLostError
-from ts4s_core.training.checkpoints.progressed import STATE_FILE
+from ts4s_core.training.checkpoints.training_progress import STATE_FILE
 from ts4s_core.training.control.messages import MAX_LINE_BYTES
 
 #: 183,859 rows of four workers are as long as a message may be.

@@ -10,14 +10,14 @@ from toy import ToyRows, step_row
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.batches.batch import RowBlock, collate
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.read_ahead import planned_steps
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
 from ts4s_core.training.control.messages import Started, Stepped
 from ts4s_core.training.driver.attempts import largest_divisor
 from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction, speed
 from ts4s_core.training.optimizers.schedule import learning_rate
-from ts4s_core.training.settings_checks import bearing_settings
+from ts4s_core.training.settings_checks import step_key_settings
 from ts4s_core.training.step.objectives import objective_for
 from ts4s_core.training.worker.assembly import resolve
 
@@ -68,7 +68,7 @@ def test_the_rate_rises_and_falls():
 
 def test_a_run_that_starts_in_the_middle_takes_the_same_steps():
     rows = ToyRows(1_500, group=8)  # 188 row groups: three windows an epoch
-    plan = Plan(rows.rows_per_group("train"), 30, 4, 0)
+    plan = BatchPlan(rows.rows_per_group("train"), 30, 4, 0)
     stop = plan.total_steps(2)
     whole = list(planned_steps(rows, "train", plan, first=0, stop=stop))
     assert [planned.step for planned in whole] == list(range(stop))
@@ -77,17 +77,19 @@ def test_a_run_that_starts_in_the_middle_takes_the_same_steps():
         rest = list(planned_steps(rows, "train", plan, first=first, stop=stop))
         assert [planned.step for planned in rest] == list(range(first, stop))
         for again, planned in zip(rest, whole[first:], strict=True):
-            assert [again.block.named(part) for part in again.parts] == [planned.block.named(part) for part in planned.parts]
+            assert [again.block.sample_ids(part) for part in again.parts] == [
+                planned.block.sample_ids(part) for part in planned.parts
+            ]
 
 
 def test_settings_that_bear_on_the_weights():
     base = TrainSettings()
     same = TrainSettings(workers=2, max_restarts=9, timeout_s=5, checkpoint_every_steps=1)
-    assert bearing_settings(base, workers=1) == bearing_settings(same, workers=2)
+    assert step_key_settings(base, workers=1) == step_key_settings(same, workers=2)
     for name, value in {"threads_per_worker": 2, "logical_shards": 8, "seed": 1, "max_steps": 3}.items():
-        assert bearing_settings(TrainSettings(**{name: value}), workers=1) != bearing_settings(base, workers=1)
+        assert step_key_settings(TrainSettings(**{name: value}), workers=1) != step_key_settings(base, workers=1)
     averaging = TrainSettings(strategy="averaging")
-    assert bearing_settings(averaging, workers=1) != bearing_settings(averaging, workers=2)
+    assert step_key_settings(averaging, workers=1) != step_key_settings(averaging, workers=2)
     assert [largest_divisor(4, at_most=slots) for slots in (0, 1, 2, 3, 4, 9)] == [1, 1, 2, 2, 4, 4]
 
 

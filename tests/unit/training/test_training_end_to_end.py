@@ -154,7 +154,7 @@ def test_a_gradient_that_is_not_finite_stops_all_before_the_update(run, store, t
     extra = {"what": "nan gradient of a word", "at": word, "mark": ""}
     with pytest.raises(NonFiniteError, match=r"Loss or gradient of step \d+ is not finite in part [0-3] \(samples") as failure:
         run(workers=2, extra=extra, ledger=book, checkpoint_every_steps=1)
-    sample = block.named([row])[0]
+    sample = block.sample_ids([row])[0]
     (at,) = [at for at, samples in ledger(book).items() if sample in samples.split()]
     assert f"step {at[0]} is not finite in part {at[1]} (samples " in str(failure.value)
     assert sample in str(failure.value)

@@ -43,7 +43,7 @@ def test_batches_are_offsets_into_blocks_with_the_next_tokens_as_labels() -> Non
     assert batch.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert batch.labels.tolist() == [[21, 22, -100], [13, 14, 15]]
     assert (batch.tokens, batch.padded_tokens) == (5, 6)
-    assert block.named(np.array([1, 2])) == [f"{'61' * 16}+2", f"{'62' * 16}+0"]
+    assert block.sample_ids(np.array([1, 2])) == [f"{'61' * 16}+2", f"{'62' * 16}+0"]
 
     logits = torch.zeros(2, 3, 30)
     logits[0, 0, 21] = 5.0

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ts4s_core.artifacts.storage.storage_types import unchecked
-from ts4s_core.artifacts.storage.transfer import Told, unheard
+from ts4s_core.artifacts.storage.transfer import BytesCallback, ignore_bytes
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import ConflictError
 
@@ -102,7 +102,7 @@ class FolderFiles:
                     raise
                 raise ConflictError(f"{path} exists already: it is create-only and somebody else wrote it first") from exc
 
-    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+    def put(self, path: str, local: Path, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
         """Copy a file in; returns size and sha256 of the very bytes that were written."""
         digest, size, total = hashlib.sha256(), 0, local.stat().st_size
 
@@ -112,7 +112,7 @@ class FolderFiles:
                 while chunk := source.read(CHUNK_BYTES):
                     digest.update(chunk)
                     size += target.write(chunk)
-                    told(size, total)
+                    on_bytes(size, total)
 
         with self._temporary(path, copy) as temporary:
             os.replace(temporary, self._root / path)

@@ -18,7 +18,7 @@ import fsspec
 
 from ts4s_core.artifacts.storage.s3_parts import PieceClient
 from ts4s_core.artifacts.storage.storage_types import unchecked
-from ts4s_core.artifacts.storage.transfer import Told, unheard, upload
+from ts4s_core.artifacts.storage.transfer import BytesCallback, ignore_bytes, upload
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.artifacts.versions.verified import hash_file
 from ts4s_core.errors import ConflictError, LeaseHeldError, SettingsError, StoreError
@@ -178,11 +178,11 @@ class ObjectFiles:
             f"{folder}/{name}" for name in names if name.startswith(start) and f"{folder}/{name}" != f"{self._root}/{own}"
         )
 
-    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+    def put(self, path: str, local: Path, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
         """Upload a file; returns its size and sha256."""
         size, sha256 = hash_file(local)
         self._fs.put_file(str(local), f"{self._root}/{path}")
-        told(size, size)
+        on_bytes(size, size)
         return size, sha256
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
@@ -290,9 +290,9 @@ class S3Files(ObjectFiles):
             what=f"{path} is being written by another",
         )
 
-    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+    def put(self, path: str, local: Path, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
         """Upload a file in parallel parts, with bounded memory."""
-        return upload(self._fs, self._pieces, local, f"{self._root}/{path}", told=told)
+        return upload(self._fs, self._pieces, local, f"{self._root}/{path}", on_bytes=on_bytes)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes of an object, while other threads get others."""

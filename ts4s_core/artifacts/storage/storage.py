@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
@@ -21,7 +21,7 @@ from ts4s_core.addresses import without_secrets
 from ts4s_core.artifacts.leases.lease import LIMITS, STORE_LEASE, Fence, Lease, Limits, check_fences
 from ts4s_core.artifacts.storage.folder import FolderFiles
 from ts4s_core.artifacts.storage.storage_types import Files, Stored
-from ts4s_core.artifacts.storage.transfer import download, telling
+from ts4s_core.artifacts.storage.transfer import bytes_callback, download
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.errors import ConflictError, InputError, LeaseHeldError, NotFoundError, StoreError, Ts4sError
 from ts4s_core.host_user import expanded
@@ -138,16 +138,10 @@ class Storage:
 
                 files.create(path, data, check=check)
 
-    def open_read(self, path: str) -> BinaryIO:
-        """A reader of the object's bytes, not verified."""
-        with self.failures("open", path):
-            reader: BinaryIO = self.fs.open(self.full(path), "rb")
-            return reader
-
     def put_file(self, local: Path, path: str) -> tuple[int, str]:
         """Copy a local file in, with bounded memory; returns its size and sha256."""
         with self.failures("write", path):
-            return self._files.put(path, Path(local), telling(self.progress, "upload", path))
+            return self._files.put(path, Path(local), bytes_callback(self.progress, "upload", path))
 
     def get_file(self, path: str, local: Path, *, size: int) -> str:
         """Copy an object of known size to a local file, with bounded memory, from where an earlier attempt stopped.
@@ -157,7 +151,7 @@ class Storage:
         """
         with self.failures("read", path):
             read = functools.partial(self._files.read_range, path)
-            return download(read, size, local, told=telling(self.progress, "download", path))
+            return download(read, size, local, on_bytes=bytes_callback(self.progress, "download", path))
 
     def size(self, path: str) -> int | None:
         """Size of an object in bytes, or None if there is none."""

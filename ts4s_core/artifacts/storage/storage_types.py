@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ts4s_core.artifacts.storage.transfer import Told, unheard
+from ts4s_core.artifacts.storage.transfer import BytesCallback, ignore_bytes
 
 
 def unchecked() -> None:
@@ -34,7 +34,7 @@ class Files(Protocol):
     def create(self, path: str, data: bytes, *, check: Callable[[], None] = unchecked) -> None:
         """Write an object that must not exist."""
 
-    def put(self, path: str, local: Path, told: Told = unheard) -> tuple[int, str]:
+    def put(self, path: str, local: Path, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
         """Copy a local file in."""
 
     def read_range(self, path: str, start: int, end: int) -> bytes:

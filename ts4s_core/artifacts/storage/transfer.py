@@ -21,36 +21,36 @@ PART_BYTES = 8 * 2**20
 MOST_PARTS = 10_000
 PARALLEL = 6
 #: Smaller files come and go without a word.
-TOLD_BYTES = 16 * 2**20
+LEAST_REPORTED_BYTES = 16 * 2**20
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 #: Called with the bytes that are done, of how many.
-Told = Callable[[int, int], None]
+BytesCallback = Callable[[int, int], None]
 #: Bytes ``[start, end)`` of an object.
 ReadRange = Callable[[int, int], bytes]
 
 
-def unheard(done: int, total: int) -> None:
+def ignore_bytes(done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def telling(progress: Progress, stage: str, path: str) -> Told:
+def bytes_callback(progress: Progress, stage: str, path: str) -> BytesCallback:
     """Bytes as events ``upload part=12/250 mib_per_s=81.5 file=...``; small files are not worth one."""
     began = time.monotonic()
 
-    def told(done: int, total: int) -> None:
-        if total < TOLD_BYTES:
+    def on_bytes(done: int, total: int) -> None:
+        if total < LEAST_REPORTED_BYTES:
             return
         speed = done / 2**20 / max(time.monotonic() - began, 1e-3)
         parts = -(-total // RANGE_BYTES)
         part = parts if done >= total else done // RANGE_BYTES
         progress(stage, {"part": part, "parts": parts, "mib_per_s": round(speed, 1), "file": path})
 
-    return told
+    return on_bytes
 
 
-def download(read: ReadRange, total: int, target: Path, *, told: Told = unheard) -> str:
+def download(read: ReadRange, total: int, target: Path, *, on_bytes: BytesCallback = ignore_bytes) -> str:
     """Copy an object into a local file.
 
     A target that holds the first bytes already (of an earlier attempt) is only completed; the caller compares the hash.
@@ -73,7 +73,7 @@ def download(read: ReadRange, total: int, target: Path, *, told: Told = unheard)
         file.seek(0)
         while chunk := file.read(RANGE_BYTES):
             digest.update(chunk)
-        told(there, total)
+        on_bytes(there, total)
 
         def fetch(start: int) -> bytes:
             return read(start, min(start + RANGE_BYTES, total))
@@ -83,11 +83,11 @@ def download(read: ReadRange, total: int, target: Path, *, told: Told = unheard)
                 written = writer.submit(file.write, piece)
                 digest.update(piece)  # as long as the write, and beside it
                 there += written.result()
-                told(there, total)
+                on_bytes(there, total)
     return digest.hexdigest()
 
 
-def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, told: Told = unheard) -> tuple[int, str]:
+def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
     """Copy a local file into an object of S3, a large one in parallel parts; each byte is read once and hashed on its way.
 
     An upload that fails is aborted; one whose end nobody could tell the server is left to ``gc``.
@@ -106,7 +106,7 @@ def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, told: Tol
     if size <= 2 * PART_BYTES:
         data = source.read_bytes()
         fs.pipe_file(target, data)
-        told(len(data), len(data))
+        on_bytes(len(data), len(data))
         return len(data), hashlib.sha256(data).hexdigest()
     bucket, _, key = target.partition("/")
     place = {"Bucket": bucket, "Key": key}
@@ -124,7 +124,7 @@ def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, told: Tol
             for tag, length in in_order(send, parts, name="upload"):
                 tags.append(tag)
                 sent += length
-                told(sent, size)
+                on_bytes(sent, size)
         listed = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, start=1)]
         _complete(pieces, place, upload_id, listed, sent)
     except BaseException:

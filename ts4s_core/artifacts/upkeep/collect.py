@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from ts4s_core.artifacts.leases.claims import BEAT, CLAIM, STORE_LEASE, path_of, remove, stray_beats
 from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, LEASES, Lease
 from ts4s_core.artifacts.leases.watch import Seen, Watch
-from ts4s_core.artifacts.parts import reservation_of
 from ts4s_core.artifacts.registry import KIND, Registry
+from ts4s_core.artifacts.staging import reservation_of
 from ts4s_core.artifacts.storage.objects import Upload
 from ts4s_core.artifacts.storage.storage import RESERVATION
 from ts4s_core.artifacts.storage.storage_types import Stored

@@ -23,7 +23,7 @@ from ts4s_core.data.corpus.window_starts import starts_of
 from ts4s_core.data.data_engine import GROUP_COLUMN, DataEngine
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.schema import ID_BYTES, TASK, WINDOWS_FILE, blocks_per_group, text_buckets_for, text_schema
-from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_parts, write_parts
+from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_files, stage_tables
 from ts4s_core.data.sides import SIDES, SidePlan
 from ts4s_core.data.tokenizers import pad_id_of
 from ts4s_core.errors import DataError
@@ -128,7 +128,7 @@ class _WriteBlocks:
         rows, size = pa.table(columns).cast(text_schema()), self.layout.rows_per_group
         return {
             "side": side,
-            "files": write_parts(self.storage, self.ref, [(f"{side}/{number:05}.parquet", rows)], rows_per_group=size),
+            "files": stage_tables(self.storage, self.ref, [(f"{side}/{number:05}.parquet", rows)], rows_per_group=size),
             "windows": [int(counts[at : at + size].sum()) for at in range(0, len(counts), size)],
             "rows": len(ordered),
             "content": f"{sum(int.from_bytes(digest, 'big') for digest in ordered) % DIGEST_MODULUS:x}",
@@ -165,7 +165,7 @@ def prepare_text(
     """
     layout, plan = TextLayout.of(scan, settings), scan.side_plan
     size = sum(counts.size for counts in scan.sides.values())
-    bearing = {
+    key_settings = {
         "task": TASK,
         "window": layout.window,
         "stride": layout.stride,
@@ -181,7 +181,7 @@ def prepare_text(
         store,
         kind="dataset",
         name=settings.name,
-        key=step_key("dataset", entries=ENTRIES, inputs={"rows": scan.fingerprint}, settings=bearing),
+        key=step_key("dataset", entries=ENTRIES, inputs={"rows": scan.fingerprint}, settings=key_settings),
         settings={"data": settings.plain()["data"], "task": TASK},
         upstream={},
         reuse=settings.reuse,
@@ -205,7 +205,7 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
     if text_fingerprint(content) != scan.fingerprint:
         raise DataError("The text changed while it was read: expected that of the first reading. Start again when it rests")
     for result in results:
-        register_parts(writer, result["files"])
+        register_files(writer, result["files"])
     for name, data in scan.tokenizer.items():
         writer.add_bytes(f"tokenizer/{name}", data)
     writer.add_json(WINDOWS_FILE, {name: [count for part in parts for count in part["windows"]] for name, parts in sides.items()})

@@ -89,7 +89,7 @@ def _is_bool(work: GraphBuilder, value: str) -> bool:
 
 
 def _grouped(work: GraphBuilder, query: str, key: str) -> bool:
-    """Whether several heads of queries share one of keys, or it cannot be told."""
+    """Whether several heads of queries share one of keys, or this is not known from the graph."""
     ours, theirs = _heads(work, query), _heads(work, key)
     return ours is None or theirs is None or ours != theirs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,11 +256,6 @@ def run_part(graph: Graph, output: str, feed: dict[str, Array]) -> Array:
     wanted = {value.name for value in session.get_inputs()}
     result: Array = session.run(None, {name: array for name, array in feed.items() if name in wanted})[0]
     return result
-
-
-def map_nodes(graph: Graph, change: Callable[[Node], Node | None]) -> None:
-    """Replace nodes in place: ``change`` returns the new node, or None to keep the old one."""
-    graph.nodes = [change(node) or node for node in graph.nodes]
 
 
 def _floats(model: onnx.ModelProto, folder: Path) -> Iterator[tuple[str, Array]]:

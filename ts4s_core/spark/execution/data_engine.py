@@ -54,13 +54,13 @@ class SparkEngine:
         self._tables: dict[str, DataFrame] = {}
 
     def map(
-        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, tell: Callable[[int], None] | None = None
+        self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, on_done: Callable[[int], None] | None = None
     ) -> list[Any]:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
         if not items:
             return []
         frame = self._items(items, _Apply(function), _RESULTS)
-        results = self._collect(frame, stage, tell)
+        results = self._collect(frame, stage, on_done)
         _raise_first([(index, value) for index, failed, value in results if failed])
         found = [value for _, _, value in sorted(results, key=lambda result: result[0])]
         if len(found) != len(items):  # of a table alone: items have a partition each
@@ -123,11 +123,11 @@ class SparkEngine:
         numbers = self._session.range(0, len(items), 1, len(items))
         return numbers.mapInArrow(_OnItems(function, tuple(items)), schema)
 
-    def _collect(self, frame: DataFrame, stage: str, tell: Callable[[int], None] | None) -> list[Any]:
+    def _collect(self, frame: DataFrame, stage: str, on_done: Callable[[int], None] | None) -> list[Any]:
         """(order, failed, value) of every row."""
         group = JobGroup(self._session, f"ts4s-{uuid.uuid4().hex}", f"ts4s: {stage}")
         try:
-            with group.begun(), group.counted(tell) if tell is not None else contextlib.nullcontext():
+            with group.begun(), group.counted(on_done) if on_done is not None else contextlib.nullcontext():
                 rows = frame.collect()
         except job_failures() as exc:
             raise SparkError(f"Spark stage {stage} failed: {cause_of(str(exc))}") from exc

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.pieces import row_groups_of
-from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, stage_file
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.facts import DatasetFacts
@@ -298,7 +298,7 @@ class WriteFile:
         with tempfile.TemporaryDirectory(prefix="ts4s-rows-") as folder:
             local = Path(folder) / "rows.parquet"
             self._fill(local, first, batches)
-            entry = put_part(store.storage, ArtifactRef.parse(self.ref), path, local, row_groups_of(local))
+            entry = stage_file(store.storage, ArtifactRef.parse(self.ref), path, local, row_groups_of(local))
         yield pa.RecordBatch.from_pydict({"entry": [json.dumps(asdict(entry))]})
 
     def _fill(self, local: Path, first: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:

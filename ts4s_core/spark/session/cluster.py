@@ -175,7 +175,7 @@ class JobGroup:
             log.debug("jobs %s could not be stopped: %s", self._name, exc)
 
     @contextlib.contextmanager
-    def counted(self, tell: Callable[[int], None]) -> Iterator[None]:
+    def counted(self, on_done: Callable[[int], None]) -> Iterator[None]:
         """Tell, once a second and in a thread of its own, how many tasks of the group are done.
 
         Over Spark Connect the count is told at the end alone, by whoever knows it.
@@ -184,7 +184,7 @@ class JobGroup:
             yield
             return
         ended = threading.Event()
-        thread = threading.Thread(target=self._count, args=(tell, ended), name="spark-progress", daemon=True)
+        thread = threading.Thread(target=self._count, args=(on_done, ended), name="spark-progress", daemon=True)
         thread.start()
         try:
             yield
@@ -192,7 +192,7 @@ class JobGroup:
             ended.set()
             thread.join()
 
-    def _count(self, tell: Callable[[int], None], ended: threading.Event) -> None:
+    def _count(self, on_done: Callable[[int], None], ended: threading.Event) -> None:
         told = 0
         while not ended.wait(PROGRESS_EVERY_S):
             try:
@@ -202,7 +202,7 @@ class JobGroup:
                 return
             if done > told:
                 told = done
-                tell(done)
+                on_done(done)
 
 
 def running_tasks(session: SparkSession) -> int:

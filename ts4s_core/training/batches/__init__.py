@@ -1,1 +1,1 @@
-"""Which rows make which batch, and reading them ahead."""
+"""The plan of batches: which rows are in which part of which step, and reading them ahead."""

@@ -17,7 +17,7 @@ from ts4s_core.models.length_batches import padded_flat
 
 
 class PartBatch(Protocol):
-    """One part, whatever its rows are."""
+    """One part of a global batch, ready for the module; its rows may be texts or tables."""
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -41,14 +41,14 @@ class PartBatch(Protocol):
 
 
 class Block(Protocol):
-    """Some rows that were read together."""
+    """Rows that were read together."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """What each row costs, in tokens."""
+        """Tokens of each row: its cost."""
         ...
 
-    def named(self, rows: NDArray[np.int64]) -> list[str]:
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The rows' sample ids in hex."""
         ...
 
@@ -78,7 +78,7 @@ class RowBlock:
         """Tokens of each row."""
         return np.diff(self.offsets)
 
-    def named(self, rows: NDArray[np.int64]) -> list[str]:
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The rows' sample ids in hex."""
         return [self.ids[row].hex() for row in rows]
 

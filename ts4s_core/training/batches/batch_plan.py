@@ -1,4 +1,4 @@
-"""Which rows make which part of which step: pure functions of the data's shape, never of who computes what.
+"""Which rows are in which part of which step: pure functions of the data's shape, never of the number of workers.
 
 An epoch permutes the row groups (at most 256 rows each, in the dataset's canonical order), cuts them into windows of
 ``GROUPS_PER_WINDOW`` row groups, and sorts a window's rows by length with a little noise. Batches are cut from that order,
@@ -52,7 +52,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """The order of one training run.
 
     Attributes:
@@ -125,7 +125,7 @@ class Plan:
         return [self._parts(lengths, batches[place]) for place in random.permutation(len(batches))]
 
     def too_few(self, rows: int) -> bool:
-        """Whether what is left of a window's rows after whole batches is too few for a part, and goes into another batch."""
+        """Whether the rows left of a window after whole batches are too few for a part, so that they join another batch."""
         return rows > self.batch_size and 0 < rows % self.batch_size < self.least_rows
 
     def _parts(self, lengths: NDArray[np.integer], batch: Rows) -> list[Rows]:
@@ -139,7 +139,7 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=16)
-def _windows(plan: Plan, epoch: int) -> tuple[Window, ...]:
+def _windows(plan: BatchPlan, epoch: int) -> tuple[Window, ...]:
     order = np.arange(len(plan.rows_per_group))
     if plan.shuffled:
         order = np.random.default_rng([_STREAM_ORDER, plan.seed, epoch]).permutation(order)

@@ -1,4 +1,4 @@
-"""Making things ahead of their use, in one thread, in order."""
+"""Preparing items ahead of their use, in one thread, in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 def prefetched(items: Iterable[Item], make: Callable[[Item], Made], *, depth: int) -> Iterator[tuple[Item, Made]]:
-    """Each item with what is made of it, up to ``depth`` of them made before they are asked for."""
+    """Each item with the result of ``make``, which runs up to ``depth`` items ahead of the consumer."""
     if not depth:
         for item in items:
             yield item, make(item)

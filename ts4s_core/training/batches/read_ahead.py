@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ts4s_core.training.batches.batch import Block
-from ts4s_core.training.batches.batch_plan import Plan, Rows, Window
+from ts4s_core.training.batches.batch_plan import BatchPlan, Rows, Window
 
 
 class RowSource(Protocol):
@@ -46,7 +46,7 @@ class PlannedStep:
     parts: list[Rows]
 
 
-def planned_steps(source: RowSource, side: str, plan: Plan, *, first: int, stop: int) -> Iterator[PlannedStep]:
+def planned_steps(source: RowSource, side: str, plan: BatchPlan, *, first: int, stop: int) -> Iterator[PlannedStep]:
     """The steps ``first`` .. ``stop - 1`` of a run, their rows read as they are needed: two windows are held at most."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
 
@@ -76,7 +76,7 @@ class _Span:
     window: Window
 
 
-def _spans(plan: Plan, first: int, stop: int) -> Iterator[_Span]:
+def _spans(plan: BatchPlan, first: int, stop: int) -> Iterator[_Span]:
     epoch, epoch_start = 0, 0
     while epoch_start < stop:
         for window in plan.windows(epoch):

@@ -48,7 +48,7 @@ class WindowBlock:
     first: NDArray[np.int64]
     ids: Sequence[bytes]
 
-    def named(self, rows: NDArray[np.int64]) -> list[str]:
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The windows' blocks in hex, each with the window's place in its block."""
         return [f"{self.ids[self.blocks[row]].hex()}+{self.starts[row] - self.first[row]}" for row in rows]
 

@@ -1,1 +1,1 @@
-"""State from which any number of workers goes on."""
+"""Checkpoints, from which any number of workers can resume."""

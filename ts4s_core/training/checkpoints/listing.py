@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def place_of(job: TrainJob, step: int) -> dict[str, Any]:
-    """What a checkpoint's manifest says of its place, among its settings."""
+    """A checkpoint's position in its training, as its manifest holds it among the settings."""
     return {"generation": job.generation, "step": step, "output": job.output}
 
 
@@ -55,7 +55,7 @@ def checkpoints(store: ArtifactStore, name: str, key: str, *, of: str | None = N
 
 
 def last_generation(store: ArtifactStore, name: str, key: str) -> int:
-    """The last attempt of any run that wrote a checkpoint; 0: none that says so."""
+    """The number of the last attempt that wrote a checkpoint; 0 if there is none, or only ones of an earlier ts4s."""
     return max((_place(manifest)[0] for manifest in _manifests(store, name, key)), default=0)
 
 

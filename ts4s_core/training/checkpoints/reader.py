@@ -15,8 +15,8 @@ from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import IntegrityError
 from ts4s_core.models.weights import Array, read_weights
-from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.checkpoints.state import BEST_FILE, WEIGHTS_FILE
+from ts4s_core.training.checkpoints.training_progress import TrainingProgress
 from ts4s_core.training.exchange.buckets import Layout
 
 
@@ -36,9 +36,9 @@ class Checkpoint:
         """Fetch and verify a checkpoint."""
         return cls(store.local(ref))
 
-    def progressed(self) -> Progressed:
-        """Where the run stood."""
-        return Progressed.of(self.folder)
+    def progress(self) -> TrainingProgress:
+        """The progress of the run when the checkpoint was made."""
+        return TrainingProgress.of(self.folder)
 
     def weights(self) -> dict[str, Array]:
         """Trainable weights by stored name."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ts4s_core.models.weights import Array
-from ts4s_core.training.checkpoints.progressed import Progressed
+from ts4s_core.training.checkpoints.training_progress import TrainingProgress
 
 WEIGHTS_FILE, BEST_FILE = "weights.safetensors", "best.safetensors"
 
@@ -23,7 +23,7 @@ class Snapshot:
         best: the best weights, where early stopping keeps them.
     """
 
-    progressed: Progressed
+    progress: TrainingProgress
     moments: dict[str, torch.Tensor]
     weights: dict[str, Array] | None
     best: dict[str, Array] | None

@@ -16,15 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, put_part
+from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, stage_file
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import LeaseHeldError, StoreError, Ts4sError
 from ts4s_core.retries import retried
 from ts4s_core.training.checkpoints.listing import place_of, prune
-from ts4s_core.training.checkpoints.progressed import STATE_FILE
 from ts4s_core.training.checkpoints.scratch_files import scratch_file, write_tensors
 from ts4s_core.training.checkpoints.state import BEST_FILE, WEIGHTS_FILE, Snapshot
+from ts4s_core.training.checkpoints.training_progress import STATE_FILE
 from ts4s_core.training.control.client import ControlClient
 from ts4s_core.training.job import TrainJob
 
@@ -62,7 +62,7 @@ class CheckpointWriter:
             self._thread.join()
 
     def _write(self, snapshot: Snapshot) -> None:
-        step = snapshot.progressed.step
+        step = snapshot.progress.step
         started = time.monotonic()
         writer: ArtifactWriter | None = None
         try:
@@ -96,7 +96,7 @@ class CheckpointWriter:
         return self._control.gather(f"checkpoint/{step}/{what}", value, timeout_s=WRITE_LIMIT_S)
 
     def _share(self, ref: ArtifactRef, snapshot: Snapshot) -> list[dict[str, Any]] | str:
-        """Write this rank's files; a failure is told to rank 0 as text."""
+        """Write this rank's files; a failure is sent to rank 0 as text."""
         entries = []
         try:
             for name, write in _files(snapshot, rank=self._rank):
@@ -108,7 +108,7 @@ class CheckpointWriter:
     def _put(self, ref: ArtifactRef, name: str, write: Callable[[Path], object]) -> FileEntry:
         with scratch_file() as local:
             write(local)
-            return put_part(self._store.storage, ref, name, local)
+            return stage_file(self._store.storage, ref, name, local)
 
     def _seal(self, writer: ArtifactWriter, shares: list[Any]) -> None:
         failed = [share for share in shares if isinstance(share, str)]
@@ -135,5 +135,5 @@ def _files(snapshot: Snapshot, *, rank: int) -> Iterator[tuple[str, Callable[[Pa
         if weights is not None:
             yield name, functools.partial(write_tensors, tensors=weights)
     if snapshot.weights is not None:
-        state = snapshot.progressed.to_json()
+        state = snapshot.progress.to_json()
         yield STATE_FILE, lambda local: local.write_text(state, encoding="utf-8")

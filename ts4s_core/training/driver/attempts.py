@@ -1,4 +1,4 @@
-"""Attempts of one training step: what fails is tried again from the last checkpoint, unless that cannot help."""
+"""Attempts of one training step: a failed one is restarted from the last checkpoint, unless it would fail again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ts4s_core.errors import (
 )
 from ts4s_core.retries import Backoff
 from ts4s_core.training.checkpoints.listing import checkpoints, last_generation
-from ts4s_core.training.checkpoints.progressed import Progressed
+from ts4s_core.training.checkpoints.training_progress import TrainingProgress
 from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.metrics import Metrics
@@ -41,7 +41,7 @@ _PARTICULARS = re.compile(r"[Ww]orkers? \d+|[Rr]ank \d+|pid \d+|stage \d+\.\d+|T
 
 
 class Attempts:
-    """Runs attempts until one comes to its end.
+    """Runs attempts until one succeeds.
 
     Attributes:
         restarts: attempts that failed.
@@ -76,7 +76,7 @@ class Attempts:
         """Run them.
 
         Raises:
-            Ts4sError: the last attempt's failure, or one that another attempt would not mend.
+            Ts4sError: the last attempt's failure, or one that another attempt would meet again.
         """
         while True:
             try:
@@ -122,7 +122,9 @@ class Attempts:
             if control.failure is not None:
                 raise control.failure
             if not control.finished:
-                raise WorkerLostError("Training ended before every worker was done: its launcher returned early")
+                raise WorkerLostError(
+                    "Training ended early: expected a result of every worker, but its launcher returned. Run it again"
+                )
 
     def _shrink(self) -> None:
         """Go on with fewer workers where slots were lost."""
@@ -144,7 +146,7 @@ class Attempts:
         own = self._job.output if self._own_only else None
         for ref in checkpoints(self._store, self._job.name, self._job.key, of=own):
             try:
-                rows = Progressed.of(self._store.local(ref)).metrics
+                rows = TrainingProgress.of(self._store.local(ref)).metrics
             except (IntegrityError, NotFoundError) as exc:
                 log.warning("checkpoint %s is damaged or gone, an older one is used: %s", ref, exc)
                 continue

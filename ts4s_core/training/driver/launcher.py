@@ -1,4 +1,4 @@
-"""What training asks of whoever starts its workers."""
+"""The interface between the training step and whatever starts its workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Launcher(Protocol):
         ...
 
     def slots(self) -> int:
-        """Worker slots that are there now; asked again before every attempt."""
+        """Worker slots that are available now; called before every attempt."""
         ...
 
     def figures(self) -> list[ExecutorFigures]:
-        """What the cluster measured of each executor, for the statistics of a training that has ended."""
+        """The cluster's figures of each executor, for the statistics after a training."""
         ...
 
     def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:

@@ -82,7 +82,7 @@ class LocalLauncher:
 
         Raises:
             Ts4sError: the first failure that the control server heard of.
-            WorkerLostError: if a worker ended without a word.
+            WorkerLostError: if a worker ended without reporting a failure.
         """
         workers: list[_Process] = []
         try:
@@ -97,7 +97,7 @@ class LocalLauncher:
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(self._threads))
         environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         placement = self._placements[rank % len(self._placements)]
-        told = {
+        job_line = {
             "job": job.to_wire(),
             "control": control.address.to_wire(),
             "rank": rank,
@@ -106,13 +106,13 @@ class LocalLauncher:
             "python_path": self._python_path,
             "address": placement.address,
         }
-        return _Process(rank, json.dumps(told), environment, prefix=placement.prefix)
+        return _Process(rank, json.dumps(job_line), environment, prefix=placement.prefix)
 
 
 class _Process:
     """One worker process and the last lines it wrote."""
 
-    def __init__(self, rank: int, told: str, environment: dict[str, str], *, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, rank: int, job_line: str, environment: dict[str, str], *, prefix: Sequence[str] = ()) -> None:
         self.rank = rank
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         # A session of its own: Ctrl-C is for the parent, which then ends its workers.
@@ -130,7 +130,7 @@ class _Process:
         self._reader.start()
         try:
             assert self._process.stdin is not None
-            self._process.stdin.write(told + "\n")
+            self._process.stdin.write(job_line + "\n")
             self._process.stdin.close()
         except BrokenPipeError:
             log.debug("worker %d ended before it read its job", rank)

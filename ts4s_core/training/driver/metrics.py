@@ -1,4 +1,4 @@
-"""What the driver hears of training while it runs: rows for ``metrics.csv``, and progress for whoever watches."""
+"""Collects what workers report during training: rows for ``metrics.csv``, and progress events."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Metrics:
 
     @property
     def last_step(self) -> int:
-        """The last step that was heard of, counted from 1."""
+        """The last step that was reported, counted from 1."""
         with self._lock:
             return max(self._rows, default=0)
 

@@ -1,4 +1,4 @@
-"""``stats.txt``: what a training did, by epoch and in all, for people; ``metrics.csv`` has it by step, for programs."""
+"""``stats.txt``: a training's figures by epoch and in all, to be read by people; ``metrics.csv`` has those of each step."""
 
 from __future__ import annotations
 

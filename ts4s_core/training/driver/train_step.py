@@ -34,7 +34,7 @@ from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction,
 from ts4s_core.training.driver.statistics import as_text
 from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.job import TrainJob, storage_to_wire
-from ts4s_core.training.settings_checks import bearing_settings, check_strategy
+from ts4s_core.training.settings_checks import check_strategy, step_key_settings
 from ts4s_core.training.step_rows import StepRow
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _NOT_COPIED = ("model.safetensors", "parity.json")
 
 @dataclass(frozen=True)
 class Factories:
-    """What to train on what, if not the artifacts' model and rows; see :mod:`ts4s_core.training.worker.assembly`."""
+    """Factories of the model and the rows, where these are not the artifacts'; see :mod:`ts4s_core.training.worker.assembly`."""
 
     model: str = TrainJob.model_factory
     rows: str = TrainJob.rows_factory
@@ -72,10 +72,10 @@ def train(
     progress: Progress = silent,
     factories: Factories | None = None,
 ) -> StepResult:
-    """Train a model on a dataset; a run that was broken off goes on from its last checkpoint.
+    """Train a model on a dataset; an interrupted run resumes from its last checkpoint.
 
     Raises:
-        InputError: if the strategy is not there, or the data or the model cannot be trained on.
+        InputError: if the settings, the data or the model cannot be trained with.
         NonFiniteError: if a loss or a gradient is not finite.
         WorkerFailedError: if a worker raised the same error twice at the same step.
         WorkerLostError, SparkError, StoreError: if more than ``train.max_restarts`` attempts failed.
@@ -85,15 +85,15 @@ def train(
     workers = settings.train.workers or largest_divisor(settings.train.logical_shards, at_most=launcher.slots())
     # The model knows what its head is for; a module of one's own has the settings' task.
     task = ModelFacts.of(store.manifest(model)).task or settings.model.task
-    bearing = {
-        "train": bearing_settings(settings.train, workers=workers),
+    key_settings = {
+        "train": step_key_settings(settings.train, workers=workers),
         "task": task,
         "class_weights": settings.model.class_weights,
         "factories": {"model": factories.model, "rows": factories.rows, "extra": dict(factories.extra or {})},
     }
     inputs = {"dataset": store.manifest(dataset).content_sha256, "model": store.manifest(model).content_sha256}
     own = kind_of(task).facets(*FACETS)
-    key = step_key("trained", entries=(*factories.entries, *own), inputs=inputs, settings=bearing)
+    key = step_key("trained", entries=(*factories.entries, *own), inputs=inputs, settings=key_settings)
 
     def build(writer: ArtifactWriter) -> None:
         job = TrainJob(

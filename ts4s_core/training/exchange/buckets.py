@@ -79,14 +79,17 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters by name, a tied one once.
 
     Raises:
-        UnsupportedModelError: if there are none, or one is not FP32 on the CPU.
+        UnsupportedModelError: if no parameter is trainable, or one is not FP32 on the CPU.
     """
     found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     odd = [f"{name} ({p.dtype}, {p.device})" for name, p in found.items() if p.dtype != torch.float32 or p.device.type != "cpu"]
     if odd:
         raise UnsupportedModelError(f"Training needs FP32 parameters on the CPU: got {listed(odd)}. Convert them first")
     if not found:
-        raise UnsupportedModelError("The model has no trainable parameter: expected at least a head. Unfreeze something")
+        raise UnsupportedModelError(
+            "The model has no trainable parameter: expected at least those of a head. "
+            "Unfreeze the encoder, or set requires_grad on some"
+        )
     return found
 
 

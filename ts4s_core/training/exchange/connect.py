@@ -1,4 +1,4 @@
-"""From peers that know each other to an exchange between them."""
+"""Choosing and connecting the exchange between the ranks of an attempt."""
 
 from __future__ import annotations
 

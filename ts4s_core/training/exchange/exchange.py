@@ -54,14 +54,14 @@ class Transport(Protocol):
         """
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Everybody's vector of numbers, all of one length, as (rank, value). It is a barrier too.
+        """All ranks' vectors of numbers, all of one length, as (rank, value); also a barrier.
 
         Raises:
             WorkerLostError: if a peer does not bring its own in time.
         """
 
     def publish(self) -> None:
-        """This rank's slices of the parameters were updated: return when every rank has everybody's.
+        """This rank's slices of the parameters were updated: return when every rank has those of all.
 
         Raises:
             WorkerLostError: if a peer does not bring its own in time.
@@ -69,7 +69,7 @@ class Transport(Protocol):
 
 
 class PrivateBuckets:
-    """The transport of a rank that hears of no peer: its slices are its own to sum.
+    """The transport of a rank without peers: its slices are sums over its own parts.
 
     Args:
         layout: of the buckets.
@@ -94,19 +94,19 @@ class PrivateBuckets:
         self._slices = layout.slices(rank, world_size)
 
     def announce(self, bucket: int) -> None:
-        """Nobody listens."""
+        """Does nothing: there are no peers."""
 
     def pieces(self, bucket: int) -> list[torch.Tensor]:
-        """Its own alone."""
+        """This rank's own slice alone."""
         start, stop = self._slices[bucket]
         return [self.gradients[bucket][start:stop]]
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Its own alone, as (1, value)."""
+        """This rank's own values alone, as (1, value)."""
         return values[None, :].copy()
 
     def publish(self) -> None:
-        """Nobody waits."""
+        """Does nothing: there are no peers."""
 
 
 class Exchange:

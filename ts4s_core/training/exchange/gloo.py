@@ -42,7 +42,7 @@ class AddressStore(Store):
         self._values: dict[str, bytes] = {}
 
     def set(self, key: str, value: str | bytes) -> None:
-        """Bring this rank's value; returns when every rank has brought one."""
+        """Set this rank's value; returns when every rank has set one."""
         self._rounds += 1
         raw = value.encode() if isinstance(value, str) else value
         mine = [key, base64.b64encode(raw).decode()]
@@ -50,11 +50,11 @@ class AddressStore(Store):
             self._values[their_key] = base64.b64decode(their_value)
 
     def get(self, key: str) -> bytes:
-        """A value that some rank brought."""
+        """A value that some rank has set."""
         return self._values[key]
 
     def wait(self, keys: list[str], _timeout: datetime.timedelta | None = None) -> None:
-        """Make sure that values are there: whatever will come has come when :meth:`set` returned.
+        """Check that values are there: all ranks' values are when :meth:`set` has returned.
 
         Raises:
             KeyError: if one is not.

@@ -1,4 +1,4 @@
-"""How the ranks of an attempt find each other, and make sure that they are alike."""
+"""The rendezvous of an attempt's ranks, and the checks that they compute the same bits from the same weights."""
 
 from __future__ import annotations
 
@@ -42,12 +42,14 @@ class Peers:
     one_host: bool
 
     def gather(self, key: str, value: Any) -> list[Any]:
-        """Everybody's value."""
+        """Every rank's value, in rank order; also a barrier."""
         return self.control.gather(key, value, timeout_s=max(STRING_LIMIT_S, self.timeout_s))
 
 
-def meet(job: TrainJob, control: ControlClient, *, where: ControlAddress, rank: int, world_size: int, address: str) -> Peers:
-    """Compare what fixes the bits of a run with the peers.
+def rendezvous(
+    job: TrainJob, control: ControlClient, *, where: ControlAddress, rank: int, world_size: int, address: str
+) -> Peers:
+    """Wait for all ranks, and compare everything that the bits of a run depend on.
 
     Raises:
         TrainingError: if CPUs, libraries or thread counts are mixed.
@@ -75,7 +77,7 @@ def meet(job: TrainJob, control: ControlClient, *, where: ControlAddress, rank: 
     return Peers(rank, world_size, control, where.secret, address, job.timeout_s, one_host)
 
 
-def same_weights(peers: Peers, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+def check_same_weights(peers: Peers, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """Make sure that every rank starts from the same weights.
 
     Args:
@@ -83,7 +85,7 @@ def same_weights(peers: Peers, parameters: Mapping[str, torch.nn.Parameter]) -> 
         parameters: what is trained.
 
     Raises:
-        TrainingError: if one does not.
+        TrainingError: if a rank has other weights than rank 0.
     """
     digest = weights_sha256({name: parameter.detach().numpy() for name, parameter in parameters.items()})
     digests = peers.gather("initial-weights", digest)

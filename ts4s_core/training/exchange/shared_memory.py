@@ -1,4 +1,4 @@
-"""The exchange between ranks of one host: nothing is sent, everybody reads everybody's memory.
+"""The exchange between ranks of one host: nothing is sent, every rank reads the others' memory.
 
 One anonymous memory file holds the parameters (one copy for all ranks), a gradient buffer for each rank, and a few
 counters. It is made with ``memfd_create`` and opened by the peers through ``/proc``: it has no name, so nothing stays

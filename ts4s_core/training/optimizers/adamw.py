@@ -22,11 +22,11 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Optimizer(Protocol):
-    """What an engine steps with."""
+    """What an engine updates parameters with."""
 
     @property
     def moments(self) -> Sequence[tuple[torch.Tensor, ...]]:
-        """For each bucket the moments of what this rank holds of it."""
+        """For each bucket the moments of this rank's slice."""
         ...
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
@@ -39,9 +39,9 @@ class Optimizer(Protocol):
 
 
 class SlicedOptimizer(Optimizer, Protocol):
-    """An optimiser of a rank's slices that checkpoints hold.
+    """An optimiser of a rank's slices whose state checkpoints hold.
 
-    :class:`ts4s_core.training.optimizers.any_torch.SlicedTorch` is another.
+    Implementations: :class:`SlicedAdamW` and :class:`ts4s_core.training.optimizers.any_torch.SlicedTorch`.
     """
 
     def restore(self, checkpoint: Checkpoint) -> None:

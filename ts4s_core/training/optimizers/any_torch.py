@@ -25,7 +25,7 @@ Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 def optimizer_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, learning_rate: float) -> Make:
-    """What makes the optimiser of some parameters.
+    """A function that makes the optimiser of some parameters.
 
     Args:
         kind: a class of ``torch.optim``, or one like it.
@@ -33,7 +33,7 @@ def optimizer_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, lea
         learning_rate: ``lr``.
 
     Raises:
-        InputError: if it refuses its options, or does not treat each element alone.
+        InputError: if the class refuses its options, or does not update each element by itself.
     """
     name = getattr(kind, "__name__", str(kind))
 
@@ -54,7 +54,7 @@ def _probe(make: Make, name: str) -> None:
     """Step a matrix whole and cut in pieces: other bits mean that the optimiser looks at whole tensors.
 
     Raises:
-        InputError: if it does.
+        InputError: if it needs whole tensors.
     """
     random = torch.Generator().manual_seed(7)
     start = torch.randn(4, 64, generator=random)

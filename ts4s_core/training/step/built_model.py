@@ -1,4 +1,4 @@
-"""What a factory gives to be trained."""
+"""What a model factory returns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ts4s_core.training.step.engine import Forward, SeedDropout
 from ts4s_core.training.step.objectives import Objective
 
 
-def no_dropout_of_ours(model: nn.Module, seed: int, step: int, *, part: int) -> None:
-    """For models whose randomness is all PyTorch's own, which the engine seeds itself."""
+def no_seeded_dropout(model: nn.Module, seed: int, step: int, *, part: int) -> None:
+    """Does nothing: for models without ``SeededDropout``; the engine itself seeds PyTorch's own random numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class BuiltModel:
     Attributes:
         module: ``forward(*inputs)`` of what its rows bring (of texts ``input_ids (B, T), attention_mask (B, T)``) to what
             its objective takes; what requires a gradient is trained.
-        seed_dropout: makes its dropout hang on (seed, step, part).
+        seed_dropout: seeds its dropout by (seed, step, part).
         names: stored name of each parameter where it differs from the module's own.
         buffers: what is stored beside the parameters, by stored name; tensors of the module.
         objective: what is minimised; None: that of the job's task.
@@ -37,7 +37,7 @@ class BuiltModel:
     """
 
     module: nn.Module
-    seed_dropout: SeedDropout = no_dropout_of_ours
+    seed_dropout: SeedDropout = no_seeded_dropout
     names: Mapping[str, str] = field(default_factory=dict)
     buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
     objective: Objective | None = None

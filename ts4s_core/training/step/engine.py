@@ -28,7 +28,7 @@ from ts4s_core.training.step.running_statistics import RunningStatistics
 
 
 class SeedDropout(Protocol):
-    """Makes a model's own dropout modules hang on (seed, step, part)."""
+    """Seeds a model's own dropout modules by (seed, step, part)."""
 
     def __call__(self, model: nn.Module, seed: int, step: int, *, part: int) -> object:
         """Seed them for the next forward."""
@@ -36,7 +36,7 @@ class SeedDropout(Protocol):
 
 
 class Forward(Protocol):
-    """Computes a module's outputs some other way than by calling it."""
+    """Computes a module's outputs in another way than by calling it, such as compiled."""
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """What ``module(*inputs)`` gives."""
@@ -44,7 +44,7 @@ class Forward(Protocol):
 
 
 class GradientNotFiniteError(Exception):
-    """A loss or the gradient of a step is not finite; which parts, the rank finds out together with its peers."""
+    """A loss or the gradient of a step is not finite. Raised on every rank; ``parts`` is empty if only the sum is not finite."""
 
     def __init__(self, step: int, parts: list[int]) -> None:
         super().__init__(f"step {step}, parts {parts}")
@@ -150,7 +150,7 @@ class Engine:
             batches: the rank's own parts, None for one without rows.
             step: its number, from 0.
             rate: learning rate.
-            flag: this rank's flag; everybody learns whether any is up.
+            flag: this rank's flag; every rank learns whether any rank raised its own.
             memory_mib: this rank's memory, for the metrics.
 
         Raises:
@@ -188,11 +188,11 @@ class Engine:
         return sums
 
     def gather_sums(self, sums: Records) -> Sums:
-        """Everybody's :meth:`evaluate` sums, added in part order."""
+        """All ranks' :meth:`evaluate` sums, added in part order."""
         return Sums.of(self.exchange.gather(floats(sums)).reshape(-1).view(LOSS_SUM))
 
-    def suspects(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
-        """Own parts whose loss or gradient is not finite: each is computed again, alone."""
+    def find_non_finite_parts(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
+        """The rank's own parts whose loss or gradient is not finite: each is computed once more, by itself."""
         self._tree.close()
         found = []
         for part, batch in zip(self.own_parts(), batches, strict=True):
@@ -207,7 +207,7 @@ class Engine:
         return found
 
     def close(self) -> None:
-        """Let go of the model and of the peers."""
+        """Release the model and the connections to the peers."""
         self._tree.close()
         self.exchange.close()
 

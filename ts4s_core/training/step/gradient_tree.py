@@ -108,7 +108,8 @@ class GradientTree:
             return
         if self._rows is not None and name in self._rows.names:
             raise TrainingError(
-                f"Parameter {name} is an embedding and is used otherwise too, outside of its module: tie it by a module"
+                f"Embedding {name} cannot be trained: expected its weight to be used by its own module alone, got another use in "
+                "forward. To tie it, give a second module the same parameter"
             )
         view = self._views[self._level][name]
         if self._first:

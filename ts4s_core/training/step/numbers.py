@@ -1,4 +1,4 @@
-"""The numbers of a step that ranks tell each other, by name: each a float64 in a record of its own dtype.
+"""The numbers of a step that ranks gather, by name: each a float64 in a record of its own dtype.
 
 Totals are added record by record, in the order of the records: a column alone would be added pairwise, which gives other bits.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class PartNumbers(NamedTuple):
-    """What a part brings to the gather of a step.
+    """A part's numbers in the gather of a step.
 
     Attributes:
         loss: sum over its items.
@@ -32,7 +32,7 @@ class PartNumbers(NamedTuple):
 
 
 class RankNumbers(NamedTuple):
-    """What a rank brings to the gather of a step: its free flag, 0 or 1, and its memory."""
+    """A rank's numbers in the gather of a step: its flag, 0 or 1, and its memory in MiB."""
 
     flag: float
     memory_mib: float
@@ -45,8 +45,8 @@ class LossSum(NamedTuple):
     items: float
 
 
-class ApartNumbers(NamedTuple):
-    """What a rank that steps apart knows of one step, for the next join.
+class LocalStepNumbers(NamedTuple):
+    """One step of a rank that trains independently, kept for the next join.
 
     Attributes:
         step: its number, from 0.
@@ -77,7 +77,7 @@ def _record(kind: type[Any]) -> np.dtype[np.void]:
     return np.dtype([(name, np.float64) for name in kind._fields])
 
 
-PART, RANK, LOSS_SUM, APART = (_record(kind) for kind in (PartNumbers, RankNumbers, LossSum, ApartNumbers))
+PART, RANK, LOSS_SUM, LOCAL_STEP = (_record(kind) for kind in (PartNumbers, RankNumbers, LossSum, LocalStepNumbers))
 
 Records = NDArray[np.void]
 

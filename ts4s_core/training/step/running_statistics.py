@@ -96,6 +96,6 @@ class RunningStatistics:
         for name, buffer, version in self._others:
             if now.get(name) is not buffer or version_of(buffer) != version:
                 raise UnsupportedModelError(
-                    f"Buffer {name} of the module is changed by forward: expected running statistics of torch's own "
-                    "normalisation layers alone. Make it a parameter, or compute it anew in every forward"
+                    f"Buffer {name} of the module is changed by forward: expected only the running statistics of "
+                    "torch's normalisation layers to change. Make it a parameter, or compute it in every forward"
                 )

@@ -15,7 +15,7 @@ from ts4s_core.training.optimizers.adamw import Optimizer, SlicedAdamW, SlicedOp
 from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.step.compiled_forward import compiled
 from ts4s_core.training.step.engine import Engine, Forward, SeedDropout
-from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.independent_engine import IndependentEngine
 from ts4s_core.training.step.objectives import Objective
 
 
@@ -102,9 +102,9 @@ class TrainingSetup:
             forward=self.forward,
         )
 
-    def local_engine(
+    def independent_engine(
         self, exchange: Exchange, optimizer: Optimizer, *, rank: int, world_size: int, seed_dropout: SeedDropout | None = None
-    ) -> LocalEngine:
+    ) -> IndependentEngine:
         """An engine of one rank's parts alone.
 
         Args:
@@ -115,7 +115,7 @@ class TrainingSetup:
             seed_dropout: in place of the model's own.
         """
         count = self.settings.logical_shards // world_size
-        return LocalEngine(
+        return IndependentEngine(
             self.built.module,
             self.parameters,
             exchange,

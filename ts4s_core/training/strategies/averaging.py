@@ -1,4 +1,4 @@
-"""Strategy ``averaging``: every rank trains alone, then weights and moments are averaged by the number of items seen.
+"""Strategy ``averaging``: ranks train independently, then weights and moments are averaged, weighted by the items seen.
 
 Between joins nothing is sent. A rank's step uses its own parts of the same planned batches, its own gradient norm and a
 whole set of moments. At a join each rank's weights, first and second moments are weighed by its share of the items since
@@ -24,18 +24,20 @@ from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.facts import StrategyFacts
 from ts4s_core.training.optimizers.adamw import SlicedAdamW
 from ts4s_core.training.step.engine import StepStats
-from ts4s_core.training.step.local_engine import LocalEngine
-from ts4s_core.training.step.numbers import ApartNumbers
+from ts4s_core.training.step.independent_engine import IndependentEngine
+from ts4s_core.training.step.numbers import LocalStepNumbers
 from ts4s_core.training.step.setup import TrainingSetup
-from ts4s_core.training.strategies.apart import Apart
+from ts4s_core.training.strategies.independent import IndependentStrategy
 
 _WEIGHT, _STATISTIC, _PENDING = "weight", "statistic", "pending"
 
 
-class Averaging(Apart):
-    """Steps alone; see the module."""
+class Averaging(IndependentStrategy):
+    """Local steps, and averages at joins; see the module."""
 
-    def __init__(self, engine: LocalEngine, optimizer: SlicedAdamW, shared: Exchange, *, peers: Peers, frequency: int) -> None:
+    def __init__(
+        self, engine: IndependentEngine, optimizer: SlicedAdamW, shared: Exchange, *, peers: Peers, frequency: int
+    ) -> None:
         super().__init__(engine, peers)
         self._optimizer = optimizer
         self._shared = shared
@@ -48,14 +50,14 @@ class Averaging(Apart):
 
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
         """See :meth:`Strategy.join`."""
-        told = self._tell(step)
-        items = np.array([sum(step.items for step in rank.pending) for rank in told], np.float64)
+        contributions = self._gather_contributions(step)
+        items = np.array([sum(step.items for step in rank.pending) for rank in contributions], np.float64)
         if items.sum() > 0:
             share = float(items[self._peers.rank] / items.sum())
             for buckets in self._state().values():
                 self._average(buckets, share)
         self._averages += 1
-        return self._together(told)
+        return self._combine(contributions)
 
     def saved(self) -> dict[str, torch.Tensor]:
         """See :meth:`Strategy.saved`: this rank's own weights and moments, and the figures that wait for the next join."""
@@ -71,18 +73,18 @@ class Averaging(Apart):
         """Take up this rank's own state.
 
         Raises:
-            TrainingError: if the checkpoint is that of another number of workers.
-            IntegrityError: if it is that of another model.
+            TrainingError: if another number of workers wrote the checkpoint.
+            IntegrityError: if it was written for another model.
         """
         files = sorted(checkpoint.folder.glob("moments-*.safetensors"))
         if len(files) != self._peers.world_size:
             raise TrainingError(
-                f"Checkpoint {checkpoint.folder.name} cannot be gone on from: with train.strategy averaging expected as many "
-                f"workers as made it, {len(files)}, got {self._peers.world_size}. Give it train.workers {len(files)}, "
-                "or begin anew with --reuse false"
+                f"Training cannot resume from checkpoint {checkpoint.folder.name}: with train.strategy averaging expected "
+                f"train.workers {len(files)}, as when it was written, got {self._peers.world_size}. Set train.workers "
+                f"{len(files)}, or start over with --reuse false"
             )
         with safe_open(files[self._peers.rank], framework="pt") as file:
-            self._pending = [ApartNumbers(*row) for row in file.get_tensor(_PENDING).tolist()]
+            self._pending = [LocalStepNumbers(*row) for row in file.get_tensor(_PENDING).tolist()]
             for kind, buckets in self._state().items():
                 for bucket, flat in enumerate(buckets):
                     name = f"{kind}/{bucket}/0/{len(flat)}"
@@ -106,7 +108,7 @@ class Averaging(Apart):
         self._shared.close()
 
     def _state(self) -> dict[str, list[torch.Tensor]]:
-        """All that is averaged, as whole buckets."""
+        """Everything that is averaged, as whole buckets."""
         moments = self._optimizer.moments
         return {
             _WEIGHT: self.engine.exchange.parameters,
@@ -115,7 +117,7 @@ class Averaging(Apart):
         }
 
     def _average(self, buckets: list[torch.Tensor], share: float) -> None:
-        """Replace everybody's buckets by their weighed sum."""
+        """Replace every rank's buckets by their weighted sum."""
         shared = self._shared
         for bucket, flat in enumerate(buckets):
             torch.mul(flat, share, out=shared.gradients[bucket])
@@ -144,15 +146,15 @@ def averaging(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: 
     """
     if setup.built.optimizer is not None:
         raise InputError(
-            "train.strategy averaging averages the moments of AdamW: expected that optimiser, got another. "
-            "Use strategy synchronous or hogwild with it"
+            "train.strategy averaging averages the moments of AdamW: expected the optimizer AdamW, got another one. "
+            "Use train.strategy synchronous or hogwild with it"
         )
     local = setup.local_exchange(timeout_s=peers.timeout_s)
     optimizer = SlicedAdamW(local, weight_decay=setup.settings.weight_decay)
-    engine = setup.local_engine(local, optimizer, rank=peers.rank, world_size=peers.world_size)
+    engine = setup.independent_engine(local, optimizer, rank=peers.rank, world_size=peers.world_size)
     shared, _one_copy = connect(setup.layout, peers, kind=exchange)
     strategy = Averaging(engine, optimizer, shared, peers=peers, frequency=setup.settings.averaging_frequency)
     if checkpoint is not None:
         strategy.restore(checkpoint)
-        strategy.resume(checkpoint.progressed().strategy)
+        strategy.resume(checkpoint.progress().strategy)
     return strategy

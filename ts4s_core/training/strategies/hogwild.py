@@ -24,8 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from ts4s_core.training.batches.read_ahead import PlannedStep
-from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.checkpoints.reader import Checkpoint
+from ts4s_core.training.checkpoints.training_progress import TrainingProgress
 from ts4s_core.training.exchange.buckets import Layout
 from ts4s_core.training.exchange.connect import share
 from ts4s_core.training.exchange.exchange import Exchange, PrivateBuckets
@@ -34,10 +34,10 @@ from ts4s_core.training.exchange.shared_memory import Regions, Segment, buckets_
 from ts4s_core.training.facts import Staleness, StrategyFacts
 from ts4s_core.training.optimizers.adamw import SlicedOptimizer
 from ts4s_core.training.step.engine import StepStats
-from ts4s_core.training.step.local_engine import LocalEngine
+from ts4s_core.training.step.independent_engine import IndependentEngine
 from ts4s_core.training.step.setup import TrainingSetup
-from ts4s_core.training.strategies.apart import Apart
 from ts4s_core.training.strategies.hogwild_wire import Request, SliceClient, SliceServer
+from ts4s_core.training.strategies.independent import IndependentStrategy
 
 
 class Shared:
@@ -192,12 +192,12 @@ def _scatter(buffer: torch.Tensor, pieces: Sequence[torch.Tensor]) -> None:
         at += len(piece)
 
 
-class Hogwild(Apart):
-    """Steps apart on shared parameters; see the module."""
+class Hogwild(IndependentStrategy):
+    """Asynchronous steps on shared parameters; see the module."""
 
     joins_to_save = True
 
-    def __init__(self, engine: LocalEngine, remote: RemoteSlices, owner: SliceOwner, peers: Peers) -> None:
+    def __init__(self, engine: IndependentEngine, remote: RemoteSlices, owner: SliceOwner, peers: Peers) -> None:
         super().__init__(engine, peers)
         self._remote = remote
         self._owner = owner
@@ -216,12 +216,12 @@ class Hogwild(Apart):
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
         """See :meth:`Strategy.join`."""
         # Whoever brought this has no push under way: when all have, the owners' slices rest.
-        told = self._tell(step)
+        contributions = self._gather_contributions(step)
         self._remote.pull()
         self._kept = self._remote.state() if saving else {}
         counts = self._peers.gather(f"joined/{step}", sorted(self._owner.staleness.items()))
         self._staleness_now = sum((Counter(dict(rank)) for rank in counts), Counter(self._staleness_before))
-        return self._together(told)
+        return self._combine(contributions)
 
     def saved(self) -> dict[str, torch.Tensor]:
         """See :meth:`Strategy.saved`: the moments as of the join."""
@@ -283,13 +283,13 @@ def hogwild(setup: TrainingSetup, peers: Peers, *, exchange: str, checkpoint: Ch
     for mine, start in zip(own_pieces(owned.parameters, owned.slices), first, strict=True):
         mine.copy_(start)
     optimizer = setup.optimizer(owned)
-    progressed = Progressed()
+    progress = TrainingProgress()
     if checkpoint is not None:
-        progressed = checkpoint.progressed()
+        progress = checkpoint.progress()
         optimizer.restore(checkpoint)
-    owner = SliceOwner(owned, optimizer, updates=progressed.step * peers.world_size, shared=shared)
+    owner = SliceOwner(owned, optimizer, updates=progress.step * peers.world_size, shared=shared)
     remote = RemoteSlices(local, owner, peers, shared=shared)
-    engine = setup.local_engine(local, remote, rank=peers.rank, world_size=peers.world_size)
+    engine = setup.independent_engine(local, remote, rank=peers.rank, world_size=peers.world_size)
     strategy = Hogwild(engine, remote, owner, peers)
-    strategy.resume(progressed.strategy)
+    strategy.resume(progress.strategy)
     return strategy

@@ -130,7 +130,7 @@ class SliceClient:
             raise WorkerLostError(f"The slices of rank {owner} at {host}:{port} did not let this rank in: {exc}") from exc
         if not hmac.compare_digest(proof, hmac.digest(secret.encode(), b"server" + own, _DIGEST)):
             self.close()
-            raise WorkerLostError(f"Who answers at {host}:{port} is not rank {owner} of this run")
+            raise WorkerLostError(f"The process that answers at {host}:{port} is not rank {owner} of this run")
 
     def ask(self, request: Request, gradients: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> tuple[int, int]:
         """Send the owner's slices of a gradient, none for a pull, and receive its slices of the parameters.

@@ -1,8 +1,8 @@
-"""How the loop sees a strategy: how ranks step, and when they bring their weights together.
+"""What the training loop asks of a strategy: how ranks step, and when they bring their weights together.
 
-With ``synchronous`` every step is everybody's. The others (``averaging`` and ``hogwild``) let ranks step *apart* on their own
-parts, and *join* now and then: at a join every rank has the same weights, and the figures of the steps since the last one
-are put together. The loop, its plan of batches and its checkpoints are the same for all.
+With ``synchronous`` all ranks take every step together. With the others (``averaging`` and ``hogwild``) ranks step
+*independently*, each on its own parts, and *join* now and then: after a join every rank has the same weights, and the figures
+of the steps since the last join are combined. The loop, its plan of batches and its checkpoints are the same for all.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ts4s_core.training.step.setup import TrainingSetup
 
 
 class Strategy(ABC):
-    """A rank's engine, and how it goes together with its peers'.
+    """A rank's engine, and how its results are combined with those of its peers.
 
     Attributes:
-        apart: whether ranks step on their own between joins.
+        independent: whether ranks step independently between joins.
         joins_to_save: whether a checkpoint needs a join.
     """
 
-    apart: bool
+    independent: bool
     joins_to_save: bool
 
     def __init__(self, engine: Engine) -> None:
@@ -41,11 +41,11 @@ class Strategy(ABC):
 
     @abstractmethod
     def step(self, batches: Sequence[PartBatch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
-        """Take one step; see :meth:`Engine.step`. Apart, the figures are an estimate until the next join."""
+        """Take one step; see :meth:`Engine.step`. Of independent ranks, the figures are an estimate until the next join."""
 
     @abstractmethod
     def joins_after(self, planned: PlannedStep) -> bool:
-        """Whether ranks join after a step, whatever else happens then."""
+        """Whether the strategy itself asks for a join after a step."""
 
     @abstractmethod
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
@@ -61,7 +61,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def gather_sums(self, sums: Records) -> Sums:
-        """Everybody's sums, added in part order; the ranks have joined."""
+        """All ranks' sums, added in part order; called only after a join."""
 
     @abstractmethod
     def saved(self) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def facts(self) -> StrategyFacts:
-        """What the strategy says of the run as of the last join."""
+        """Facts of the run as of the last join."""
 
     def checkpoint_interval(self, every_steps: int) -> int:
         """Steps between checkpoints."""
@@ -83,9 +83,9 @@ class Strategy(ABC):
         """Loss sums and items of the rank's own parts; see :meth:`Engine.evaluate`."""
         return self.engine.evaluate(batches)
 
-    def suspects(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
+    def find_non_finite_parts(self, batches: Sequence[PartBatch | None], *, step: int) -> list[int]:
         """Own parts whose loss or gradient is not finite."""
-        return self.engine.suspects(batches, step=step)
+        return self.engine.find_non_finite_parts(batches, step=step)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trainable parameters by the module's names: views of the rank's current ones."""
@@ -97,7 +97,7 @@ class Strategy(ABC):
         return self.engine.statistics.values()
 
     def close(self) -> None:
-        """Let go of the model and of the peers."""
+        """Release the model and the connections to the peers."""
         self.engine.close()
 
 

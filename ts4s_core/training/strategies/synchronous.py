@@ -20,9 +20,9 @@ from ts4s_core.training.strategies.strategy import Strategy
 
 
 class Synchronous(Strategy):
-    """Every step is everybody's: there is nothing to join, and each rank saves its own slices at any time."""
+    """All ranks take every step together: joins do nothing, and each rank can save its own slices at any time."""
 
-    apart = False
+    independent = False
     joins_to_save = False
 
     def step(self, batches: Sequence[PartBatch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
@@ -30,11 +30,11 @@ class Synchronous(Strategy):
         return self.engine.step(batches, step=step, rate=rate, flag=flag, memory_mib=memory_mib)
 
     def joins_after(self, planned: PlannedStep) -> bool:
-        """Never: ranks are together."""
+        """Never: all ranks have the same weights after every step."""
         return False
 
     def join(self, step: int, *, saving: bool) -> dict[int, StepStats]:
-        """Nothing is outstanding."""
+        """Does nothing."""
         return {}
 
     def gather_sums(self, sums: Records) -> Sums:
@@ -46,7 +46,7 @@ class Synchronous(Strategy):
         return self.engine.optimizer.state()
 
     def facts(self) -> StrategyFacts:
-        """Nothing to say."""
+        """None."""
         return StrategyFacts()
 
 

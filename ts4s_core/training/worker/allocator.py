@@ -2,7 +2,7 @@
 
 A step allocates the same tensors again and again, many of them megabytes large. By default glibc gets each of those from
 the system with ``mmap`` and gives it back at once, so the kernel zeroes every page of every tensor of every step: a tenth
-of a small model's step time. Told to keep what it was given, it takes tensors from memory that the process has already
+of a small model's step time. Set to keep freed memory, it takes tensors from memory that the process has already
 touched. That is most of what another allocator (tcmalloc, jemalloc) brings, without having one installed.
 """
 

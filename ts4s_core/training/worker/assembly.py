@@ -24,7 +24,7 @@ def assemble(job: TrainJob, store: ArtifactStore) -> tuple[TrainingSetup, RowSou
     """The job's model, laid out for training, and its rows.
 
     Raises:
-        InputError: if a factory cannot be used.
+        InputError: if a factory cannot be imported, or is not a function.
         UnsupportedModelError: if nothing of the model can be trained.
     """
     rows: RowSource = resolve(job.rows_factory)(job, store)
@@ -37,7 +37,7 @@ def resolve(name: str) -> Callable[..., Any]:
     """The function that ``module:function`` names.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it cannot be imported, or is not a function.
     """
     module, _, function = name.partition(":")
     try:

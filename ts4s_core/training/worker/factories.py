@@ -1,4 +1,4 @@
-"""The model that is trained where a job names no other."""
+"""The default model factory: the model of a job's ``model`` artifact."""
 
 from __future__ import annotations
 

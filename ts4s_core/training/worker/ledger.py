@@ -33,7 +33,7 @@ class Ledger:
         self._file.write("step,part,samples\n")
 
     def write(self, step: int, part: int, samples: Sequence[str]) -> None:
-        """Write down a part."""
+        """Add the line of a part."""
         self._file.write(f"{step + 1},{part},{' '.join(samples)}\n")
 
     def __enter__(self) -> Ledger:

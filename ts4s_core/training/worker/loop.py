@@ -11,12 +11,12 @@ import psutil
 from ts4s_core.models.weights import Array
 from ts4s_core.settings import TrainSettings
 from ts4s_core.training.batches.batch import PartBatch
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.prefetch import prefetched
 from ts4s_core.training.batches.read_ahead import PlannedStep, RowSource, planned_steps
-from ts4s_core.training.checkpoints.progressed import Progressed
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.checkpoints.state import Snapshot
+from ts4s_core.training.checkpoints.training_progress import TrainingProgress
 from ts4s_core.training.checkpoints.writer import CheckpointWriter
 from ts4s_core.training.control.messages import Progressing, Started, Stepped, Validated
 from ts4s_core.training.exchange.peers import Peers
@@ -36,7 +36,7 @@ class Loop:
     """Steps, validations and checkpoints from where a checkpoint stands, or the beginning, to the end.
 
     Attributes:
-        progressed: where the run stands.
+        progress: what has been done so far.
         best: the best weights so far by stored name (rank 0, with early stopping).
     """
 
@@ -52,9 +52,9 @@ class Loop:
         ledger: Ledger | None,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.progressed = checkpoint.progressed() if checkpoint else Progressed()
+        self.progress = checkpoint.progress() if checkpoint else TrainingProgress()
         self.best = checkpoint.best() if checkpoint else None
-        self.plan = Plan(
+        self.plan = BatchPlan(
             rows.rows_per_group("train"),
             settings.batch_size,
             settings.logical_shards,
@@ -83,18 +83,18 @@ class Loop:
             NonFiniteError: on every rank, before the update.
             WorkerLostError: if a peer does not keep up.
         """
-        first = self.progressed.step
+        first = self.progress.step
         self._tell(Started(step=first, steps=self.total_steps))
         steps = planned_steps(self._rows, "train", self.plan, first=first, stop=self.total_steps)
         self._last_step_ended = time.perf_counter()
         for planned, batches in prefetched(steps, self._own_batches, depth=self._settings.prefetch_batches):
             busy = self._step(planned, batches)
             validates = self._validates_after(planned)
-            if self._strategy.apart:
+            if self._strategy.independent:
                 self._join_after(planned, validates=validates)
             if validates:
                 if self._validate():
-                    log.info("early stop after step %d: best loss at step %d", self.progressed.step, self.progressed.best_step)
+                    log.info("early stop after step %d: best loss at step %d", self.progress.step, self.progress.best_step)
                     break
                 self._last_step_ended = time.perf_counter()  # a validation is no step's time
             if self._checkpoint_due and not busy:
@@ -125,14 +125,14 @@ class Loop:
             raise self._explained(exc, planned, batches) from exc
         started, self._last_step_ended = self._last_step_ended, time.perf_counter()
         seconds = self._last_step_ended - started
-        self.progressed.step = self._peers.control.step = step + 1
+        self.progress.step = self._peers.control.step = step + 1
         self._record(_row(stats, step=step + 1, epoch=planned.epoch, rate=rate, milliseconds=seconds * 1e3))
         self._checkpoint_due |= (step + 1) % self._checkpoint_interval == 0
         return stats.flag
 
     def _join_after(self, planned: PlannedStep, *, validates: bool) -> None:
-        """Let ranks that step apart join where the strategy, a validation, a checkpoint or the end asks for it."""
-        strategy, done = self._strategy, self.progressed.step
+        """Let independent ranks join where the strategy, a validation, a checkpoint or the end of the run asks for it."""
+        strategy, done = self._strategy, self.progress.step
         saves = self._checkpoint_due and done < self.total_steps
         if saves:
             self._checkpoints.wait()  # each rank comes here in its own time: it must not skip one that its peers write
@@ -140,8 +140,8 @@ class Loop:
             return
         joined = strategy.join(done, saving=saves)
         started, self._last_step_ended = self._last_step_ended, time.perf_counter()
-        self.progressed.strategy = strategy.facts()
-        rows = self.progressed.metrics
+        self.progress.strategy = strategy.facts()
+        rows = self.progress.metrics
         if self._peers.rank == 0 and joined:
             joining_s = self._last_step_ended - started
             rows[-1] = replace(rows[-1], milliseconds=rows[-1].milliseconds + joining_s * 1e3)
@@ -164,16 +164,16 @@ class Loop:
         """Write the samples of a step that begins to the ledger."""
         if self._ledger is not None:
             for part in self._strategy.own_parts():
-                self._ledger.write(planned.step, part, planned.block.named(planned.parts[part]))
+                self._ledger.write(planned.step, part, planned.block.sample_ids(planned.parts[part]))
 
     def _checkpoint(self) -> None:
         """Copy the state and let a thread write it; the last step needs none."""
         self._checkpoint_due = False
-        if self.progressed.step >= self.total_steps:
+        if self.progress.step >= self.total_steps:
             return
         chief = self._peers.rank == 0
         snapshot = Snapshot(
-            self.progressed.copy(),
+            self.progress.copy(),
             self._strategy.saved(),
             {name: view.copy() for name, view in self.weights().items()} if chief else None,
             self.best if chief else None,
@@ -186,7 +186,7 @@ class Loop:
     def _validate(self) -> bool:
         """Measure the validation loss, keep the best weights; whether patience is at its end."""
         loss = validation_loss(self._strategy, self._rows, self._settings)
-        state = self.progressed
+        state = self.progress
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.worse = loss, state.step, 0
             if self._peers.rank == 0:
@@ -201,10 +201,10 @@ class Loop:
         return state.worse >= self._settings.early_stopping_patience
 
     def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[PartBatch | None]) -> Exception:
-        parts = error.parts or self._strategy.suspects(batches, step=planned.step)
+        parts = error.parts or self._strategy.find_non_finite_parts(batches, step=planned.step)
         own = set(self._strategy.own_parts()).intersection(parts)
-        ids = {part: planned.block.named(planned.parts[part]) for part in own}
-        if self._strategy.apart:  # the peers are at other steps, and need not know
+        ids = {part: planned.block.sample_ids(planned.parts[part]) for part in own}
+        if self._strategy.independent:  # the peers are at other steps, and need not know
             return non_finite(planned.step + 1, ids)
         everybody = self._peers.gather("non-finite", {str(part): names for part, names in ids.items()})
         return non_finite(planned.step + 1, {int(part): names for found in everybody for part, names in found.items()})
@@ -212,7 +212,7 @@ class Loop:
     def _record(self, row: StepRow) -> None:
         if self._peers.rank:
             return
-        self.progressed.metrics.append(row)
+        self.progress.metrics.append(row)
         self._unsent.append(row)
         if time.monotonic() - self._sent > _SEND_EVERY_S:
             self._send_metrics()
@@ -234,7 +234,7 @@ def _rejoined(row: StepRow, stats: StepStats) -> StepRow:
 
 
 def _row(stats: StepStats, *, step: int, epoch: int, rate: float, milliseconds: float) -> StepRow:
-    """A step's row; where ranks step apart, an estimate until they join."""
+    """A step's row; an estimate until the next join where ranks step independently."""
     return StepRow(
         step=step,
         epoch=epoch,

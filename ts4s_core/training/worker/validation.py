@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ts4s_core.settings import TrainSettings
-from ts4s_core.training.batches.batch_plan import Plan
+from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.read_ahead import RowSource, planned_steps
 from ts4s_core.training.step.numbers import LOSS_SUM, LossSum
 from ts4s_core.training.strategies.strategy import Strategy
@@ -21,7 +21,7 @@ def validation_loss(strategy: Strategy, rows: RowSource, settings: TrainSettings
         WorkerLostError: if a peer does not keep up.
     """
     parts = settings.logical_shards
-    plan = Plan(rows.rows_per_group("validation"), ROWS_PER_PART * parts, parts, 0, shuffled=False)
+    plan = BatchPlan(rows.rows_per_group("validation"), ROWS_PER_PART * parts, parts, 0, shuffled=False)
     sums = np.zeros(strategy.parts_per_rank, LOSS_SUM)
     for planned in planned_steps(rows, "validation", plan, first=0, stop=plan.steps_in_epoch(0)):
         own = [planned.parts[part] for part in strategy.own_parts()]

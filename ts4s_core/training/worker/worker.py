@@ -9,7 +9,7 @@ import socket
 import torch
 
 from ts4s_core.artifacts.leases.lease import Fence
-from ts4s_core.artifacts.store import ArtifactStore, put_part
+from ts4s_core.artifacts.store import ArtifactStore, stage_file
 from ts4s_core.artifacts.versions.manifest import FileEntry
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerFailedError
 from ts4s_core.models.weights import weights_sha256
@@ -20,7 +20,7 @@ from ts4s_core.training.checkpoints.writer import WRITE_LIMIT_S, CheckpointWrite
 from ts4s_core.training.control.address import ControlAddress
 from ts4s_core.training.control.client import ControlClient, LogToDriver
 from ts4s_core.training.control.messages import TrainedWeights, WorkerResult
-from ts4s_core.training.exchange.peers import Peers, meet, same_weights
+from ts4s_core.training.exchange.peers import Peers, check_same_weights, rendezvous
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.step.built_model import BuiltModel
 from ts4s_core.training.strategies.averaging import averaging
@@ -45,29 +45,29 @@ def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAdd
     The process ends at once (``os._exit``) when the driver says so or is gone.
 
     Args:
-        job: what to train; the driver confides the store's secrets itself.
+        job: what to train, without secrets: the driver sends those over the control channel.
         rank: this worker's number.
         world_size: number of workers.
         control: the driver's control server.
         address: the interface by which peers reach this worker.
 
     Returns:
-        how it ended; on rank 0 with the entry and the hash of the trained weights.
+        steps that were taken; on rank 0 also the entry and the hash of the trained weights.
 
     Raises:
-        Ts4sError: what went wrong; the driver has been told.
+        Ts4sError: the failure, after it was reported to the driver.
     """
     client = ControlClient(control, rank=rank, own_address=address)
     job = job.with_secrets(client.confided)
-    told = LogToDriver(client)
+    log_to_driver = LogToDriver(client)
     own = logging.getLogger("ts4s_core")
     level = own.level
-    own.addHandler(told)
+    own.addHandler(log_to_driver)
     own.setLevel(logging.INFO)
     try:
         torch.set_num_threads(job.threads_per_worker)
         keep_memory()
-        peers = meet(job, client, where=control, rank=rank, world_size=world_size, address=address)
+        peers = rendezvous(job, client, where=control, rank=rank, world_size=world_size, address=address)
         result = _train(job, peers)
     except Ts4sError as exc:
         client.fail(exc)
@@ -79,7 +79,7 @@ def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAdd
         raise error from exc
     finally:
         own.setLevel(level)
-        own.removeHandler(told)
+        own.removeHandler(log_to_driver)
     client.done(result, timeout_s=job.timeout_s)
     return result
 
@@ -103,7 +103,7 @@ def _train(job: TrainJob, peers: Peers) -> WorkerResult:
     checkpoint = Checkpoint.open(store, job.resume_ref) if job.resume_ref else None
     if checkpoint is not None:
         setup.restore(checkpoint)
-    same_weights(peers, setup.parameters)
+    check_same_weights(peers, setup.parameters)
     writer = CheckpointWriter(job, store, peers.control, rank=peers.rank)
     strategy = _STRATEGIES[job.settings.strategy](setup, peers, exchange=job.exchange, checkpoint=checkpoint)
     with contextlib.closing(strategy), ledger_of(job, rank=peers.rank) as ledger:
@@ -121,7 +121,7 @@ def _train(job: TrainJob, peers: Peers) -> WorkerResult:
         stored = _store_weights(job, store, setup.built, loop) if peers.rank == 0 else None
         # A rank that leaves takes its connections with it; the others may still be on their last numbers.
         peers.control.gather("trained", None, timeout_s=WRITE_LIMIT_S)
-    return WorkerResult(rank=peers.rank, steps=loop.progressed.step, trained=stored)
+    return WorkerResult(rank=peers.rank, steps=loop.progress.step, trained=stored)
 
 
 def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop: Loop) -> TrainedWeights:
@@ -131,12 +131,12 @@ def _store_weights(job: TrainJob, store: ArtifactStore, built: BuiltModel, loop:
     def write() -> FileEntry:
         with scratch_file() as local:
             write_tensors(local, {**built.weights(), **trained})
-            return put_part(store.storage, job.output_ref, "model.safetensors", local)
+            return stage_file(store.storage, job.output_ref, "model.safetensors", local)
 
     return TrainedWeights(
         weights=retried(write),
         weights_sha256=weights_sha256(trained),
-        best_step=loop.progressed.best_step,
-        validation_loss=loop.progressed.best_loss,
-        strategy=loop.progressed.strategy,
+        best_step=loop.progress.best_step,
+        validation_loss=loop.progress.best_loss,
+        strategy=loop.progress.strategy,
     )

@@ -17,7 +17,7 @@ STATE_FILE = "state.json"
 
 
 @dataclass
-class Progressed:
+class TrainingProgress:
     """Where a run stands after ``step`` steps, beside weights and moments.
 
     Attributes:
@@ -36,16 +36,16 @@ class Progressed:
     metrics: list[StepRow] = field(default_factory=list)
     strategy: StrategyFacts = field(default_factory=StrategyFacts)
 
-    def copy(self) -> Progressed:
+    def copy(self) -> TrainingProgress:
         """A copy that training does not change."""
-        return Progressed(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
+        return TrainingProgress(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
 
     def to_json(self) -> str:
         """The state as it is stored."""
         return json.dumps(_PROGRESSED.dump_python(self, mode="json", exclude_none=True), allow_nan=False) + "\n"
 
     @classmethod
-    def of(cls, checkpoint: Path) -> Progressed:
+    def of(cls, checkpoint: Path) -> TrainingProgress:
         """What :meth:`to_json` wrote, from a checkpoint's local, verified folder.
 
         Raises:
@@ -58,4 +58,4 @@ class Progressed:
             raise IntegrityError(f"Checkpoint {checkpoint.name} is damaged: its {STATE_FILE} has {problems}") from exc
 
 
-_PROGRESSED: TypeAdapter[Progressed] = TypeAdapter(Progressed)
+_PROGRESSED: TypeAdapter[TrainingProgress] = TypeAdapter(TrainingProgress)

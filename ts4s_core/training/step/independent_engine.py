@@ -1,4 +1,4 @@
-"""An engine of one rank that trains alone."""
+"""The engine of a rank that trains independently of its peers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from ts4s_core.training.step.engine import Engine
 
 
-class LocalEngine(Engine):
-    """An engine of one rank's parts alone, which have their own numbers among all."""
+class IndependentEngine(Engine):
+    """Computes the parts of one rank alone; they keep their numbers among all parts of a global batch."""
 
     def __init__(self, *arguments: Any, first_part: int, **named: Any) -> None:
         self._first_part = first_part

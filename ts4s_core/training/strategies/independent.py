@@ -1,4 +1,4 @@
-"""Strategies whose ranks train alone and join from time to time."""
+"""Strategies whose ranks train independently and join from time to time."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from ts4s_core.artifacts.facts import Record
 from ts4s_core.training.batches.batch import PartBatch
 from ts4s_core.training.exchange.peers import Peers
 from ts4s_core.training.step.engine import GradientNotFiniteError, StepStats, Sums
-from ts4s_core.training.step.local_engine import LocalEngine
-from ts4s_core.training.step.numbers import APART, LOSS_SUM, ApartNumbers, Records, floats, totals
+from ts4s_core.training.step.independent_engine import IndependentEngine
+from ts4s_core.training.step.numbers import LOCAL_STEP, LOSS_SUM, LocalStepNumbers, Records, floats, totals
 from ts4s_core.training.strategies.strategy import Strategy
 
 
-class Told(Record):
-    """What a rank brings to a join: its numbers of the steps since the last one, and its running statistics by name."""
+class JoinContribution(Record):
+    """What a rank sends at a join.
 
-    pending: list[ApartNumbers]
+    Attributes:
+        pending: its numbers of the steps since the last join.
+        statistics: its running statistics by name.
+    """
+
+    pending: list[LocalStepNumbers]
     statistics: dict[str, list[float]]
 
 
-class Apart(Strategy):
-    """What strategies share whose ranks step apart: the figures that they put together at a join."""
+class IndependentStrategy(Strategy):
+    """Base of the strategies whose ranks step independently: keeps each step's figures and combines them at a join."""
 
-    apart = True
+    independent = True
     joins_to_save = False
 
-    def __init__(self, engine: LocalEngine, peers: Peers) -> None:
+    def __init__(self, engine: IndependentEngine, peers: Peers) -> None:
         super().__init__(engine)
         self._peers = peers
-        self._pending: list[ApartNumbers] = []
+        self._pending: list[LocalStepNumbers] = []
         self._validations = 0
 
     def step(self, batches: Sequence[PartBatch | None], *, step: int, rate: float, flag: bool, memory_mib: float) -> StepStats:
@@ -46,7 +51,7 @@ class Apart(Strategy):
                 raise GradientNotFiniteError(step, [first + part for part in exc.parts]) from exc
         stats = replace(stats, staleness=self._staleness())
         self._pending.append(
-            ApartNumbers(
+            LocalStepNumbers(
                 step=step,
                 loss=stats.loss * stats.items,
                 items=stats.items,
@@ -69,22 +74,22 @@ class Apart(Strategy):
         return Sums.of(everybody.reshape(-1).view(LOSS_SUM))
 
     def _staleness(self) -> float | None:
-        """How stale this rank's gradient of the last step was, if the strategy knows such a thing."""
+        """How stale this rank's gradient of the last step was; None if the strategy has no stale gradients."""
         return None
 
-    def _tell(self, step: int) -> list[Told]:
-        """What every rank brings to the join after ``step`` steps."""
+    def _gather_contributions(self, step: int) -> list[JoinContribution]:
+        """Every rank's contribution to the join after ``step`` steps, in rank order."""
         statistics = {name: values.reshape(-1).tolist() for name, values in self.statistics().items()}
-        own = Told(pending=self._pending, statistics=statistics)
-        return [Told.model_validate(told) for told in self._peers.gather(f"join/{step}", own.to_json())]
+        own = JoinContribution(pending=self._pending, statistics=statistics)
+        return [JoinContribution.model_validate(rank) for rank in self._peers.gather(f"join/{step}", own.to_json())]
 
-    def _together(self, told: Sequence[Told]) -> dict[int, StepStats]:
-        """Average running statistics by items, and put together the figures of the steps since the last join."""
-        numbers = np.array([[tuple(step) for step in rank.pending] for rank in told], APART)
+    def _combine(self, contributions: Sequence[JoinContribution]) -> dict[int, StepStats]:
+        """Average the running statistics, weighted by items, and combine the figures of the steps since the last join."""
+        numbers = np.array([[tuple(step) for step in rank.pending] for rank in contributions], LOCAL_STEP)
         items = numbers["items"].sum(axis=1)
         if items.sum() > 0:
             for name, values in self.statistics().items():
-                everybody = np.array([rank.statistics[name] for rank in told], np.float64)
+                everybody = np.array([rank.statistics[name] for rank in contributions], np.float64)
                 values[...] = (items @ everybody / items.sum()).reshape(values.shape)
         self._pending = []
         stale = self._staleness() is not None
@@ -93,7 +98,7 @@ class Apart(Strategy):
 
 def _joined(ranks: Records, *, stale: bool) -> StepStats:
     """One step's figures from every rank's record of it."""
-    total = ApartNumbers(**totals(ranks))
+    total = LocalStepNumbers(**totals(ranks))
     items = total.items or 1.0
     return StepStats(
         loss=total.loss / items,

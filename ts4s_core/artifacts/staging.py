@@ -75,7 +75,7 @@ def reservation_of(storage: Storage, ref: ArtifactRef) -> Reservation | None:
     return None if data is None else Reservation.from_json(data, storage.stage(str(ref)))
 
 
-def put_part(
+def stage_file(
     storage: Storage, ref: ArtifactRef, path: str, local_file: Path, row_groups: Sequence[RowGroup] | None = None
 ) -> FileEntry:
     """Write one file of a version that another process began: for executors. The last attempt that is registered counts.
@@ -94,7 +94,7 @@ def put_part(
     before.check(storage)
     size, sha256 = hash_file(local_file)
     entry = FileEntry(path, size, sha256, True, None if row_groups is None else tuple(row_groups))
-    stored = f"{storage.stage(str(ref))}/{part_name(entry)}"
+    stored = f"{storage.stage(str(ref))}/{staged_name(entry)}"
     if storage.put_file(local_file, stored) != (size, sha256):
         raise StoreError(f"File {path!r} of {ref} changed while it was sent: {local_file}. Run the command again")
     # The upload may have taken long.
@@ -105,7 +105,7 @@ def put_part(
     return entry
 
 
-def part_name(entry: FileEntry) -> str:
+def staged_name(entry: FileEntry) -> str:
     """What a part is called until its version is sealed: two attempts with other bytes have other names."""
     name = hashlib.sha256(f"{entry.path}\0{entry.sha256}".encode()).hexdigest()[:40]
     return f"{TEMPORARY}part-{name}"
@@ -119,7 +119,7 @@ def check_files(storage: Storage, ref: ArtifactRef, files: Sequence[FileEntry], 
     """
     stage = storage.stage(str(ref))
     found = _sizes(storage, stage)
-    moves = [(f"{stage}/{name}", f"{stage}/{entry.path}") for entry in parts if (name := part_name(entry)) in found]
+    moves = [(f"{stage}/{name}", f"{stage}/{entry.path}") for entry in parts if (name := staged_name(entry)) in found]
     if moves:
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="seal") as pool:
             list(pool.map(lambda move: storage.move(*move), moves))

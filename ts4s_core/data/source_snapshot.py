@@ -16,7 +16,7 @@ _PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Look:
+class SourceSnapshot:
     """What a look found.
 
     Attributes:
@@ -30,7 +30,7 @@ class Look:
     size: int
 
 
-def look_at(data: DataSettings, storage: StorageSettings) -> Look:
+def take_snapshot(data: DataSettings, storage: StorageSettings) -> SourceSnapshot:
     """List the files of a source and hash each. An object store is asked for the hash that it keeps (ETag) instead.
 
     Raises:
@@ -47,7 +47,7 @@ def look_at(data: DataSettings, storage: StorageSettings) -> Look:
         fs, path = source.connect()
         entries = {("" if single else file.path.removeprefix(path)): _content(fs, source, file) for file in found}
     digest = hashlib.sha256(canonical_json({"files": sorted(entries.items())})).hexdigest()
-    return Look(digest, len(found), sum(file.size for file in found))
+    return SourceSnapshot(digest, len(found), sum(file.size for file in found))
 
 
 def _content(fs: Any, source: SourceFiles, file: SourceFile) -> list[int | str]:
