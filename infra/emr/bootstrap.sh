@@ -8,6 +8,6 @@ python3.11 -m venv /opt/ts4s/venv
 aws s3 cp --only-show-errors "${source%/}/requirements.lock" /opt/ts4s/requirements.lock
 aws s3 cp --only-show-errors --recursive --exclude '*' --include 'ts4s-*.whl' "${source%/}/" /opt/ts4s/wheels/
 aws s3 cp --only-show-errors --recursive --exclude '*' --include '*.sh' --include '*.py' "${source%/}/" /opt/ts4s/
-/opt/ts4s/venv/bin/python -m pip install --quiet --no-cache-dir --no-deps -r /opt/ts4s/requirements.lock
+/opt/ts4s/venv/bin/python -m pip install --quiet --no-cache-dir --require-hashes --no-deps -r /opt/ts4s/requirements.lock
 /opt/ts4s/venv/bin/python -m pip install --quiet --no-cache-dir --no-deps /opt/ts4s/wheels/ts4s-*.whl
 chmod +x /opt/ts4s/*.sh

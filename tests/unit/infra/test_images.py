@@ -241,3 +241,16 @@ def test_the_driver_s_pod_owns_its_executors(tmp_path: Path, monkeypatch: pytest
     for master, owner in (("k8s://https://kubernetes.default.svc", "ts4s-worker-7d9f"), ("local[1]", None)):
         conf = session_conf(SessionPlan(SparkSettings(master=master), 1, tmp_path))
         assert conf.get("spark.kubernetes.driver.pod.name") == owner
+
+
+def test_whatever_is_installed_is_pinned_by_hash() -> None:
+    joined = (INFRA / "requirements.lock").read_text(encoding="utf-8").replace(" \\\n", " ")
+    lines = [line for line in joined.splitlines() if line and not line.startswith("#")]
+    assert len(lines) > 150
+    wrong = [line for line in lines if not re.fullmatch(r"[\w.\[\]-]+==[\w.+!-]+ +--hash=sha256:[0-9a-f]{64}", line)]
+    assert wrong == []
+    for path in (ROOT / "Makefile", INFRA / "compose" / "Dockerfile", INFRA / "emr" / "bootstrap.sh"):
+        (install,) = (
+            line for line in path.read_text(encoding="utf-8").splitlines() if "requirements.lock" in line and "pip" in line
+        )
+        assert "--require-hashes" in install, path
