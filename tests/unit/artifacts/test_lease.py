@@ -283,6 +283,18 @@ def test_a_lost_lease_is_not_taken_back(store: ArtifactStore) -> None:
             pass
 
 
+def test_with_a_lease_everything_that_was_taken_under_it_is_lost(store: ArtifactStore, tmp_path: Path) -> None:
+    """Whoever took the place of a silent run does not wait once more for each lease that it held within."""
+    other = opened(tmp_path)
+    with Lease.hold(store, "demo") as outer, Lease.hold(store, "_train-demo") as inner:
+        store.storage.delete(outer.fence.path)
+        started = time.monotonic()
+        with Lease.hold(other, "_train-demo", wait=False):
+            assert time.monotonic() - started < QUICK.expires_s / 2
+            with pytest.raises(LeaseHeldError, match="Lease of _train-demo was lost"):
+                inner.check()
+
+
 def test_claim_says_no_more_than_it_must(store: ArtifactStore) -> None:
     plant(store, ELSEWHERE, since=0.0)
     assert [str(claim) for claim in claims(store.storage, "demo")] == [

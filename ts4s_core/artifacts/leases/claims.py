@@ -152,6 +152,7 @@ class Claim:
         doing: what it does, for people.
         owner: which process it is; None: written by an earlier ts4s, which did not say it well enough.
         sign: differs from one renewal to the next.
+        under: leases and marks that it was made under: with any of them it is lost too.
     """
 
     token: str
@@ -162,6 +163,7 @@ class Claim:
     doing: str = ""
     owner: Owner | None = None
     sign: str = ""
+    under: tuple[Fence, ...] = ()
 
     @classmethod
     def from_json(cls, data: bytes, token: str, *, sign: str = "") -> Claim:
@@ -183,7 +185,8 @@ class Claim:
             raise ValueError("a time that cannot be")
         host, pid = record["host"].partition("/")[0], record["pid"]
         owner = Owner(host, record["boot"], record["pid_namespace"], pid, record["start_ticks"]) if known else None
-        return cls(token, host, pid, record["since"], record["number"], record.get("doing", ""), owner, sign)
+        under = tuple(Fence.from_json(fence) for fence in record.get("under", ()))
+        return cls(token, host, pid, record["since"], record["number"], record.get("doing", ""), owner, sign, under)
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since))
@@ -191,7 +194,7 @@ class Claim:
         return f"process {self.pid} on {self.host}{doing} since {since}"
 
 
-def claim_bytes(owner: Owner, token: str, *, number: int, doing: str = "") -> bytes:
+def claim_bytes(owner: Owner, token: str, *, number: int, doing: str = "", under: Sequence[Fence] = ()) -> bytes:
     """A claim as it is stored."""
     record = {
         "token": token,
@@ -203,6 +206,7 @@ def claim_bytes(owner: Owner, token: str, *, number: int, doing: str = "") -> by
         "since": time.time(),
         "number": number,
         "doing": doing,
+        "under": [fence.to_json() for fence in under],
     }
     return json.dumps(record).encode()
 

@@ -9,7 +9,17 @@ import select
 import threading
 import uuid
 
-from ts4s_core.artifacts.leases.claims import BEAT, CHOOSING, CLAIM, Fence, LeaseFiles, claim_bytes, path_of, remove
+from ts4s_core.artifacts.leases.claims import (
+    BEAT,
+    CHOOSING,
+    CLAIM,
+    COLLECTION_LEASE,
+    Fence,
+    LeaseFiles,
+    claim_bytes,
+    path_of,
+    remove,
+)
 from ts4s_core.artifacts.leases.identity import this_owner
 from ts4s_core.artifacts.leases.watch import left_behind
 from ts4s_core.errors import LeaseHeldError, Ts4sError
@@ -33,6 +43,7 @@ class OwnClaim:
         self._storage = storage
         self._name = name
         self._doing = doing
+        self._under = tuple(fence for fence in storage.fences if fence.name != COLLECTION_LEASE)
         self._ended: tuple[int, int] | None = None
         self._lost = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lease-{name}", daemon=True)
@@ -44,12 +55,12 @@ class OwnClaim:
 
     def say_choosing(self) -> None:
         """Tell the others that a number is being looked for: until there is one, they wait."""
-        self._storage.write_bytes(self._path(CHOOSING), claim_bytes(this_owner(), self.token, number=0, doing=self._doing))
+        self._write(CHOOSING)
 
     def take(self, number: int) -> None:
         """Write the claim with its number, and renew it from now on."""
         self.number = number
-        self._storage.write_bytes(self._path(CLAIM), claim_bytes(this_owner(), self.token, number=number, doing=self._doing))
+        self._write(CLAIM)
         self._ended = os.pipe()
         self._renewer.start()
 
@@ -97,6 +108,10 @@ class OwnClaim:
         os.close(writing)
         os.close(reading)
         self._ended = None
+
+    def _write(self, ending: str) -> None:
+        claim = claim_bytes(this_owner(), self.token, number=self.number, doing=self._doing, under=self._under)
+        self._storage.write_bytes(self._path(ending), claim)
 
     def _path(self, ending: str) -> str:
         return path_of(self._name, self.token, ending)

@@ -35,6 +35,7 @@ class Seen:
         renewed: whether it was seen to change.
         ended: whether its process is known to have ended.
         expired: whether it was silent for too long.
+        undone: whether a lease that it was made under is lost, so that nothing can be written under it any more.
     """
 
     claim: Claim
@@ -42,11 +43,12 @@ class Seen:
     renewed: bool = False
     ended: bool = False
     expired: bool = False
+    undone: bool = False
 
     @property
     def dead(self) -> bool:
         """Whether it is to be respected no longer."""
-        return self.ended or self.expired
+        return self.ended or self.expired or self.undone
 
     @property
     def undecided(self) -> bool:
@@ -80,6 +82,7 @@ class Watch:
                 seen.silent_s += passed
             seen.ended = claim.token in left_behind or (claim.owner is not None and claim.owner.gone)
             seen.expired = seen.silent_s >= limits.expires_s
+            seen.undone = any(not self._storage.exists(fence.path) for fence in claim.under)
             after[claim.token] = seen
         self._seen[name] = after
         return list(after.values())

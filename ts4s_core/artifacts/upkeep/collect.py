@@ -202,9 +202,7 @@ def _refuse_if_needed(store: ArtifactStore, ref: ArtifactRef) -> None:
 
 def _dead_leases(store: ArtifactStore, claims: dict[str, list[Seen]]) -> list[Collected]:
     # Of those that one waits for but a moment, whoever waits must know that it took the place of somebody who may wake.
-    dead = [
-        (name, seen.claim) for name in claims for seen in claims[name] if seen.ended or (seen.expired and name not in _PASSING)
-    ]
+    dead = [(name, seen.claim) for name in claims for seen in claims[name] if seen.ended or (seen.dead and name not in _PASSING)]
     found = [Collected(path_of(name, claim.token), 0, f"lease of {claim}, which is gone") for name, claim in dead]
     strays = [path for name in claims for path in stray_beats(store.storage, name)]
     return found + [Collected(path, 0, "renewal of a lease that is gone") for path in strays]
