@@ -146,7 +146,8 @@ class Watch(threading.Thread):
         return True
 
     def _files(self, name: str) -> list[Path]:
-        return list((self._versions("trained") / name).iterdir())
+        """What is written of a version, its reservation left out."""
+        return [path for path in (self._versions("trained") / name).iterdir() if path.name != f"{TEMPORARY}writer"]
 
     def _staged(self, kind: str) -> list[str]:
         """Versions that are being written."""
