@@ -1,7 +1,7 @@
 """The second flow: from plain text to a trained, evaluated and, if it is better, promoted language model and a sample of it."""
 
 # mypy: disable-error-code="valid-type"
-# The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
+# The groups of parameters are classes that are made when this module is imported, from the settings that the flow uses.
 from __future__ import annotations
 
 import time

@@ -1,7 +1,7 @@
 """The prediction flow, for deployments: a registered model over the rows of a source."""
 
 # mypy: disable-error-code="valid-type"
-# The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
+# The groups of parameters are classes that are made when this module is imported, from the settings that the flow uses.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal

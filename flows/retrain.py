@@ -1,7 +1,7 @@
 """The main flow: from labelled text and a base model to a trained, evaluated and, if it is better, promoted model."""
 
 # mypy: disable-error-code="valid-type"
-# The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
+# The groups of parameters are classes that are made when this module is imported, from the settings that the flow uses.
 from __future__ import annotations
 
 import time

@@ -1,7 +1,7 @@
 """The watching flow: looks at the data source, and starts a retraining where its content changed."""
 
 # mypy: disable-error-code="valid-type"
-# The groups of parameters are classes that are made when this module is imported, from the settings that bear on the flow.
+# The groups of parameters are classes that are made when this module is imported, from the settings that the flow uses.
 from __future__ import annotations
 
 import itertools
@@ -39,12 +39,12 @@ def watch(
     more_data: _MoreData = _MoreData(),  # noqa: B008
     storage: _Storage = _Storage(),  # noqa: B008
 ) -> dict[str, Any]:
-    """Look at ``data.source``; if its content is not what the last run was started for, start a run of a deployment.
+    """Check ``data.source``; if its content differs from that of the last started run, start a run of a deployment.
 
     Args:
         name: the model's name in the registry
         deployment: the deployment whose run is started, as FLOW/DEPLOYMENT
-        data: the data that are looked at
+        data: the data that are watched
         more_data: handed on to the run that is started
         storage: where an S3 source is, besides the artifacts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-#: Where the name before an ``@`` says whose or which, and is no secret by itself.
+#: Where the name before an ``@`` is an account or a container, not a secret.
 _NAMED = frozenset({"sftp", "ssh", "hdfs", "webhdfs", "abfs", "abfss", "wasb", "wasbs", "smb"})
 _SECRET_NAME = re.compile(r"(?i)sign|secret|passw|pwd|token|credential|key|auth|jwt|\A(sig|sas|code|policy|session|pass|hmac)\Z")
 _BEFORE_AT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"]*)@")

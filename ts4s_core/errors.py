@@ -14,7 +14,7 @@
     ├── ParityError              the imported model differs from the original
     ├── TrainingError            a training attempt failed
     │   ├── NonFiniteError       loss or gradient is not finite
-    │   ├── WorkerFailedError    a worker raised an error that nobody foresaw
+    │   ├── WorkerFailedError    a worker raised an error that is not one of these
     │   └── WorkerLostError      a worker died or fell silent
     └── SparkError               Spark or Java failed
         └── SlotsError           fewer task slots than workers

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Entry:
-    """A value that is made once; whoever wants it meanwhile waits."""
+    """A value that is made once; other threads that ask for it meanwhile wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class ProcessState:
 
         Args:
             kind: of thing; each kind has its own keys.
-            key: everything that the thing hangs on.
+            key: everything that the value depends on.
             make: called if it is not there; what it raises is raised here, and the next call tries again.
             most: so many of the kind are kept; those that were asked for longest ago go first.
         """

@@ -126,7 +126,7 @@ def supervised(command: Iterable[str]) -> list[str]:
 
 
 def supervise(parent_pid: int, command: Sequence[str]) -> int:
-    """Run a foreign program until it ends, this process is told to end, or the process ``parent_pid`` dies.
+    """Run a foreign program until it ends, this process receives a signal to end, or the process ``parent_pid`` dies.
 
     SIGTERM and SIGINT are passed on as SIGTERM; what is left of its tree after a grace of 5 s is killed.
 

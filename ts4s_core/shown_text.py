@@ -21,7 +21,7 @@ _OBEYED = re.compile(
 _OBEYED_IN_LINES = re.compile(_OBEYED.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!&:])")
-#: What a spreadsheet takes for the beginning of a formula, in full width too; a plain number is none.
+#: What a spreadsheet takes for the beginning of a formula, in full width too; a plain number is not one.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z")
 

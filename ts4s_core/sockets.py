@@ -83,7 +83,7 @@ def set_silence_limit(connection: socket.socket, silence_s: float) -> None:
 
 
 def shut(connection: socket.socket) -> None:
-    """End a connection; whoever waits for it in another thread wakes up."""
+    """Close a connection; another thread that waits for it wakes up."""
     with contextlib.suppress(OSError):  # ended by the peer before
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

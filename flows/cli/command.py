@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Option:
-    """A flag of one command that is no setting."""
+    """A flag of one command that is not a setting."""
 
     flag: str
     help: str
@@ -74,11 +74,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that bear on it.
+    """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that it uses.
 
     Attributes:
         groups: groups whose settings help shows.
-        flow: the flow whose settings these are; empty: every setting of the groups bears.
+        flow: the flow whose settings these are; empty: every setting of the groups is used.
     """
 
     name: str

@@ -19,7 +19,7 @@ _LEFT = 38
 _WAYS = (
     "Every setting can be given three ways, strongest first: a flag (--train.workers 2), the environment "
     f"({ENV_PREFIX}TRAIN__WORKERS=2), a file (--config FILE.toml, with [train] workers = 2; --profile NAME lays its table "
-    "[profile.NAME] over it). Every command takes every setting; help shows those that bear on it."
+    "[profile.NAME] over it). Every command takes every setting; help shows those that it uses."
 )
 _COMMON_ROWS = (
     ("--config FILE.toml", "read settings from this file"),
@@ -89,13 +89,13 @@ def command_help(command: Command) -> str:
     if "storage" in command.groups:
         variables = f"{ENV_PREFIX}STORAGE__KEY and {ENV_PREFIX}STORAGE__SECRET"
         lines += _wrapped(
-            f"Keys to the store are no flags: {variables}, or [storage] in the file, or the usual AWS chain.", indent="  "
+            f"Keys to the store cannot be flags: {variables}, or [storage] in the file, or the usual AWS chain.", indent="  "
         )
     return "\n".join([*lines, "", *_wrapped(_WAYS)])
 
 
 def _sections(command: Command) -> Iterator[tuple[list[str], list[SettingFlag]]]:
-    """The settings of a command: of a flow those that bear on it, what people change first before all groups."""
+    """The settings of a command: of a flow those that it uses, the ones that people change first before the groups."""
     if not command.flow:
         every = list(setting_flags())
         yield from ((_heading(group), [flag for flag in every if flag.group == group]) for group in ("", *command.groups))

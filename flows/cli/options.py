@@ -68,7 +68,7 @@ def setting_flags() -> Iterator[SettingFlag]:
 
 
 def flags_of_flow(flow: str) -> dict[str, SettingFlag]:
-    """The flags that bear on a flow, by the setting's name in the order of display, with the flow's own defaults and choices."""
+    """The flags of the settings that a flow uses, by name in the order of display, with the flow's own defaults and choices."""
     every = {flag.flag[2:]: flag for flag in setting_flags()}
     defaults, tasks = defaults_of(flow), [kind.name for kind in kinds_of_flow(flow)]
     found = {}

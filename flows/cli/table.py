@@ -15,7 +15,7 @@ _ALIAS = Option("--alias", "the alias to move; default: champion", "ALIAS")
 _MODEL = Argument("model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version")
 
 _DEPLOY = (
-    Option("--pool", "the work pool; made, as one of processes, if there is none; default: ts4s", "NAME"),
+    Option("--pool", "the work pool; created as a pool of processes if it does not exist; default: ts4s", "NAME"),
     Option("--cron", "when the nightly retraining starts; default: 0 2 * * *", "'M H D M W'"),
     Option("--timezone", "time zone of --cron, as in Europe/Madrid; default: UTC", "ZONE"),
     Option("--watch-every", "seconds between looks at data.source, 0: none; default: 300", "SECONDS"),
@@ -201,7 +201,7 @@ COMMANDS: tuple[Command, ...] = (
         _DEPLOY,
         notes="Needs PREFECT_API_URL. The settings that are given become the parameters of the runs; local paths are made "
         "absolute. Secrets belong into the worker's environment (TS4S_STORAGE__KEY, ...). With TS4S_NOTIFY_URL in the "
-        "environment that address is told of failures and promotions.",
+        "environment that address is notified of failures and promotions.",
         flow="retrain",
     ),
     Command(

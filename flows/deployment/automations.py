@@ -1,4 +1,4 @@
-"""The automations beside the deployments: crashed runs are marked, failures and promotions are told.
+"""The automations beside the deployments: crashed runs are marked, failures and promotions are notified.
 
 They look at runs with the tag ``ts4s`` alone: other runs of the same server may send no heartbeats, or seldom.
 """
@@ -38,7 +38,7 @@ _PROMOTED_BODY = (
 
 
 def automations_of(notify_block: UUID | None) -> list[AutomationCore]:
-    """Every automation; those that tell somebody only where there is a block that says whom."""
+    """Every automation; those that notify only if there is a block with the address."""
     # Not forced: the server then leaves alone what has ended. A short run's heartbeat may come after the news of its end (seen).
     crashed = ChangeFlowRunState(
         state=StateType.CRASHED,

@@ -38,7 +38,7 @@ def deploy(settings: Settings, options: DeployOptions) -> dict[str, Any]:
         ``changed``: whether anything was, and ``objects``: name to ``created``, ``updated`` or ``unchanged``.
 
     Raises:
-        SettingsError: if the schedule is none.
+        SettingsError: if the schedule is not valid.
     """
     wanted = deployments_of(settings, options)
     schedules = [schedule_of(deployment) for deployment in wanted]
@@ -54,7 +54,7 @@ def deploy(settings: Settings, options: DeployOptions) -> dict[str, Any]:
 
 
 def automate(client: SyncPrefectClient, notify_url: str | None) -> Changes:
-    """Make or update the automations, and the block that says whom they tell."""
+    """Make or update the automations, and the block that holds the address to notify."""
     changes: Changes = {}
     block = None
     if notify_url:
@@ -75,7 +75,7 @@ def schedule_of(deployment: Deployment) -> CronSchedule | IntervalSchedule | Non
     """The schedule of a deployment.
 
     Raises:
-        SettingsError: if it is none.
+        SettingsError: if it is not valid.
     """
     cron, timezone = deployment.cron or ("", "")
     try:
@@ -83,7 +83,9 @@ def schedule_of(deployment: Deployment) -> CronSchedule | IntervalSchedule | Non
             return CronSchedule(cron=cron, timezone=timezone)
         return IntervalSchedule(interval=timedelta(seconds=deployment.every_s)) if deployment.every_s else None
     except ValidationError as exc:
-        raise SettingsError(f"--cron {cron!r} is none: {exc.errors()[0]['msg']}. Give five fields as in '0 2 * * *'") from exc
+        raise SettingsError(
+            f"--cron {cron!r} is not valid: {exc.errors()[0]['msg']}. Give five fields such as '0 2 * * *'"
+        ) from exc
 
 
 def _pool(client: SyncPrefectClient, name: str) -> str:

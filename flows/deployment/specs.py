@@ -35,12 +35,12 @@ class DeployOptions:
     """How the deployments run, beside the settings.
 
     Attributes:
-        pool: name of the work pool; created as one of processes if there is none.
+        pool: name of the work pool; created as a pool of processes if it does not exist.
         cron: when the nightly retraining starts.
         timezone: the time zone of ``cron``.
         watch_every_s: seconds between looks at the data source; 0: no watch.
         limit: trainings at a time.
-        notify_url: told of failures and promotions; kept by Prefect as a secret.
+        notify_url: notified of failures and promotions; kept by Prefect as a secret.
     """
 
     pool: str = "ts4s"
@@ -54,11 +54,13 @@ class DeployOptions:
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-            raise SettingsError(f"--timezone {self.timezone} is none: expected a name as in Europe/Madrid, or UTC") from exc
+            raise SettingsError(
+                f"--timezone {self.timezone} is not valid: expected the name of a time zone such as Europe/Madrid or UTC"
+            ) from exc
         if not _is_cron(self.cron):
-            raise SettingsError(f"--cron {self.cron!r} is none: expected five fields as in '0 2 * * *'")
+            raise SettingsError(f"--cron {self.cron!r} is not valid: expected five fields such as '0 2 * * *'")
         if self.limit < 1:
-            raise SettingsError(f"--limit {self.limit} lets nothing run: expected 1 or more")
+            raise SettingsError(f"--limit {self.limit} is not valid: expected 1 or more")
         if self.watch_every_s and self.watch_every_s < 60:
             raise SettingsError(f"--watch-every {self.watch_every_s} is too often: expected 60 s or more, or 0 for no watch")
 
@@ -137,7 +139,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
                 "watch",
                 "data-source",
                 "flows.watch.watch",
-                f"Look at the data source, and start {RETRAIN_NAME} where it changed.",
+                f"Check the data source, and start {RETRAIN_NAME} where it changed.",
                 QUEUE,
                 as_parameters("watch", {"name": settings.name, "deployment": RETRAIN_NAME, **looked_at}),
                 every_s=options.watch_every_s,

@@ -1,6 +1,6 @@
 """Flow parameters: what Prefect's form shows of the settings, and the settings that they make.
 
-A form shows what bears on its flow: the settings that people change first in groups of their own (``data``, ``model``,
+A form shows the settings that its flow uses: the settings that people change first in groups of their own (``data``, ``model``,
 ``train``), the rest of these groups behind them (``more_data``, ...). Each group takes every setting of its name, shown in it
 or not, so that parameters of deployments that were made before go on to work.
 
@@ -24,7 +24,7 @@ from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
 from ts4s_core.task_kinds.registry import kinds_of_flow
 
 MORE = "more_"
-#: Help of a parameter that is no group stands in the flow's docstring, where Prefect looks for it.
+#: The help of a parameter that is not a group stands in the flow's docstring, where Prefect finds it.
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MAX_NAME_CHARS)]
 
 
@@ -107,6 +107,6 @@ def _refuse_secrets(group: str, values: Mapping[str, Any]) -> None:
         if place == group and field in values:
             variable = f"{ENV_PREFIX}{group}__{field}".upper()
             raise SettingsError(
-                f"{group}.{field} is a secret and no flow parameter, because Prefect records those: set {variable} in the "
+                f"{group}.{field} is a secret and not a flow parameter, because Prefect records those: set {variable} in the "
                 "worker's environment, and change the secret"
             )

@@ -62,7 +62,7 @@ class StackOptions:
 
     def __post_init__(self) -> None:
         if self.cores < 1:
-            raise SettingsError(f"--cores {self.cores} lets nothing run: expected 1 or more")
+            raise SettingsError(f"--cores {self.cores} is not valid: expected 1 or more")
 
 
 def up(settings: Settings, options: StackOptions, deployed: DeployOptions) -> dict[str, Any]:

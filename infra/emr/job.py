@@ -28,7 +28,7 @@ def job_of(step: str, settings: Settings) -> dict[str, object]:
         NotFoundError: if the step before it has not run.
     """
     if step not in STEPS:
-        raise SettingsError(f"step {step!r} is none: expected one of {', '.join(STEPS)}")
+        raise SettingsError(f"step {step!r} is not valid: expected one of {', '.join(STEPS)}")
     store = ArtifactStore.open(settings.storage)
     job: dict[str, object] = {"job": step, "settings": settings.plain()}
     if step == "prepare":
@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
     try:
         command, length = find_command(words)
         if command is None or words[0] not in STEPS:
-            raise SettingsError(f"step {words[:1]} is none: expected one of {', '.join(STEPS)}")
+            raise SettingsError(f"step {words[:1]} is not valid: expected one of {', '.join(STEPS)}")
         parsed = parse(command, words[length:])
         settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
         sys.stdout.write(json.dumps(job_of(words[0], settings)) + "\n")

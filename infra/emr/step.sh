@@ -26,7 +26,7 @@ case $step in
       "$program" --job "$job"
     ;;
   *)
-    echo "error: step $step is none: expected export, import, prepare, train or evaluate" >&2
+    echo "error: step $step is not valid: expected export, import, prepare, train or evaluate" >&2
     exit 2
     ;;
 esac

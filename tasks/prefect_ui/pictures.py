@@ -8,7 +8,7 @@ from typing import Any
 
 from ts4s_core.shown_text import line
 
-#: More classes than this are no matrix that a person reads.
+#: With more classes than this a matrix cannot be read.
 MOST_CLASSES = 25
 _BLUE, _ORANGE = "#2f6fbb", "#d9822b"
 

@@ -38,7 +38,7 @@ def test_from_s3_to_s3(moto_server: Any, tiny_models: Any, tmp_path: Path) -> No
     assert names == [SUCCESS, f"part-00000-{summary['token']}.parquet"]
     (tmp_path / "part.parquet").write_bytes(written.read_bytes(names[1]))
     assert pq.read_table(tmp_path / "part.parquet").column("text").to_pylist() == ["w7 w8", "w9", None]
-    with pytest.raises(SettingsError, match="is there already"):
+    with pytest.raises(SettingsError, match="already exists"):
         run(output)
     with pytest.raises(DataError, match="the text is a int"):
         run(f"{bucket}/refused", errors="refuse")

@@ -151,7 +151,7 @@ def test_a_table_gives_the_same_bytes(engine: SparkEngine, source: Path, tmp_pat
         scan(settings_of("labelled", tmp_path / "b", format="table", label_column="category"), engine)
     session.sql("select body as Text, category as LABEL from labelled").createOrReplaceTempView("shouted")
     assert files_of(settings_of("shouted", tmp_path / "c", format="table"), engine, tokenizer_folder) == local
-    with pytest.raises(SourceError, match=r"data\.source nowhere is no Spark table"):
+    with pytest.raises(SourceError, match=r"data\.source nowhere is not a Spark table"):
         scan(settings_of("nowhere", tmp_path / "b", format="table"), engine)
 
 

@@ -57,7 +57,7 @@ def test_spark_gives_what_one_process_gives(
     assert ours == theirs
     assert ours["text"][:300] == lines
     assert told[-1][1]["part"] == told[-1][1]["parts"] > 5
-    with pytest.raises(DataError, match=r"not UTF-8\. Mend it"):
+    with pytest.raises(DataError, match=r"not UTF-8\. Correct it"):
         run(tiny_models, SparkEngine(spark), tmp_path / "none", errors="refuse", source=str(tmp_path / "rows.tsv"))
     assert not (tmp_path / "none").exists()
 

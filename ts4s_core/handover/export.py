@@ -75,7 +75,7 @@ def check_export(form: str, to: Path) -> None:
         SettingsError: no such format, or a folder that is not empty or cannot be made.
     """
     if form not in FORMATS:
-        raise SettingsError(f"--format {form} is none: expected {', '.join(FORMATS)}")
+        raise SettingsError(f"--format {form} is not valid: expected {', '.join(FORMATS)}")
     if to.exists() and not to.is_dir():
         raise SettingsError(f"--to {to} is a file: expected a new folder, or an empty one")
     if to.is_dir() and any(to.iterdir()):

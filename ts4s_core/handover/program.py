@@ -41,8 +41,8 @@ def write_program(trained: Trained, folder: Path) -> dict[str, Any]:
             loaded = torch.export.load(path).module()
     except Exception as exc:  # the exporter's errors have no base class of their own
         raise UnsupportedModelError(
-            f"Export as torch of {trained.manifest.ref}: torch.export takes it not: {type(exc).__name__}: {str(exc)[:300]}. "
-            "Use --format onnx"
+            f"Export as torch of {trained.manifest.ref}: torch.export does not support it: "
+            f"{type(exc).__name__}: {str(exc)[:300]}. Use --format onnx"
         ) from exc
 
     def run(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Floats:

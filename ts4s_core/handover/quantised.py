@@ -42,7 +42,7 @@ def write_quantised(
         form: ``onnx-int8`` (weights and activations, dynamic) or ``onnx-int4`` (weights alone, in blocks of 32).
         store: holds the dataset that the model was trained on.
         threads: threads of the measurement.
-        progress: told of the parts.
+        progress: called as it goes on.
 
     Raises:
         UnsupportedModelError: a language model: it has no held-out rows to answer.

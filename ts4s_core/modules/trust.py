@@ -16,7 +16,7 @@ from typing import Any
 from ts4s_core.errors import InputError
 from ts4s_core.process_state import PROCESS
 
-#: Spark configuration with further names, apart by commas.
+#: Spark configuration with further names, separated by commas.
 CONF = "spark.ts4s.trustedModules"
 _LIBRARIES = ("torch.nn", "torch.optim")
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")

@@ -80,7 +80,7 @@ def _temporary(settings: Settings) -> str:
 
 
 def _shared_memory() -> str:
-    """Its lack is no failure: workers of one host then exchange what they learn over the network."""
+    """A missing one is not an error: workers of one host then exchange gradients over the network."""
     try:
         descriptor = os.memfd_create("ts4s-trial", os.MFD_CLOEXEC)
     except (AttributeError, OSError) as exc:

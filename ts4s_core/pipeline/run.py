@@ -67,7 +67,7 @@ class Run:
 
     @contextlib.contextmanager
     def listening(self, listener: Progress) -> Iterator[None]:
-        """Let a task hear the events too."""
+        """Pass the events on to a listener too, for a while."""
         self._listeners.append(listener)
         try:
             yield

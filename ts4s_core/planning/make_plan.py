@@ -101,7 +101,7 @@ def check_plan_options(options: PlanOptions, settings: Settings) -> None:
     """Refuse what cannot be asked for, before anything is measured or looked up.
 
     Raises:
-        SettingsError: if an option is none.
+        SettingsError: if an option is not valid.
         InputError: if this machine lacks what the settings need.
     """
     network_speed(options.network)
@@ -121,10 +121,10 @@ def make_plan(
         job: the training job that the run would make; see :func:`planning_job`.
         options: what is asked for.
         assumed: whether the rows are assumed.
-        progress: hears what is being measured.
+        progress: called with what is being measured.
 
     Raises:
-        SettingsError: if an option is none, or the workers' memory does not fit on a host.
+        SettingsError: if an option is not valid, or the workers' memory does not fit on a host.
         InputError: if the model or the data cannot be used.
     """
     check_plan_options(options, settings)
@@ -199,7 +199,7 @@ def network_speed(text: str) -> float:
     found = _NETWORK.match(text.strip())
     if found is None or float(found.group(1)) <= 0:
         raise SettingsError(
-            f"--network {text!r} is no speed: expected a number with Kbit, Mbit, Gbit, KB, MB or GB, as in 10Gbit"
+            f"--network {text!r} is not valid: expected a number with Kbit, Mbit, Gbit, KB, MB or GB, as in 10Gbit"
         )
     bits = found.group(3) != "B"
     return float(float(found.group(1)) * 1e3 ** _POWERS[found.group(2).upper()] / (8 if bits else 1))
@@ -209,9 +209,9 @@ def memory_size(text: str) -> int:
     """Bytes of ``16GB``.
 
     Raises:
-        SettingsError: if it is no size.
+        SettingsError: if it is not a size.
     """
-    # Memory is sold, and told to Spark, in powers of 1024 whatever its unit is called.
+    # Memory is sold, and given to Spark, in powers of 1024 whatever its unit is called.
     in_binary, units = _MEMORY_UNIT.subn("iB", text.strip())
     try:
         size = TypeAdapter(ByteSize).validate_python(in_binary)

@@ -64,7 +64,7 @@ class _Process:
             text=True,
             start_new_session=True,
         )
-        told = {
+        request = {
             "job": job.to_wire(),
             "rank": rank,
             "world_size": level,
@@ -77,7 +77,7 @@ class _Process:
         self._limit = threading.Timer(_LIMIT_S, self._process.kill)
         self._limit.daemon = True
         self._limit.start()
-        self._write(json.dumps(told))
+        self._write(json.dumps(request))
 
     def __enter__(self) -> _Process:
         return self

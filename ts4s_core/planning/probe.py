@@ -1,7 +1,7 @@
 """The measuring process: real parts of the real model through the real engine, without peers, and what this machine can do.
 
-``python -m ts4s_core.planning.probe`` is told by a line of JSON, says ``{"ready": true}``, waits for a line, measures, and
-says what it found as a line of JSON. Several of them measure at once, so that they hinder each other as workers would.
+``python -m ts4s_core.planning.probe`` reads its job as a line of JSON, writes ``{"ready": true}``, waits for a line, measures,
+and writes its measurements as a line of JSON. Several of them measure at once, so that they hinder each other as workers would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ts4s_core.training.worker.assembly import assemble
 
 log = logging.getLogger(__name__)
 
-#: Planned steps that are looked at, and of those how many are measured at most.
+#: Planned steps that are considered, and the largest number of them that is measured.
 STEPS_SEEN, STEPS_MEASURED = 96, 24
 #: Steps before the first that counts: memory and kernels are not warm yet.
 WARM_UP = 2
@@ -220,31 +220,31 @@ def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
 
 
 def main() -> int:
-    """Measure as told on standard input."""
-    told = json.loads(sys.stdin.readline())
-    die_with_parent(told["parent_pid"])
-    sys.path[:0] = told["python_path"]
+    """Measure the job that standard input holds."""
+    request = json.loads(sys.stdin.readline())
+    die_with_parent(request["parent_pid"])
+    sys.path[:0] = request["python_path"]
     try:
-        torch.set_num_threads(int(told["threads"]))
+        torch.set_num_threads(int(request["threads"]))
         probe = Probe(
-            TrainJob.from_wire(told["job"]),
-            rank=told["rank"],
-            world_size=told["world_size"],
-            memory_bytes=told["memory_bytes"],
+            TrainJob.from_wire(request["job"]),
+            rank=request["rank"],
+            world_size=request["world_size"],
+            memory_bytes=request["memory_bytes"],
         )
-        _say({"ready": True})
+        _write_line({"ready": True})
         sys.stdin.readline()
         found = machine()
         keep_memory()  # as workers do; only now, so that what the machine was measured with is given back
         _forget_peak()
-        _say(probe.measure(budget_s=told["budget_s"]) | {"machine": found})
+        _write_line(probe.measure(budget_s=request["budget_s"]) | {"machine": found})
     except Ts4sError as exc:
-        _say({"error": to_wire(exc)})
+        _write_line({"error": to_wire(exc)})
         return 1
     return 0
 
 
-def _say(message: dict[str, Any]) -> None:
+def _write_line(message: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -62,7 +62,7 @@ class PredictOptions:
         """The options of some words; None is the default.
 
         Raises:
-            SettingsError: naming the option that is none, or does not go with another.
+            SettingsError: naming the option that is not valid, or contradicts another.
         """
         return cls(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ class PredictOptions:
         for name, allowed in (("errors", Errors), ("embeddings", Embeddings), ("form", Form)):
             choices = getattr(allowed, "__args__")  # noqa: B009  Literal's own attribute, which mypy does not know
             if given[name] not in choices:
-                raise SettingsError(f"--{name} {given[name]} is none: expected {' or '.join(choices)}")
+                raise SettingsError(f"--{name} {given[name]} is not valid: expected {' or '.join(choices)}")
         if self.form == "vectors" and self.embeddings == "none":
             raise SettingsError("--form vectors needs --embeddings mean or first: labels have no vectors")
 
@@ -95,14 +95,14 @@ def predict(
         model: a ``trained`` version.
         options: what is asked for.
         slots: tasks that the engine runs at once.
-        progress: told of parts done.
+        progress: called with the parts done.
 
     Returns:
         ``rows``, ``errors`` (rows that are marked), ``rows_per_s``, ``output``, and ``artifact``, ``seconds``, ``runtime``,
         ``model``.
 
     Raises:
-        SettingsError: an option is none, or the output is there already.
+        SettingsError: an option is not valid, or the output already exists.
         SourceError: the data cannot be found or read.
         DataError: a column is missing, the model is a language model, or a row is refused.
         IntegrityError: a file of the model is damaged.

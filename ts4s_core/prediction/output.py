@@ -86,7 +86,7 @@ class FolderTarget:
         self._folder, self._storage = folder.absolute(), storage
         self._staged: Path | None = None
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SettingsError(f"--output {folder} is there already: expected a new folder, or an empty one. Choose another")
+            raise SettingsError(f"--output {folder} already exists: expected a new folder, or an empty one. Choose another")
         above = next(parent for parent in self._folder.parents if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             raise SettingsError(f"--output {folder} cannot be made: no right to write in {above}. Choose another folder")
@@ -131,7 +131,7 @@ class ObjectTarget:
         self._storage = Storage.open(self._settings)
         self._token = uuid.uuid4().hex[:8]
         if self._storage.list():
-            raise SettingsError(f"--output {uri} is there already: expected an address without objects. Choose another")
+            raise SettingsError(f"--output {uri} already exists: expected an address without objects. Choose another")
 
     def begin(self) -> Sink:
         """See :class:`Target`."""

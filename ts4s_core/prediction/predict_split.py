@@ -135,7 +135,7 @@ class PredictSplit:
 def refused(table: pa.Table) -> DataError:
     """What is raised for the first marked row of a table."""
     reason = next(value for value in table.column("error").to_pylist() if value is not None)
-    return DataError(f"Prediction refused a row: {reason}. Mend it, or use --errors mark")
+    return DataError(f"Prediction refused a row: {reason}. Correct it, or use --errors mark")
 
 
 def chunks(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:

@@ -74,7 +74,7 @@ class TextSource:
         return replace(self, splits=())
 
     def read(self, part: TextSplit) -> Iterator[TextRow]:
-        """Every row of a split, in order; wholly blank lines are no rows. Each line that a bad row swallowed is one that is bad.
+        """Every row of a split, in order; blank lines are not rows. Each line that a bad row swallowed is one that is bad.
 
         Raises:
             SourceError: if the file cannot be read.
@@ -133,7 +133,7 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
         slots: tasks that run at once.
 
     Raises:
-        SourceError: if there is no such source, or its format cannot be told.
+        SourceError: if there is no such source, or its format is not clear.
         DataError: if a Parquet file or a table lacks a column.
     """
     files = SourceFiles(data.source, storage)

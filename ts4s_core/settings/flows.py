@@ -1,7 +1,7 @@
-"""Which settings bear on which flow, and in which order a form, help or a report shows them.
+"""Which settings each flow uses, and in which order a form, help or a report shows them.
 
 A flow that trains has those of its kinds of task (:mod:`ts4s_core.task_kinds`); the others have theirs here. A setting that
-does not bear is taken and has no effect: one file and one environment serve all commands.
+a flow does not use is accepted and has no effect: one file and one environment serve all commands.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class FlowSettings:
         return tuple(name.partition(".")[2] for name in names if name.startswith(f"{group}."))
 
 
-#: The flows that bear settings, in the order of the table of settings.
+#: The flows that use settings, in the order of the table of settings.
 FLOWS = (*dict.fromkeys(kind.flow for kind in TASK_KINDS.values()), "predict", "watch")
 
 
 @functools.cache
 def flow_settings(flow: str) -> FlowSettings:
-    """What a flow shows: what bears on any of its kinds of task; the task itself, where there are several."""
+    """The settings that any kind of task of a flow uses; ``model.task`` too, if the flow trains several."""
     if flow == "predict":
         return FlowSettings(_PREDICT_FIRST, tuple(_expanded(_PREDICT_REST)))
     if flow == "watch":  # it hands the data's settings on to the retraining that it starts
@@ -67,12 +67,12 @@ def flow_settings(flow: str) -> FlowSettings:
 
 @functools.cache
 def settings_of_kind(kind: TaskKind) -> tuple[str, ...]:
-    """Names of all settings that bear on a kind of task, in the order of display."""
+    """Names of all settings that a kind of task uses, in the order of display."""
     return tuple(dict.fromkeys((*kind.first_settings, *_expanded(kind.settings))))
 
 
 def settings_that_apply(flow: str, task: str | None) -> Collection[str]:
-    """Names of the settings that bear on a run.
+    """Names of the settings that a run uses.
 
     Args:
         flow: the flow.
@@ -128,7 +128,7 @@ def value_of(settings: Settings, name: str) -> Any:
 
 
 def shown_settings(settings: Settings, kind: TaskKind) -> dict[str, Any]:
-    """What bears on a kind of task, by name in the order of display, as JSON values without secrets: for its report."""
+    """The settings that a kind of task uses, by name in the order of display, as JSON values without secrets: for its report."""
     plain, shown = settings.plain(), {}
     for name in settings_of_kind(kind):
         group, _, member = name.rpartition(".")

@@ -212,7 +212,7 @@ class EvaluateSettings(Group):
     words: str = Field(
         "",
         max_length=10_000,
-        description="words, apart by commas, whose nearest neighbours a language model's report shows; empty: frequent ones",
+        description="words, separated by commas, whose nearest neighbours a language model's report shows; empty: frequent ones",
     )
     require_approval: bool = Field(False, description="a person approves a promotion in Prefect's UI")
 
@@ -238,7 +238,7 @@ class SparkSettings(Group):
     @field_validator("conf", mode="before")
     @classmethod
     def _from_environment(cls, value: object) -> object:
-        """``TS4S_SPARK__CONF`` is one string: pairs apart by commas."""
+        """``TS4S_SPARK__CONF`` is one string: pairs separated by commas."""
         return tuple(pair for pair in value.split(",") if pair) if isinstance(value, str) else value
 
 

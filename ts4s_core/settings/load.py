@@ -17,7 +17,7 @@ from ts4s_core.settings.flows import only, settings_that_apply
 from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS, Settings
 
 # Read by the program itself, not settings of a run.
-#: Where failures and promotions are told (``ts4s deploy``); it may hold a key, so it is no flag.
+#: Where failures and promotions are notified (``ts4s deploy``); it may hold a key, so it is not a flag.
 NOTIFY_VARIABLE = "TS4S_NOTIFY_URL"
 RESERVED_VARIABLES = frozenset({NOTIFY_VARIABLE})
 
@@ -37,7 +37,7 @@ def load_settings(
         config: a TOML file with the groups as tables.
         profile: the table ``[profile.NAME]`` of that file, laid over its other tables.
         environ: the environment; default: this process's own.
-        flow: what they are for: a setting that does not bear on it is as if it had not been given.
+        flow: the flow that they are for: a setting that it does not use is ignored.
 
     Raises:
         SettingsError: naming every unknown name and every refused value at once.
@@ -46,7 +46,9 @@ def load_settings(
     file_values = read_config(config, profile)
     unknown = unknown_variables(environ)
     if unknown:
-        raise SettingsError("; ".join(f"environment variable {name} is no setting: see ts4s retrain --help" for name in unknown))
+        raise SettingsError(
+            "; ".join(f"environment variable {name} is not a setting: see ts4s retrain --help" for name in unknown)
+        )
     try:
         settings = _build(flags or {}, environ, file_values)
     except ValidationError as exc:
@@ -64,7 +66,7 @@ def _build(flags: Mapping[str, Any], environ: Mapping[str, str], file_values: di
     class Layered(Settings):
         @model_validator(mode="after")
         def _fields_fit_together(self) -> Self:
-            return self  # looked at later, when it is known which of them bear
+            return self  # checked later, when it is known which of them are used
 
         @classmethod
         def settings_customise_sources(
@@ -161,7 +163,7 @@ def problems_of(exc: ValidationError) -> list[str]:
         where = tuple(str(part) for part in error["loc"])
         name = ".".join(where) or "settings"
         if error["type"] == "extra_forbidden":
-            problems.append(f"{name} is no setting: see ts4s retrain --help")
+            problems.append(f"{name} is not a setting: see ts4s retrain --help")
         elif error["type"] == "value_error":
             problems.append(str(error["ctx"]["error"]) if "ctx" in error else error["msg"])
         else:

@@ -55,7 +55,7 @@ _NETWORK_SETTINGS = {
 
 
 class Settings(BaseSettings):
-    """Everything a run can be told. Built by :func:`ts4s_core.settings.load.load_settings`."""
+    """All settings of a run. Built by :func:`ts4s_core.settings.load.load_settings`."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid", protected_namespaces=()
@@ -111,7 +111,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     train, data, spark = settings.train, settings.data, settings.spark
     shards, workers = train.logical_shards, train.workers
     if shards & (shards - 1):
-        yield f"train.logical_shards is {shards}, which is no power of two: use 1, 2, 4, 8, ..."
+        yield f"train.logical_shards is {shards}, which is not a power of two: use 1, 2, 4, 8, ..."
     elif workers and shards % workers:
         yield (
             f"train.workers {workers} does not divide train.logical_shards {shards}: "
@@ -205,7 +205,7 @@ def _model_conflicts(settings: Settings) -> Iterator[str]:
         yield f"model.classes {model.classes} has no meaning with model.task {model.task}: leave it at 0"
     elif 0 < model.classes < least:
         yield (
-            f"model.classes {model.classes} leaves nothing to tell apart with model.task {model.task}: use {least} or more, or 0"
+            f"model.classes {model.classes} leaves nothing to distinguish with model.task {model.task}: use {least} or more, or 0"
         )
     if model.freeze_encoder and model.lora_rank:
         yield (

@@ -1,4 +1,4 @@
-"""What a kind of task is: plain facts, the settings that bear on it, and the names of what other packages do for it."""
+"""What a kind of task is: plain facts, the settings that it uses, and the names of what other packages do for it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class TaskKind:
         hugging_face_class: class of the ``transformers`` library that loads an exported model.
         problem_type: what that library calls the kind of labels; empty: it does not ask.
         first_settings: the settings that people change first, in the order of forms, help and report.
-        settings: all others that bear on it, likewise; a group's name stands for the whole group.
+        settings: all others that it uses, likewise; a group's name stands for the whole group.
         defaults: by group, defaults that differ from those of the settings.
         defaults_of_new: further ones where the weights are random at first.
 
         run: the class of a run, :class:`ts4s_core.pipeline.training_run.TrainingRun`.
-        completed: fills in defaults that hang on other settings; None: there are none.
+        completed: fills in defaults that depend on other settings; None: there are none.
         scan_job: reads the data completely, as a job of the Spark driver.
         prepare_job: makes the dataset, likewise.
         head: the module behind the base model; None: the base model's own output is trained.

@@ -20,7 +20,7 @@ def kind_of(task: str) -> TaskKind:
     """The kind of task with this name.
 
     Raises:
-        InputError: there is none.
+        InputError: if there is none.
     """
     kind = TASK_KINDS.get(task)
     if kind is None:

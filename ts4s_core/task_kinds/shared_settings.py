@@ -1,4 +1,4 @@
-"""Settings that bear on several kinds of task, in the order in which forms, help and reports show them."""
+"""Settings that several kinds of task use, in the order in which forms, help and reports show them."""
 
 from __future__ import annotations
 

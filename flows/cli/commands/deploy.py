@@ -67,11 +67,11 @@ def deploy_options(invocation: Invocation) -> DeployOptions:
         value = getattr(invocation.options, flag, None)
         if value is not None:
             if not value.isdigit():
-                raise SettingsError(f"--{flag.replace('_', '-')} {value} is no whole number: expected one as in 300")
+                raise SettingsError(f"--{flag.replace('_', '-')} {value} is not valid: expected a whole number such as 300")
             given[name] = int(value)
     url = os.environ.get(NOTIFY_VARIABLE) or None
     if url is not None and not url.startswith(("http://", "https://")):
-        raise SettingsError(f"{NOTIFY_VARIABLE} is no address: expected http:// or https://")
+        raise SettingsError(f"{NOTIFY_VARIABLE} is not valid: expected an address that begins with http:// or https://")
     return DeployOptions(**given, notify_url=url)
 
 

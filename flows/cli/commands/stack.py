@@ -59,10 +59,10 @@ def stack_options(invocation: Invocation) -> StackOptions:
     """
     cores = invocation.options.cores
     if cores is not None and not cores.isdigit():
-        raise SettingsError(f"--cores {cores} is no whole number: expected one as in 2")
+        raise SettingsError(f"--cores {cores} is not valid: expected a whole number such as 2")
     memory = invocation.options.memory or DEFAULT_MEMORY
     if not re.fullmatch(r"[1-9]\d*[mg]", memory):
-        raise SettingsError(f"--memory {memory} is no amount: expected one as in 2g or 1500m")
+        raise SettingsError(f"--memory {memory} is not valid: expected an amount of memory such as 2g or 1500m")
     chosen = max(1, (os.cpu_count() or 2) // 2) if cores is None else int(cores)
     return StackOptions(folder=_folder(invocation), cores=chosen, memory=memory)
 

@@ -72,7 +72,7 @@ def inputs(options: Any, kinds: tuple[str, ...]) -> dict[str, ArtifactRef]:
     """What ``--from`` named, by kind.
 
     Raises:
-        SettingsError: if a kind is none that this step reads, or is named twice.
+        SettingsError: if this step does not read artifacts of that kind, or a kind is named twice.
     """
     found: dict[str, ArtifactRef] = {}
     for text in getattr(options, "from") or []:

@@ -72,7 +72,7 @@ def test_libraries_by_name() -> None:
     assert docstrings.libraries_of(" Scikit_Learn , fsspec,fsspec") == ("fsspec", "scikit-learn")
     assert docstrings.libraries_of("") == docstrings.DEFAULT_LIBRARIES
     assert docstrings.read_docstrings(("yaml",), rows=3)[0][0] == "yaml"
-    with pytest.raises(SourceError, match=r"data\.source no-such-library is no installed library: .*apart by commas"):
+    with pytest.raises(SourceError, match=r"data\.source no-such-library is not an installed library: .*separated by commas"):
         docstrings.read_docstrings(("no-such-library",), rows=3)
 
 

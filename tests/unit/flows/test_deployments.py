@@ -22,9 +22,9 @@ def deployed(**groups: object) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("timezone", "Madrid", "--timezone Madrid is none"),
-        ("cron", "at night", "--cron 'at night' is none"),
-        ("limit", 0, "--limit 0 lets nothing run"),
+        ("timezone", "Madrid", "--timezone Madrid is not valid"),
+        ("cron", "at night", "--cron 'at night' is not valid"),
+        ("limit", 0, "--limit 0 is not valid"),
         ("watch_every_s", 5, "--watch-every 5 is too often"),
     ],
 )
@@ -64,7 +64,7 @@ def test_secrets_are_no_parameters() -> None:
     assert "hidden" not in str(found)
     assert found["retrain/on-demand"]["storage"] == {"uri": "s3://models/ts4s"}
     assert found["retrain/on-demand"]["data"] == {"source": "s3://lake/rows.tsv"}
-    with pytest.raises(SettingsError, match=r"storage\.secret is a secret and no flow parameter.*TS4S_STORAGE__SECRET"):
+    with pytest.raises(SettingsError, match=r"storage\.secret is a secret and not a flow parameter.*TS4S_STORAGE__SECRET"):
         settings_of("retrain", {"storage": {"secret": "hidden"}})
 
 

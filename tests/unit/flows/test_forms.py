@@ -108,7 +108,7 @@ def test_a_name_that_is_none_is_refused_by_the_server_and_by_the_flow() -> None:
     for parameters in ({"model": {"sauce": "x"}}, {"more_model": {"sauce": "x"}}, {"storage": {"secret": "x"}}):
         with pytest.raises(ValidationError):
             validate(parameters, schema_of("retrain"), raise_on_error=True, ignore_required=True)
-        with pytest.raises(SettingsError, match=r"model\.sauce is no setting|storage\.secret is a secret"):
+        with pytest.raises(SettingsError, match=r"model\.sauce is not a setting|storage\.secret is a secret"):
             settings_of("retrain", parameters)
     with pytest.raises(SettingsError, match=r"train: input should be"):
         settings_of("retrain", {"train": 3})

@@ -38,8 +38,8 @@ def test_predict(tiny_models: Any, capsys: pytest.CaptureFixture[str], tmp_path:
     ("words", "message"),
     [
         (["--model", "none"], "none"),
-        (["--model", "roberta", "--output", "{tmp}"], "is there already"),
-        (["--model", "roberta", "--errors", "skip"], "--errors skip is none: expected mark or refuse"),
+        (["--model", "roberta", "--output", "{tmp}"], "already exists"),
+        (["--model", "roberta", "--errors", "skip"], "--errors skip is not valid: expected mark or refuse"),
         (["--model", "roberta", "--form", "vectors"], "needs --embeddings"),
         ([], "--model"),
     ],

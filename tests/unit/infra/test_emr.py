@@ -46,7 +46,7 @@ def test_what_is_missing_is_said(job_module: Any, tmp_path: Path, capsys: pytest
     settings = Settings(name="none", storage={"uri": str(tmp_path / "store")})
     with pytest.raises(NotFoundError, match="no dataset artifact named none"):
         job_module.job_of("train", settings)
-    with pytest.raises(SettingsError, match="step 'export' is none"):
+    with pytest.raises(SettingsError, match="step 'export' is not valid"):
         job_module.job_of("export", settings)
     assert job_module.main(["train", "--name", "none", "--storage.uri", str(tmp_path / "store")]) == 2
     assert capsys.readouterr().err.startswith("error: no dataset artifact named none")

@@ -108,7 +108,7 @@ def test_memory_falls_with_the_moments():
 )
 def test_network_speeds(text: str, bytes_per_s: float | None):
     if bytes_per_s is None:
-        with pytest.raises(SettingsError, match="is no speed: expected a number with Kbit, Mbit, Gbit"):
+        with pytest.raises(SettingsError, match="is not valid: expected a number with Kbit, Mbit, Gbit"):
             network_speed(text)
     else:
         assert network_speed(text) == pytest.approx(bytes_per_s)

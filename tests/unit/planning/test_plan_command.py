@@ -56,7 +56,7 @@ def test_a_plan_of_a_configuration(words: list[str], tmp_path: Path, capsys: pyt
     [
         (["--memory", "1MB"], "cannot fit"),
         (["--workers", "8"], "--workers 8 is more than train.logical_shards 4"),
-        (["--network", "fast"], "--network 'fast' is no speed"),
+        (["--network", "fast"], "--network 'fast' is not valid"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -19,7 +19,7 @@ from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.models.length_batches import length_batches, padded
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction import job as predict_module
-from ts4s_core.prediction import part as work
+from ts4s_core.prediction import predict_split as work
 from ts4s_core.prediction.job import PredictOptions, predict
 from ts4s_core.prediction.runners import TOKENS_PER_BATCH
 
@@ -89,10 +89,10 @@ def test_rows_that_cannot_be_predicted_are_marked_or_refuse(job: Any, tmp_path: 
     assert [row["probabilities"] is None for row in rows] == [False, True, True, False]
     assert rows[1]["error"] == f"{path} line 2: null text"
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DataError, match=r"rows.jsonl line 2: null text. Mend it, or use --errors mark"):
+    with pytest.raises(DataError, match=r"rows.jsonl line 2: null text. Correct it, or use --errors mark"):
         job(path, errors="refuse", output=str(tmp_path / "other"))
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(SettingsError, match="is there already"):
+    with pytest.raises(SettingsError, match="already exists"):
         job(path)
 
 
@@ -186,7 +186,7 @@ def test_a_model_with_adapters_and_one_that_only_pytorch_runs(
 
 
 def test_options_that_are_none() -> None:
-    with pytest.raises(SettingsError, match="--errors ignore is none: expected mark or refuse"):
+    with pytest.raises(SettingsError, match="--errors ignore is not valid: expected mark or refuse"):
         PredictOptions.of({"errors": "ignore"})
     with pytest.raises(SettingsError, match="--form vectors needs --embeddings"):
         PredictOptions.of({"form": "vectors", "output": None})

@@ -109,7 +109,7 @@ def test_what_does_not_bear_is_as_if_it_had_not_been_given(tmp_path: Path) -> No
 
 
 def test_what_bears_is_still_refused_where_it_is_wrong() -> None:
-    with pytest.raises(SettingsError, match=r"model\.classes 1 leaves nothing to tell apart"):
+    with pytest.raises(SettingsError, match=r"model\.classes 1 leaves nothing to distinguish"):
         load_settings({"model": {"classes": 1}}, environ={}, flow="retrain")
     with pytest.raises(SettingsError, match=r"model\.cell: input should be 'gru' or 'lstm'"):
         load_settings({"model": {"cell": "rnn"}}, environ={}, flow="retrain")

@@ -118,8 +118,8 @@ def _distribution(library: str) -> importlib.metadata.Distribution:
     if len(found) == 1:
         return importlib.metadata.distribution(found[0])
     raise SourceError(
-        f"data.source {library} is no installed library: with data.format docstrings give installed libraries apart by commas, "
-        f"e.g. {listed(DEFAULT_LIBRARIES)}, or nothing for these"
+        f"data.source {library} is not an installed library: with data.format docstrings give installed libraries, "
+        f"separated by commas, e.g. {listed(DEFAULT_LIBRARIES)}, or nothing for these"
     )
 
 

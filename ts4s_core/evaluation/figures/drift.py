@@ -79,7 +79,7 @@ def drift_reasons(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words, apart at white space."""
+    """Lower-case words, split at white space."""
     return text.casefold().split()
 
 

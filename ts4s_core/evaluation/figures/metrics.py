@@ -12,7 +12,7 @@ from ts4s_core.evaluation.scoring.predictions import Predictions, class_indices
 from ts4s_core.shown_text import csv_bytes
 
 CALIBRATION_BINS = 15
-#: Above this many classes the whole matrix is no reading matter; confusion.csv has its non-zero cells.
+#: Above this many classes the whole matrix is not shown; confusion.csv has its non-zero cells.
 MATRIX_CLASSES = 100
 
 

@@ -1,9 +1,9 @@
 """Paired bootstrap of the gain of one model over another on the same rows.
 
-A resample of N rows is a multinomial draw of how often each row is taken. Rows that count alike for the metric are one cell, and
-a cell is drawn as often as its rows together: the same distribution as drawing row by row, at a cost that hangs on the number of
-cells. For accuracy and macro-F1 the cells are the distinct (truth, answer, answer), so ten million rows cost no more than their
-few hundred cells.
+A resample of N rows is a multinomial draw of how often each row is taken. Rows that count alike for the metric are one cell,
+and a cell is drawn as often as its rows together: the same distribution as drawing row by row, at a cost that depends on the
+number of cells. For accuracy and macro-F1 the cells are the distinct (truth, answer, answer), so ten million rows cost no
+more than their few hundred cells.
 
 Notation: R resamples, M cells, C classes.
 """

@@ -70,7 +70,7 @@ def compare_versions(
         second: another one.
         dataset: whose test side.
         threads: threads of a worker.
-        progress: told of rows done.
+        progress: called with the rows done.
 
     Returns:
         ``metrics``: for each metric ``a``, ``b``, and of the gain of ``b`` over ``a`` (positive is better) ``gain``, ``low``,

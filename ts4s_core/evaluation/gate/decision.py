@@ -47,7 +47,7 @@ class Decision:
         """The decision that :meth:`to_json` wrote.
 
         Raises:
-            IntegrityError: if the record is none.
+            IntegrityError: if the record is not a decision.
         """
         try:
             decision = cls(**record)

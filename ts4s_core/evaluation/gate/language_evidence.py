@@ -41,11 +41,11 @@ def language_gate(
         engine: scores in parallel.
         trained: the candidate.
         dataset: what it was trained and is tested on.
-        champion: whom it has to beat; None for a first version.
+        champion: the version it has to beat; None for a first version.
         scores: the candidate's, of blocks that its training side does not hold.
         unigram: bits per byte of how often each token occurs.
         left_out: blocks of the test side that the training side holds too.
-        progress: told of blocks done.
+        progress: called with the blocks done.
     """
     notes = [f"{left_out} block(s) of the test side left out that the training side holds too"] if left_out else []
     gain, removed = None, 0

@@ -38,7 +38,7 @@ class ReportData:
         training: facts of the training step.
         step_seconds: seconds by step of the flow, in order.
         mistakes: the most confident wrong answers, most confident first.
-        settings: the run's settings that bear on its kind of task, by name, without secrets.
+        settings: the settings that the run's kind of task uses, by name, without secrets.
         created: UTC time of the report.
     """
 

@@ -147,7 +147,7 @@ def steps(data: ReportData) -> Markup:
 
 
 def settings(data: ReportData) -> Markup:
-    """The settings that bear on the run; secrets are not among them."""
+    """The settings that the run's kind of task uses; secrets are not among them."""
     rows = [(name, _shown(value)) for name, value in _flat(data.settings)]
     return table(["setting", "value"], rows, empty="no settings are recorded")
 

@@ -84,7 +84,7 @@ def quotation(words: str) -> Markup:
 
 
 def entry(*parts: str) -> Markup:
-    """One of several entries of a section, set apart by a line; parts that are no ``Markup`` are escaped."""
+    """One of several entries of a section, set apart by a line; parts that are not ``Markup`` are escaped."""
     return Markup('<div class="mistake">{}</div>').format(joined(*parts))
 
 
@@ -99,5 +99,5 @@ def side_by_side(*parts: str) -> Markup:
 
 
 def joined(*parts: str) -> Markup:
-    """Parts one after the other; those that are no ``Markup`` are escaped."""
+    """Parts one after the other; those that are not ``Markup`` are escaped."""
     return Markup("").join(parts)

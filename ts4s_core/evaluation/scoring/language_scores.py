@@ -97,7 +97,7 @@ def score_text(
 
     Raises:
         IntegrityError: if a file of either is damaged.
-        NonFiniteError: if the model gives a loss that is no number.
+        NonFiniteError: if the model gives a loss that is not finite.
     """
     job = ScoreJob(store.storage.settings, str(trained), str(dataset), side, threads)
     with TextDataset.open(store, dataset) as opened:
@@ -114,7 +114,7 @@ def score_text(
 
 
 def _chunks(windows: Sequence[int]) -> Iterator[list[int]]:
-    """Row groups together, so many that a worker's time is well spent; they do not hang on how many workers there are."""
+    """Row groups together, so many that a worker's time is well spent; they do not depend on the number of workers."""
     held: list[int] = []
     for group, count in enumerate(windows):
         held.append(group)

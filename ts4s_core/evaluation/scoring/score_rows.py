@@ -70,12 +70,12 @@ def predict_rows(
         dataset: the rows.
         side: ``train``, ``validation`` or ``test``.
         threads: threads of a worker.
-        progress: told how many rows are done.
+        progress: called with the number of rows done.
 
     Raises:
         DataError: if the model answers other labels than the dataset has.
         IntegrityError: if a file of either is damaged.
-        NonFiniteError: if the model gives a logit that is no number.
+        NonFiniteError: if the model gives a logit that is not finite.
     """
     job = ScoreJob(store.storage.settings, str(trained), str(dataset), side, threads)
     counts = row_groups(store, dataset, side)

@@ -55,15 +55,15 @@ def evaluate(
         champion: the version that the registry's alias names now, if any. The version itself: it was promoted before, and the
             report that led to that is the result.
         step_seconds: how long the earlier steps of the flow took; for the report alone.
-        progress: told of rows done.
+        progress: called with the rows done.
 
     Raises:
         DataError: if the model answers other labels than the dataset has, or the test side is empty.
         IntegrityError: if a file is damaged.
-        NonFiniteError: if the model gives a logit that is no number.
+        NonFiniteError: if the model gives a logit that is not finite.
     """
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
-    # Approval comes after the report: it bears on nothing in it.
+    # Approval comes after the report, which does not depend on it.
     relevant = settings.evaluate.model_dump(mode="json", exclude={"require_approval"})
     entries = (*ENTRIES, *spec_of(store, trained).kind.facets("head"))
     return run.run({"evaluate": relevant, "show_text": settings.data.show_text}, functools.partial(_build, run), entries=entries)

@@ -45,7 +45,7 @@ class Evaluation:
         dataset: the dataset it was trained on.
         champion: the version that the registry's alias names now, if any; it may be ``trained`` itself.
         step_seconds: how long the earlier steps of the flow took; for the report alone.
-        progress: told of what is done.
+        progress: called as it goes on.
         started: when the step began.
     """
 

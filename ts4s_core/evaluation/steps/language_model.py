@@ -59,12 +59,12 @@ def evaluate_language(
             :func:`ts4s_core.evaluation.steps.classifier.evaluate`.
         prompts: contexts whose likeliest next tokens the report shows.
         step_seconds: how long the earlier steps of the flow took; for the report alone.
-        progress: told of windows done.
+        progress: called with the windows done.
 
     Raises:
         DataError: if the whole test side stands in the training side.
         IntegrityError: if a file is damaged.
-        NonFiniteError: if the model gives a loss that is no number.
+        NonFiniteError: if the model gives a loss that is not finite.
     """
     run = Evaluation(settings, store, engine, trained, dataset, champion, step_seconds or {}, progress)
     evaluating = settings.evaluate

@@ -86,7 +86,7 @@ class Shutdown:
         if not self._once.acquire(blocking=False):
             return
         context = self.context
-        # A local master dies with its JVM; a cluster should hear that the application is over.
+        # A local master dies with its JVM; a cluster should learn that the application is over.
         if context is not None and context.has_spark and not context.settings.spark.master.startswith("local"):
             stopping = threading.Thread(target=context.sessions.stop, daemon=True)
             stopping.start()

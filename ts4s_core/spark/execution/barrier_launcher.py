@@ -48,7 +48,7 @@ _LOST = ("Python worker exited unexpectedly", "ExecutorLostFailure", "Python wor
 
 @dataclass(frozen=True)
 class Task:
-    """What one task of the stage is told; strings, because nothing else crosses.
+    """The input of one task of the stage, as plain values that Spark carries.
 
     Attributes:
         job: ``TrainJob.to_wire()``, without secrets: those come over the control channel.
@@ -145,7 +145,7 @@ class BarrierLauncher:
         if control.failure is not None:
             raise control.failure
         if failure is not None:
-            raise _told(failure) from failure
+            raise _as_training_error(failure) from failure
 
 
 class _Stage:
@@ -223,7 +223,7 @@ def task_body(
         from ts4s_core.processes import set_death_signal
         from ts4s_core.sockets import bare
 
-        # PySpark's daemon tells its workers to end when its JVM is gone, which one that is stopped does not hear.
+        # PySpark's daemon signals its workers to end when its JVM is gone, which a stopped one does not receive.
         set_death_signal(signal.SIGKILL)
         # Before anything imports torch; PySpark presets the first by spark.task.cpus, which a cluster may override.
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
@@ -238,8 +238,8 @@ def task_body(
     return body
 
 
-def _told(failure: BaseException) -> Ts4sError:
-    """What Spark raised, as the training loop wants to hear it: a lost worker can be replaced, other errors may not be."""
+def _as_training_error(failure: BaseException) -> Ts4sError:
+    """What Spark raised, as an error of training: a lost worker can be replaced, other errors may not be."""
     text = str(failure)
     error = as_error(failure, what="training attempt")
     if isinstance(error, SparkError) and any(sign in text for sign in _LOST):

@@ -96,7 +96,7 @@ class SparkEngine:
         except PySparkException as exc:
             reason = str(exc).splitlines()[0]
             raise SourceError(
-                f"data.source {name} is no Spark table that can be read: {reason}. Give the name of a table"
+                f"data.source {name} is not a Spark table that can be read: {reason}. Give the name of a table"
             ) from exc
         found = {column: alike(self._session, there, column) for column, _setting in columns}
         missing = [(column, setting) for column, setting in columns if len(found[column]) != 1]

@@ -76,7 +76,7 @@ def label_column(frame: DataFrame, name: str, *, kind: str) -> Column:
     Args:
         frame: the rows.
         name: the label column.
-        kind: ``text``: as it is; ``class``: a bigint (negative where the number is no class); ``vector``: an array of numbers.
+        kind: ``text``: as it is; ``class``: a bigint (negative where the number is not a class); ``vector``: an array of numbers.
 
     Returns:
         null where it is invalid (see ``OR_INVALID``).
@@ -131,7 +131,7 @@ def _numbers(frame: DataFrame, name: str, element: str) -> _Numbers:
 
     column: Any = frame[quoted(name)]
     kind = _field(frame, name).dataType
-    # As they will be: a large double is an infinite float. Whole numbers are summary at before, since their cast refuses NaN.
+    # As they will be: a large double is an infinite float. Whole numbers are checked before, since their cast refuses NaN.
     seen = "double" if element == "int" else "float"
     if isinstance(kind, (NumericType, BooleanType)):
         return _Numbers(F.array(column.cast(element)), F.lit(1), _is_finite(column.cast(seen)))

@@ -1,4 +1,4 @@
-"""What ``TorchEstimator`` and ``TorchModel`` can be told, as Spark ML Params."""
+"""The Spark ML Params of ``TorchEstimator`` and ``TorchModel``."""
 
 # ruff: noqa: N802, N815
 # Spark ML's Params and their setters are written in camel case, and its own tools look them up by these names.
@@ -256,7 +256,9 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
 
 def _refuse(choices: dict[str, tuple[Any, tuple[str, ...]]], least: dict[str, tuple[Any, float]]) -> None:
     problems = [
-        f"{name} {value!r} is none of {', '.join(known)}" for name, (value, known) in choices.items() if value not in known
+        f"{name} {value!r} is not valid: expected one of {', '.join(known)}"
+        for name, (value, known) in choices.items()
+        if value not in known
     ]
     problems += [f"{name} {value} is below {low}" for name, (value, low) in least.items() if value < low]
     if problems:

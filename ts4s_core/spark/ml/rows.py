@@ -51,7 +51,7 @@ class RowSummary:
         widths: numbers in each input column.
         labels: label strings in order, if labels are strings.
         label_width: numbers of a label; 0: a class number, or none.
-        classes: one more than the largest class number; None: labels are no classes.
+        classes: one more than the largest class number; None: labels are not classes.
     """
 
     rows: int

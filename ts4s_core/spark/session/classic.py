@@ -192,7 +192,7 @@ def log_in(conf: Mapping[str, str], user: str) -> None:
 
 
 def watch(session: SparkSession, *, limit_s: float = SILENCE_LIMIT_S) -> None:
-    """Kill the JVM of a session if it stops to answer, from a thread: whoever waits for it then hears of its end.
+    """Kill the JVM of a session if it stops answering, from a thread: a thread that waits for it then gets an error.
 
     Under ``spark-submit`` the JVM is our parent, and is left alone.
 

@@ -176,9 +176,9 @@ class JobGroup:
 
     @contextlib.contextmanager
     def counted(self, on_done: Callable[[int], None]) -> Iterator[None]:
-        """Tell, once a second and in a thread of its own, how many tasks of the group are done.
+        """Call ``on_done`` with the number of tasks that are done, once a second and in a thread of its own.
 
-        Over Spark Connect the count is told at the end alone, by whoever knows it.
+        Over Spark Connect there is no count before the end; the caller knows the final one.
         """
         if is_connect(self._session):
             yield
@@ -193,15 +193,15 @@ class JobGroup:
             thread.join()
 
     def _count(self, on_done: Callable[[int], None], ended: threading.Event) -> None:
-        told = 0
+        reported = 0
         while not ended.wait(PROGRESS_EVERY_S):
             try:
                 done = classic.tasks_done(self._session, self._name)
             except Exception as exc:  # a JVM that went away: the job itself says so
                 log.debug("no news of the Spark job: %s", exc)
                 return
-            if done > told:
-                told = done
+            if done > reported:
+                reported = done
                 on_done(done)
 
 

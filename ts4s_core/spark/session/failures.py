@@ -17,7 +17,7 @@ def as_error(exc: BaseException, *, what: str) -> Ts4sError:
     """The error of this project that an exception stands for.
 
     An error that a task raised on an executor comes back as its own class; anything else that Spark says becomes a
-    SparkError with its cause in one line, and an exception of ours that nobody foresaw a plain Ts4sError.
+    SparkError with its cause in one line, and any other exception a plain Ts4sError.
 
     Args:
         exc: what was raised.

@@ -19,7 +19,7 @@ _LOOPBACK = ("127.", "::1", "[::1]", "localhost")
 
 
 def keys_in_clear(conf: Callable[[str], str], master: str, storage: StorageSettings) -> str:
-    """One line for whoever gives a store's keys to executors over a network that Spark does not encrypt; else nothing.
+    """One line for a user who gives a store's keys to executors over a network that Spark does not encrypt; else nothing.
 
     Args:
         conf: a value of Spark's configuration, empty where it has none.
