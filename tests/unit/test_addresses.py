@@ -89,6 +89,7 @@ def test_every_setting_that_is_a_text_is_an_address_or_is_named_here() -> None:
         ("data", "text_column"),
         ("data", "id_column"),
         ("data", "label_column"),
+        ("data", "csv_escape"),
         ("evaluate", "words"),
         ("storage", "region"),
         ("generate", "prompt"),
