@@ -21,6 +21,7 @@ from ts4s_core.evaluation.report.render import render
 from ts4s_core.evaluation.scoring.next_tokens import Candidate, NextTokens
 from ts4s_core.evaluation.scoring.predictions import Predictions
 from ts4s_core.language.word_vectors import Neighbours
+from ts4s_core.training.facts import TrainedFacts
 
 CHAMPION = "trained/demo/20261121T041500.123456Z-1a2b3c4d"
 EVIL = "<script>alert(1)</script> & \"x\" '東京' \x00\u202e $\\frac{1}{2}$"
@@ -92,7 +93,7 @@ def full() -> ReportData:
         },
         novelty={"texts": 700, "new": 70, "whole": True},
         curves=[{"step": step, "loss": 1 / step, "learning_rate": 1e-4, "memory": 700.0 + step / 10} for step in range(1, 2_000)],
-        training={"steps": 2_000, "tokens_per_s": 1512.34, "weights_sha256": "ab"},
+        training=TrainedFacts(steps=2_000, tokens_per_s=1512.34, weights_sha256="ab"),
         step_seconds={"export": 3.0, "train": 61.5},
         mistakes=[Mistake("ab", EVIL, EVIL, "b", 0.987), Mistake("cd", None, "b", "c", 0.9)],
         settings={"name": EVIL, "train": {"workers": 0, "conf": ["a=b"]}, "model": {"tokenizer": None}},
