@@ -14,6 +14,7 @@ import pytest
 from control_peers import line_of, server_process, worker_process
 
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.training.control.client import ABORTED
 from ts4s_core.training.driver.local_launcher import LocalLauncher
@@ -39,6 +40,9 @@ def trained(store: ArtifactStore, name: str, launcher: LocalLauncher, *, exchang
     for kind in ("dataset", "model"):
         with store.begin(kind, name, "ab" * 32, settings={}, upstream={}) as writer:
             writer.add_json("config.json", {"toy": kind})
+            if kind == "dataset":
+                facts = DatasetFacts(labels=("a", "b", "c"), fingerprint="", task="classification", max_length=9, pad_id=0)
+                writer.facts = facts.to_json()
             refs[kind] = writer.seal().ref
     settings = Settings(
         name=name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from control_peers import RawWorker
 from toy import step_row
 
 from ts4s_core.errors import (
@@ -125,3 +126,27 @@ def test_unforeseen_errors_say_where_and_memory_what_to_do():
     other = _unforeseen(KeyError("x"), job, rank=1, step=5)
     assert isinstance(other, WorkerFailedError)
     assert str(other).endswith("failed in step 5: KeyError: 'x'")
+
+
+class Reading(Failing):
+    """What a launcher sends to workers, and what the control server then tells one of them."""
+
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+        self.sent = job.to_wire() + control.address.to_wire()
+        with RawWorker(control.address, 0) as worker:
+            self.told = worker.hear()
+        raise NonFiniteError("enough")
+
+
+def test_the_stores_keys_reach_workers_over_the_control_channel_alone(store):
+    launcher = Reading([], Metrics(lambda stage, fields: None))
+    storage = {"uri": "s3://bucket", "key": "AKIA-ID", "secret": "HUSH", "region": "eu-west-1"}
+    job = TrainJob(
+        name="toy", key="ab" * 32, dataset="", model="", output="", task="classification", train={"timeout_s": 9}, storage=storage
+    )
+    with pytest.raises(NonFiniteError):
+        Attempts(job, store, launcher, metrics=launcher.metrics, workers=1, max_restarts=0).run()
+    assert "eu-west-1" in launcher.sent
+    assert "AKIA-ID" not in launcher.sent
+    assert "HUSH" not in launcher.sent
+    assert launcher.told == {"type": "welcome", "timeout_s": 9.0, "confided": {"key": "AKIA-ID", "secret": "HUSH"}}
