@@ -48,8 +48,8 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(lambda found: f"{found[1]}{found[2]}=***" if _SECRET_NAME.search(found[2]) else found[0], hidden)
 
 
-def kept(address: str) -> str:
-    """What may be written down of an address that was read: without its query, which says nothing of what was there."""
+def without_query(address: str) -> str:
+    """An address without its query, as manifests and logs record it."""
     scheme = address.partition("://")[0].lower()
     return without_secrets(re.split(r"[?#]", address, maxsplit=1)[0] if scheme in ("http", "https") else address)
 

@@ -26,20 +26,20 @@ class _Entry:
 
 
 class ProcessState:
-    """The last few of each kind of thing, by key. Threads may share it; one waits for another only for the same thing."""
+    """A bounded number of values of each kind, by key. Threads may share it; one waits for another only for the same value."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kinds: dict[str, OrderedDict[Hashable, _Entry]] = {}
 
-    def kept(self, kind: str, key: Hashable, make: Callable[[], T], *, most: int = 1) -> T:
-        """The thing of this key: what was made before, if it is still there, else made now.
+    def get_or_make(self, kind: str, key: Hashable, make: Callable[[], T], *, most: int = 1) -> T:
+        """The value of this key: the one made before if it is still kept, else a new one.
 
         Args:
-            kind: of thing; each kind has its own keys.
+            kind: of value; each kind has its own keys.
             key: everything that the value depends on.
             make: called if it is not there; what it raises is raised here, and the next call tries again.
-            most: so many of the kind are kept; those that were asked for longest ago go first.
+            most: largest number of values of the kind; the least recently used are dropped first.
         """
         with self._lock:
             entries = self._kinds.setdefault(kind, OrderedDict())

@@ -41,7 +41,7 @@ STORE = Backoff(tries=6, first_s=0.5)
 
 
 def is_transient_store_error(exc: Exception) -> bool:
-    """Whether a store may do the next time what it failed at: damaged files stay damaged, and what others wrote is there."""
+    """Whether the next try may succeed: a damaged file stays damaged, and an object that somebody else wrote stays there."""
     return isinstance(exc, StoreError | OSError) and not isinstance(exc, ConflictError | IntegrityError)
 
 
@@ -49,19 +49,19 @@ def retried(
     action: Callable[[], T],
     *,
     backoff: Backoff = STORE,
-    passes: Callable[[Exception], bool] = is_transient_store_error,
+    is_transient: Callable[[Exception], bool] = is_transient_store_error,
     what: str = "the store failed",
 ) -> T:
-    """Do something, and again after a pause while it fails in a way that passes.
+    """Call ``action``, and again after a pause as long as it fails with a transient error.
 
     Args:
-        action: what is done.
-        backoff: how often, and the pauses.
-        passes: whether a failure may be none the next time.
-        what: what is logged of each failure.
+        action: the call.
+        backoff: number of tries, and the pauses.
+        is_transient: whether the next try may succeed after such an error.
+        what: what failed, for the log.
 
     Raises:
-        Exception: the last failure, or the first that does not pass.
+        Exception: the last failure, or the first that is not transient.
     """
     failed = 0
     while True:
@@ -69,7 +69,7 @@ def retried(
             return action()
         except Exception as exc:
             failed += 1
-            if failed >= backoff.tries or not passes(exc):
+            if failed >= backoff.tries or not is_transient(exc):
                 raise
             pause_s = backoff.pause_s(failed)
             log.warning("%s, again in %.1f s: %s", what, pause_s, exc)

@@ -19,9 +19,9 @@ from ts4s_core.shown_text import line as shown
 
 LINE_EVERY_S = 2.0
 HEARTBEAT_EVERY_S = 5.0
-#: While input is still being checked nothing is said, so that a refusal is one line; long checks speak up.
+#: Nothing is shown while the input is checked, so that a refusal is one line; a check that takes longer is shown.
 QUIET_CHECK_S = 30.0
-_COUNTS = ("step", "row", "file", "part")
+_COUNTS = ("step", "row", "file", "part", "split")
 
 
 class _View(Protocol):

@@ -56,7 +56,7 @@ def test_spark_gives_what_one_process_gives(
     ours, theirs = (pq.read_table(tmp_path / name).to_pydict() for name in ("spark", "local"))
     assert ours == theirs
     assert ours["text"][:300] == lines
-    assert told[-1][1]["part"] == told[-1][1]["parts"] > 5
+    assert told[-1][1]["split"] == told[-1][1]["splits"] > 5
     with pytest.raises(DataError, match=r"not UTF-8\. Correct it"):
         run(tiny_models, SparkEngine(spark), tmp_path / "none", errors="refuse", source=str(tmp_path / "rows.tsv"))
     assert not (tmp_path / "none").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ts4s_core.addresses import kept, problem_of, without_secrets
+from ts4s_core.addresses import problem_of, without_query, without_secrets
 from ts4s_core.errors import SettingsError, StoreError
 from ts4s_core.settings import load_settings
 from ts4s_core.settings.groups import Group
@@ -61,7 +61,12 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(address: str) ->
     assert problem is not None
     assert problem.startswith("data.source holds ")
     assert "TS4S_STORAGE__KEY" in problem
-    for shown in (problem, without_secrets(f"cannot open {address!r}: refused"), str(StoreError(f"no {address}")), kept(address)):
+    for shown in (
+        problem,
+        without_secrets(f"cannot open {address!r}: refused"),
+        str(StoreError(f"no {address}")),
+        without_query(address),
+    ):
         assert PLANTED not in shown
 
 
@@ -72,8 +77,8 @@ def test_an_address_without_one_is_taken_and_shown_whole(address: str) -> None:
 
 
 def test_what_is_kept_of_an_address_has_no_query() -> None:
-    assert kept("https://host/x.csv?download=true#a") == "https://host/x.csv"
-    assert kept("s3://bucket/part-?.csv") == "s3://bucket/part-?.csv"
+    assert without_query("https://host/x.csv?download=true#a") == "https://host/x.csv"
+    assert without_query("s3://bucket/part-?.csv") == "s3://bucket/part-?.csv"
 
 
 def test_every_setting_that_is_a_text_is_an_address_or_is_named_here() -> None:

@@ -54,5 +54,5 @@ def test_what_does_not_pass_is_not_tried_again(failure: Exception, pauses: list[
 
 def test_a_failure_of_ones_own_passes_where_one_says_so(pauses: list[float]) -> None:
     backoff = Backoff(tries=4, first_s=0.2, factor=5.0, longest_s=3.0)
-    assert retried(Failing(*[KeyError()] * 3), backoff=backoff, passes=lambda exc: isinstance(exc, KeyError)) == "done"
+    assert retried(Failing(*[KeyError()] * 3), backoff=backoff, is_transient=lambda exc: isinstance(exc, KeyError)) == "done"
     assert pauses == [0.2, 1.0, 3.0]

@@ -53,7 +53,7 @@ class DataEngine(Protocol):
         """
 
     def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
-        """The parts of a Spark table, as items for ``map`` and ``regroup``; each yields tuples of the columns' values.
+        """The partitions of a Spark table, as items for ``map`` and ``regroup``; each yields tuples of the columns' values.
 
         Args:
             name: of the table.

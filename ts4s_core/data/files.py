@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from ts4s_core.addresses import kept
+from ts4s_core.addresses import without_query
 from ts4s_core.data.formats.decoding import COMPRESSED, NOT_UNFOLDED
 from ts4s_core.data.listing import (
     columns_in,
@@ -106,9 +106,10 @@ class SourceFiles:
             if there["type"] == "file":
                 if there["size"] is None:
                     raise SourceError(
-                        f"data.source {kept(self.source)} has no size that its server tells: download it, and give the file"
+                        f"data.source {without_query(self.source)}: expected a server that gives the file's size, got none. "
+                        "Download it, and give the file"
                     )
-                return [SourceFile(path, kept(self.source), int(there["size"]))], True
+                return [SourceFile(path, without_query(self.source), int(there["size"]))], True
             if there["type"] == "directory":
                 found = self._below(fs, path)
                 shown, base = self.source.rstrip("/") or "/", path.rstrip("/")

@@ -43,7 +43,7 @@ class Split:
     start: int = 0
     end: int | None = None
     rows: tuple[tuple[str, str], ...] = ()
-    part: Any = None
+    partition: Any = None
     array: bool = False
 
 
@@ -85,7 +85,7 @@ class DataSource:
         return Reading(self.format, self.files, columns.named, columns.dialect, columns.show_text, by_label=True)
 
     def _cells(self, split: Split, tally: Tally) -> Iterator[Record]:
-        return parquet.cell_records(split.rows if split.part is None else split.part, tally)
+        return parquet.cell_records(split.rows if split.partition is None else split.partition, tally)
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def open_source(
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
-        parts = engine.table_partitions(data.source, columns.named)
-        return DataSource("table", files, columns, [Split(data.source, part=part) for part in parts])
+        partitions = engine.table_partitions(data.source, columns.named)
+        return DataSource("table", files, columns, [Split(data.source, partition=each) for each in partitions])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
     if chosen == "text":

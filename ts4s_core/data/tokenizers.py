@@ -134,7 +134,7 @@ def shared_tokenizer(text: str, max_length: int | None = None) -> Tokenizer:
         tokenizer = tokenizer_from(text)
         return tokenizer if max_length is None else limited(tokenizer, max_length)
 
-    return PROCESS.kept("tokenizer", (text, max_length), make)
+    return PROCESS.get_or_make("tokenizer", (text, max_length), make)
 
 
 def limit_tokenizer_threads(threads: int) -> None:

@@ -55,7 +55,7 @@ class Predictor:
         def make() -> Predictor:
             return cls(SavedModule.from_files(files, where="of the model"), **options)
 
-        return PROCESS.kept("predictor", key, make, most=_MOST_KEPT)
+        return PROCESS.get_or_make("predictor", key, make, most=_MOST_KEPT)
 
     def predict(self, column: pa.Array) -> pa.Array:
         """Predictions of a column, of texts or lists of numbers; a null is one for a null."""

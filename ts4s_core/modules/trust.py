@@ -32,7 +32,7 @@ def trust(*names: str) -> None:
 
 
 def _trusted() -> set[str]:
-    return PROCESS.kept("trusted names", (), set)
+    return PROCESS.get_or_make("trusted names", (), set)
 
 
 def check_trusted(paths: Iterable[str], *, also: Iterable[str] = ()) -> None:

@@ -48,9 +48,8 @@ COPIES = 2
 #: Share of a part's time that is backward: twice the products of forward.
 BACKWARD = 2 / 3
 
+#: Rows and padded length of a part; (0, 0): it has none.
 Shape = tuple[int, int]
-#: A step: for each part its rows and padded length, (0, 0) for none.
-StepShape = Sequence[Shape]
 
 
 @dataclass(frozen=True)

@@ -91,11 +91,11 @@ def predict(
     Args:
         settings: groups ``data``, ``storage``, and ``train.threads_per_worker`` (threads of a task).
         store: holds the model.
-        engine: runs the parts of the source.
+        engine: runs the splits of the source.
         model: a ``trained`` version.
         options: what is asked for.
         slots: tasks that the engine runs at once.
-        progress: called with the parts done.
+        progress: called with the splits done.
 
     Returns:
         ``rows``, ``errors`` (rows that are marked), ``rows_per_s``, ``output``, and ``artifact``, ``seconds``, ``runtime``,
@@ -115,11 +115,11 @@ def predict(
     progress(STAGE, {"doing": "check the model"})
     runtime = checked_runtime(opened, embeddings=options.embeddings)
     output: Any = "logits" if options.embeddings == "none" else options.embeddings
-    use = InferenceSpec(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
+    inference = InferenceSpec(store.storage.settings, str(model), output, runtime, settings.train.threads_per_worker)
     layout = layout_of(spec, model, embeddings=options.embeddings, has_id=bool(source.id_column))
     try:
         sink = target.begin()
-        job = PredictSplit(use, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
+        job = PredictSplit(inference, source.without_splits(), layout, sink, options.errors, options.form == "vectors")
         found = _run(engine, job, source, progress=progress)
         if not found["files"]:
             found["files"].append(_empty(layout, sink, vectors=job.vectors))
@@ -129,7 +129,7 @@ def predict(
             rows_per_s=round(found["rows"] / max(found["seconds"], 1e-9), 2),
             seconds=round(found["seconds"], 3),
             model=str(model),
-            runtime=use.runtime,
+            runtime=inference.runtime,
             labels=list(layout.labels),
         )
         target.finish(found["files"], facts)
@@ -167,7 +167,7 @@ def check_predicts(spec: ModelSpec, model: ArtifactRef) -> str:
 def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, options: PredictOptions) -> Target:
     if options.output:
         return open_target(options.output, settings.storage)
-    bearing = {
+    relevant = {
         "data": settings.data.model_dump(mode="json", include={"source", "format", "text_column", "id_column"}),
         "errors": options.errors,
         "embeddings": options.embeddings,
@@ -175,28 +175,28 @@ def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, opt
     }
     own = ModelSpec.read(store.local(model)).kind.facets(*FACETS)
     inputs = {"trained": store.manifest(model).content_sha256}
-    key = step_key("predictions", entries=(*ENTRIES, *own), inputs=inputs, settings=bearing)
-    return ArtifactTarget(store, trained=model, key=key, settings=bearing)
+    key = step_key("predictions", entries=(*ENTRIES, *own), inputs=inputs, settings=relevant)
+    return ArtifactTarget(store, trained=model, key=key, settings=relevant)
 
 
 def _run(engine: DataEngine, job: PredictSplit, source: TextSource, *, progress: Progress) -> dict[str, Any]:
-    parts = len(source.splits)
-    progress(STAGE, {"part": 0, "parts": parts})
+    splits = len(source.splits)
+    progress(STAGE, {"split": 0, "splits": splits})
     began = time.perf_counter()
 
     def on_done(done: int) -> None:
-        progress(STAGE, {"part": done, "parts": parts, "seconds_left": _left(began, done, parts)})
+        progress(STAGE, {"split": done, "splits": splits, "seconds_left": _left(began, done, splits)})
 
     results = engine.map(job, list(source.splits), stage=STAGE, on_done=on_done)
     rows, errors = (sum(result[name] for result in results) for name in ("rows", "errors"))
     seconds = time.perf_counter() - began
-    progress(STAGE, {"part": parts, "parts": parts, "rows_per_s": round(rows / seconds, 1)})
+    progress(STAGE, {"split": splits, "splits": splits, "rows_per_s": round(rows / seconds, 1)})
     files = [entry for result in results for entry in result["files"]]
     return {"rows": rows, "errors": errors, "files": files, "seconds": seconds}
 
 
-def _left(began: float, done: int, parts: int) -> float | None:
-    return round((time.perf_counter() - began) / done * (parts - done), 1) if done else None
+def _left(began: float, done: int, splits: int) -> float | None:
+    return round((time.perf_counter() - began) / done * (splits - done), 1) if done else None
 
 
 def _empty(layout: Layout, sink: Sink, *, vectors: bool) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Target(Protocol):
     def begin(self) -> Sink:
         """Prepare the place."""
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
+    def finish(self, files: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """Make everything appear."""
 
     def abandon(self) -> None:
@@ -106,7 +106,7 @@ class FolderTarget:
         self._staged.chmod(0o755)
         return StorageSink(self._storage.model_copy(update={"uri": str(self._staged)}), "")
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
+    def finish(self, files: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
         assert self._staged is not None, "begin comes first"
         (self._staged / SUCCESS).write_bytes(_json(facts.shown()))
@@ -137,7 +137,7 @@ class ObjectTarget:
         """See :class:`Target`."""
         return StorageSink(self._settings, self._token)
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
+    def finish(self, files: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
         self._storage.create(SUCCESS, _json({**facts.shown(), "token": self._token}))
 
@@ -171,13 +171,13 @@ class ArtifactTarget:
         self._writer = self._store.begin("predictions", self._trained.name, self._key, settings=self._settings, upstream=upstream)
         return ArtifactSink(self._store.storage.settings, str(self._writer.ref))
 
-    def finish(self, parts: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
+    def finish(self, files: Sequence[Mapping[str, Any]], facts: PredictionFacts) -> None:
         """See :class:`Target`."""
         if self._writer is None:
             raise StoreError("predictions were not begun")
-        for part in sorted(parts, key=lambda part: str(part["path"])):
-            groups = None if part["row_groups"] is None else tuple(RowGroup(*piece) for piece in part["row_groups"])
-            self._writer.register(FileEntry(part["path"], part["size"], part["sha256"], True, groups))
+        for entry in sorted(files, key=lambda entry: str(entry["path"])):
+            groups = None if entry["row_groups"] is None else tuple(RowGroup(*group) for group in entry["row_groups"])
+            self._writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"], True, groups))
         self._writer.facts = facts.to_json()
         self._writer.seal()
 

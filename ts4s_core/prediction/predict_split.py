@@ -1,4 +1,4 @@
-"""What one task of a prediction does: a part of the source in, one or more files out. Runs anywhere, with bounded memory."""
+"""What one task of a prediction does: a split of the source in, one or more files out. Runs anywhere, with bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHARS_PER_CHUNK = 4 * 2**20
 
 @dataclass(frozen=True)
 class InferenceSpec:
-    """Which model, and how it is run. Small: every task carries it.
+    """A model and how it is run. Small: every task carries it.
 
     Attributes:
         storage: where it is kept.
@@ -74,7 +74,7 @@ def model_of(use: InferenceSpec) -> LoadedModel:
         IntegrityError: a file is damaged.
     """
     limit_tokenizer_threads(use.threads)
-    return PROCESS.kept("predicting model", use, lambda: _load_model(use))
+    return PROCESS.get_or_make("predicting model", use, lambda: _load_model(use))
 
 
 def _load_model(use: InferenceSpec) -> LoadedModel:
@@ -87,7 +87,7 @@ def _load_model(use: InferenceSpec) -> LoadedModel:
 
 @dataclass(frozen=True)
 class PredictSplit:
-    """Predict the rows of one part of the source.
+    """Predicts the rows of one split of the source.
 
     Attributes:
         model: the model.
@@ -105,8 +105,8 @@ class PredictSplit:
     errors: Errors
     vectors: bool
 
-    def __call__(self, part: TextSplit) -> dict[str, Any]:
-        """Rows, marked rows, and what the sink said of each file.
+    def __call__(self, split: TextSplit) -> dict[str, Any]:
+        """Number of rows and of marked rows, and the sink's entry of each file.
 
         Raises:
             DataError: if a row cannot be predicted and ``errors`` is ``refuse``.
@@ -114,15 +114,15 @@ class PredictSplit:
         model = model_of(self.model)
         done: dict[str, Any] = {"rows": 0, "errors": 0, "files": []}
         with tempfile.TemporaryDirectory(prefix="ts4s-predict-") as folder:
-            whole = _File(Path(folder), f"part-{part.number:05}", self)
-            for number, rows in enumerate(chunks(self.source.read(part))):
-                if number % part.of != part.share:
+            whole = _File(Path(folder), f"part-{split.number:05}", self)
+            for number, rows in enumerate(chunks(self.source.read(split))):
+                if number % split.of != split.share:
                     continue
                 table, marked = self.layout.table(rows, model.values(rows))
                 if marked and self.errors == "refuse":
                     raise refused(table)
-                # The chunks of a shared part come from several tasks: a file each keeps the order of the names.
-                file = whole if part.of == 1 else _File(Path(folder), f"part-{part.number:05}-{number:06}", self)
+                # The chunks of a shared split come from several tasks: a file each keeps the order of the names.
+                file = whole if split.of == 1 else _File(Path(folder), f"part-{split.number:05}-{number:06}", self)
                 file.add(table)
                 if file is not whole:
                     done["files"] += file.close()
@@ -133,7 +133,7 @@ class PredictSplit:
 
 
 def refused(table: pa.Table) -> DataError:
-    """What is raised for the first marked row of a table."""
+    """The error for the first marked row of a table."""
     reason = next(value for value in table.column("error").to_pylist() if value is not None)
     return DataError(f"Prediction refused a row: {reason}. Correct it, or use --errors mark")
 

@@ -14,7 +14,7 @@ from ts4s_core.data.sources import Reading, Split, docstring_splits, file_splits
 from ts4s_core.errors import SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
-#: Work is cut finer than for training: the model takes the time, and the slowest part is waited for.
+#: Work is cut finer than for training: the model takes the time, and the slowest split is waited for.
 SPLITS = 64
 LEAST_SPLIT_BYTES = 64 * 2**10
 MOST_SPLIT_BYTES = 8 * 2**20
@@ -37,8 +37,8 @@ class TextSplit:
     split: Split
     share: int = 0
     of: int = 1
-    #: a part of a Spark table; on an executor its rows, which the engine puts here
-    part: Any = None
+    #: a partition of a Spark table; on an executor its rows, which the engine puts here
+    partition: Any = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TextSource:
         files: how to open its files.
         text_column: the column of the text.
         id_column: the column that names a row; empty: none.
-        splits: its parts, in order of file and place.
+        splits: of its files, in order of file and place.
         show_text: whether messages may quote the data.
         dialect: of csv.
     """
@@ -73,17 +73,17 @@ class TextSource:
         """The same source, small enough to send to every task."""
         return replace(self, splits=())
 
-    def read(self, part: TextSplit) -> Iterator[TextRow]:
+    def read(self, task: TextSplit) -> Iterator[TextRow]:
         """Every row of a split, in order; blank lines are not rows. Each line that a bad row swallowed is one that is bad.
 
         Raises:
             SourceError: if the file cannot be read.
             DataError: if a header lacks a column, or the file is not of its format.
         """
-        split = part.split
+        split = task.split
         if split.file is None:
             with failures(split.name):
-                yield from (row_of(text) for _label, text in split.rows) if part.part is None else _rows_of(part.part)
+                yield from (row_of(text) for _label, text in split.rows) if task.partition is None else _rows_of(task.partition)
             return
         reading = Reading("text" if self.format == "tsv" else self.format, self.files, self.named, self.dialect, self.show_text)
         where = split.name if not split.start else f"{split.name} from byte {split.start} on"
@@ -124,7 +124,7 @@ def row_of(text: object, named: object = None) -> TextRow:
 
 
 def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine, *, slots: int) -> TextSource:
-    """Find a source's files, settle its format, and cut it into parts. Reads no more than the files' ends.
+    """Find a source's files, settle its format, and cut it into splits. Reads no more than the files' ends.
 
     Args:
         data: source, format, columns.
@@ -144,9 +144,9 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
     if data.format == "table":
         source = TextSource("table", files, data.text_column, data.id_column)
-        parts = engine.table_partitions(data.source, source.named)
-        # The engine matches parts and partitions by number: they are not shared.
-        return replace(source, splits=[TextSplit(at, Split(data.source), part=part) for at, part in enumerate(parts)])
+        partitions = engine.table_partitions(data.source, source.named)
+        # The engine matches splits and partitions by number: they are not shared.
+        return replace(source, splits=[TextSplit(at, Split(data.source), partition=each) for at, each in enumerate(partitions)])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
     if not single:

@@ -158,7 +158,9 @@ class ObjectFiles:
                 raise _NotWholeError(f"{path} was written {CREATIONS.tries} times, and is not there whole. Look at the server")
 
         # A server may still clear an attempt away that broke off, and with it the object that the next attempt wrote (rclone's).
-        retried(write, backoff=CREATIONS, passes=lambda exc: isinstance(exc, _NotWholeError), what=f"{path} is not there whole")
+        retried(
+            write, backoff=CREATIONS, is_transient=lambda exc: isinstance(exc, _NotWholeError), what=f"{path} is not there whole"
+        )
 
     def _put_back(self, path: str, own: str) -> bool:
         """Write what a successor wrote over what came too late, or take that away; whether there was a successor."""
@@ -286,7 +288,7 @@ class S3Files(ObjectFiles):
         retried(
             write,
             backoff=CONFLICTS,
-            passes=lambda exc: isinstance(exc, OSError) and _code(exc) in ("ConditionalRequestConflict", "409"),
+            is_transient=lambda exc: isinstance(exc, OSError) and _code(exc) in ("ConditionalRequestConflict", "409"),
             what=f"{path} is being written by another",
         )
 

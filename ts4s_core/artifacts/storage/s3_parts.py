@@ -62,7 +62,7 @@ class PieceClient:
                 raise _BodyBrokenError(str(exc)) from exc
 
         return retried(
-            read, backoff=BODIES, passes=lambda exc: isinstance(exc, _BodyBrokenError), what=f"the body of {path} broke off"
+            read, backoff=BODIES, is_transient=lambda exc: isinstance(exc, _BodyBrokenError), what=f"the body of {path} broke off"
         )
 
     def _client(self) -> Any:

@@ -31,7 +31,7 @@ def remember(path: Path, sha256: str) -> None:
 
 def _seen() -> dict[_State, str]:
     """Hashes by state: a file that was not changed since (inode, size, change time) need not be hashed again."""
-    return PROCESS.kept("checked files", (), dict[_State, str])
+    return PROCESS.get_or_make("checked files", (), dict[_State, str])
 
 
 def _state(path: Path, status: os.stat_result) -> _State:

@@ -79,7 +79,7 @@ def _tested_ids(job: OverlapJob, store: ArtifactStore) -> Ids:
         with Dataset.open(store, ArtifactRef.parse(job.tested)) as opened:
             return _ids(opened, job.side, range(len(opened.rows_per_group(job.side))))
 
-    return PROCESS.kept("tested ids", (job.storage, job.tested, job.side), read)
+    return PROCESS.get_or_make("tested ids", (job.storage, job.tested, job.side), read)
 
 
 def _ids(dataset: Dataset, side: str, indices: Sequence[int]) -> Ids:

@@ -138,7 +138,7 @@ def _scorer_of(job: ScoreJob, store: ArtifactStore) -> LanguageScorer:
     """The model, loaded once in a process for all its chunks."""
     key = (job.storage, job.trained, job.dataset)
     trained, dataset = ArtifactRef.parse(job.trained), ArtifactRef.parse(job.dataset)
-    return PROCESS.kept("language scorer", key, lambda: LanguageScorer.load(store, trained, dataset=dataset))
+    return PROCESS.get_or_make("language scorer", key, lambda: LanguageScorer.load(store, trained, dataset=dataset))
 
 
 @dataclass(frozen=True)

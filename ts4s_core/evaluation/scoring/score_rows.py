@@ -121,7 +121,7 @@ def _scorer_of(job: ScoreJob, store: ArtifactStore) -> Scorer:
 
     key = (job.storage, job.trained, job.dataset)
     trained, dataset = ArtifactRef.parse(job.trained), ArtifactRef.parse(job.dataset)
-    return PROCESS.kept("scorer", key, lambda: Scorer.load(store, trained=trained, dataset=dataset))
+    return PROCESS.get_or_make("scorer", key, lambda: Scorer.load(store, trained=trained, dataset=dataset))
 
 
 def score(scorer: Scorer, rows: Rows, *, threads: int) -> npt.NDArray[np.float32]:

@@ -93,7 +93,7 @@ def _build(run: Evaluation, writer: ArtifactWriter) -> None:
         local = Path(folder) / "predictions.parquet"
         write_predictions(store, run.dataset, answers, local=local, show_text=show_text)
         writer.add_file(local, "predictions.parquet")
-    run.progress(STAGE, {"part": "report"})
+    run.progress(STAGE, {"doing": "write the report"})
     data = run.report_data(
         metrics=metrics,
         decision=decision,

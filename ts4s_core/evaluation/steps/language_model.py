@@ -115,7 +115,7 @@ def _build(run: Evaluation, prompts: Sequence[str], writer: ArtifactWriter) -> N
     writer.add_json("decision.json", decision.to_json())
     writer.add_json("next_tokens.json", [context.to_json() for context in contexts])
     writer.add_bytes("blocks.csv", _blocks_csv(scores))
-    run.progress(STAGE, {"part": "report"})
+    run.progress(STAGE, {"doing": "write the report"})
     near = write_word_vectors(writer, store.local(trained), words=words_of(settings))
     data = run.report_data(metrics=metrics, decision=decision, card=_card(run))
     add_page(writer, render_language_report(data, contexts, near))

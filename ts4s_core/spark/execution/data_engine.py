@@ -212,7 +212,7 @@ class _OnPartition:
         if index >= len(self.items):
             yield _results([(index, True, to_wire(_other_partitions(len(self.items))))])
             return
-        yield from self.function(index, dataclasses.replace(self.items[index], part=_cells(batches)))
+        yield from self.function(index, dataclasses.replace(self.items[index], partition=_cells(batches)))
 
 
 def _cells(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:

@@ -53,7 +53,7 @@ def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
     """
     application = cluster.application_of(session)
     for top in sorted({path.partition(":")[0].partition(".")[0] for path in paths} | {ts4s_core.__name__}):
-        shipped = PROCESS.kept("shipped modules", application, set[str])
+        shipped = PROCESS.get_or_make("shipped modules", application, set[str])
         if top in shipped:
             continue
         shipped.add(top)
