@@ -1,4 +1,4 @@
-"""What a command of the command line is: its words, options and what it gives back."""
+"""A command of the command line: its name, options, input and result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Invocation:
-    """What a command's function is given.
+    """The input of a command's function.
 
     Attributes:
         settings: all of them.
         options: the command's own flags and arguments.
         display: shows progress on standard error.
-        stream: where text may be written as it comes, before the result; None: the result alone is wanted (``--json``).
+        stream: where text may be written as it is generated, before the result; None: only the result is printed (``--json``).
     """
 
     settings: Settings
@@ -33,7 +33,7 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command's function gives back.
+    """The result of a command's function.
 
     Attributes:
         values: the result: printed as a table, or with ``--json`` as one JSON object.

@@ -11,7 +11,7 @@ from ts4s_core.shown_text import for_encoding, json_line, line, lines
 
 
 def write(outcome: Outcome, *, as_json: bool, stream: TextIO) -> None:
-    """Print what a command gave back."""
+    """Print the result of a command."""
     if as_json:
         stream.write(json_line(_finite(outcome.values), stream.encoding) + "\n")
     elif outcome.text is None:
@@ -22,7 +22,7 @@ def write(outcome: Outcome, *, as_json: bool, stream: TextIO) -> None:
 
 
 def write_text(text: str, stream: TextIO) -> None:
-    """Write text that is laid out already: what a terminal would obey, or the stream cannot take, is shown escaped."""
+    """Write text that is laid out already: control characters, and characters that the stream cannot encode, are escaped."""
     stream.write(for_encoding(lines(text), stream.encoding))
 
 

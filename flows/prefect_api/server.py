@@ -103,7 +103,7 @@ class TemporaryServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for the run: it still has to tell the server how it ended
+                    start_new_session=True,  # Ctrl-C is for the run: it still has to report its end to the server
                 )
         self._deadline = time.monotonic() + START_TIMEOUT_S
 

@@ -53,12 +53,12 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is started where.
+class StackPlan:
+    """The processes of a stack, and where they run.
 
     Attributes:
         folder: of the stack, absolute.
-        mark: the stack's random word.
+        mark: a random word in the environment of all its processes.
         keys: to the S3 server.
         prefect_port: of Prefect's server.
         s3_port: of the S3 server.

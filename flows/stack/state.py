@@ -1,4 +1,4 @@
-"""What ``ts4s stack`` knows of the processes that it started: a file that names them, and a mark by which all are found.
+"""The state of ``ts4s stack``: a file that names the processes it started, and a mark by which all of them are found.
 
 The mark is a random word in the environment of every process of a stack, which whatever they start inherits. So a process
 number that was given to another program since is never taken for one of ours, and what a crashed part left is found too.
@@ -118,8 +118,8 @@ def is_alive(service: Service, mark: str) -> bool:
         return False
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """Every living process of a stack, whoever started it."""
+def processes_of(mark: str) -> list[psutil.Process]:
+    """Every living process of a stack, also those that its services started."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -143,7 +143,7 @@ def end(state: StackState, *, first: str) -> list[int]:
     for services in (early, late):
         _ask(services, state.mark)
     deadline = time.monotonic() + _KILL_LIMIT_S
-    while (left := marked(state.mark)) and time.monotonic() < deadline:
+    while (left := processes_of(state.mark)) and time.monotonic() < deadline:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -19,14 +19,14 @@ from flows.deployment.specs import DeployOptions
 from flows.stack.services import (
     STORE_URI,
     Keys,
-    Plan,
+    StackPlan,
     free_port,
     http_answers,
     prefect_is_healthy,
     rclone_program,
     worker_is_online,
 )
-from flows.stack.state import Service, StackError, StackState, end, is_alive, locked, marked, read_state
+from flows.stack.state import Service, StackError, StackState, end, is_alive, locked, processes_of, read_state
 from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, SparkSettings, StorageSettings
 from ts4s_core.settings.load import read_config
@@ -87,7 +87,7 @@ def up(settings: Settings, options: StackOptions, deployed: DeployOptions) -> di
                 raise StackError(f"the stack in {folder} runs without logins: end it with ts4s stack down and start it again")
             _deploy(settings, folder, deployed, api_url=f"{before.service(PREFECT_SERVER).address}/api", login=keys.login)
             return _described(folder, before, status="already up")
-        if before is not None and marked(before.mark):
+        if before is not None and processes_of(before.mark):
             dead = ", ".join(name for name, lives in alive.items() if not lives) or "a later part"
             raise StackError(f"a part of the stack in {folder} runs, but not {dead}: end it first with ts4s stack down")
         return _start(settings, options, deployed, before=before)
@@ -101,7 +101,7 @@ def status(folder: Path) -> dict[str, Any]:
     alive = _alive(state)
     if all(alive.values()) and alive:
         return _described(folder, state, status="up")
-    return _described(folder, state, status="partly up" if any(alive.values()) or marked(state.mark) else "down")
+    return _described(folder, state, status="partly up" if any(alive.values()) or processes_of(state.mark) else "down")
 
 
 def down(folder: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def down(folder: Path) -> dict[str, Any]:
 
 def _start(settings: Settings, options: StackOptions, deployed: DeployOptions, *, before: StackState | None) -> dict[str, Any]:
     state = StackState()
-    plan = Plan(
+    plan = StackPlan(
         folder=options.folder,
         mark=state.mark,
         keys=_kept_keys(options.folder) or Keys.new(),
@@ -140,7 +140,7 @@ def _start(settings: Settings, options: StackOptions, deployed: DeployOptions, *
     return _described(plan.folder, state, status="up")
 
 
-def _start_all(plan: Plan, state: StackState, deploy: Callable[[], None]) -> None:
+def _start_all(plan: StackPlan, state: StackState, deploy: Callable[[], None]) -> None:
     """All that takes its time is started before anything is waited for."""
     _write_private(plan.folder / LOGIN_FILE, f"{plan.keys.login}\n")
     prefect = _spawn(plan, state, PREFECT_SERVER, plan.prefect_server())
@@ -165,7 +165,7 @@ def _start_all(plan: Plan, state: StackState, deploy: Callable[[], None]) -> Non
     state.write(plan.folder)
 
 
-def _spawn(plan: Plan, state: StackState, name: str, daemon: Daemon) -> Service:
+def _spawn(plan: StackPlan, state: StackState, name: str, daemon: Daemon) -> Service:
     """Start a process that outlives this one, and write down at once that it is there."""
     state.write(plan.folder)  # before the first start too: whatever has the mark can be found from here on
     path = plan.folder / f"{name}.log"
@@ -200,7 +200,7 @@ def _ready(service: Service, state: StackState, asked: Callable[[], object]) -> 
     )
 
 
-def _write_config(plan: Plan, *, master: str) -> None:
+def _write_config(plan: StackPlan, *, master: str) -> None:
     """A file for ``--config``: where the cluster and the store are, with the keys, for its owner alone."""
     conf = ["spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1"]
     text = (

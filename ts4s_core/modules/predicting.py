@@ -122,7 +122,7 @@ def outputs_of(saved: SavedModule, form: InputForm, rows: list[Any], *, tokenize
         except Exception as exc:  # whatever a module of the user's raises
             reason = str(exc).strip().partition("\n")[0]
             raise InputError(
-                f"The module's forward fails on the first rows: {type(exc).__name__}: {reason}. Look at inputCol and inputShape"
+                f"The module's forward fails on the first rows: {type(exc).__name__}: {reason}. Check inputCol and inputShape"
             ) from exc
     first = found[0] if isinstance(found, tuple) else found
     return int(first.shape[1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None

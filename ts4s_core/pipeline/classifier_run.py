@@ -13,7 +13,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.facts import DatasetFacts, ScanFacts
 from ts4s_core.errors import InputError
 from ts4s_core.pipeline.checks import check_classes, check_source, check_store
-from ts4s_core.pipeline.training_run import Given, TrainingRun
+from ts4s_core.pipeline.training_run import NamedInputs, TrainingRun
 from ts4s_core.training.settings_checks import check_strategy
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Input that was found fit before the first write.
+class CheckedInput:
+    """The model source and the data of a run, checked before the first write.
 
     Attributes:
         source: the base model.
@@ -38,9 +38,9 @@ class Checked:
 class ClassifierRun(TrainingRun):
     """Steps of a classifier; those that every kind of task has stand in the base class."""
 
-    _checked: Checked | None = None
+    _checked: CheckedInput | None = None
 
-    def check(self) -> Checked:
+    def check(self) -> CheckedInput:
         """Find the base model and read the data completely; writes nothing. The second call returns what the first found.
 
         Raises:
@@ -56,7 +56,7 @@ class ClassifierRun(TrainingRun):
         """Check model and data; see :meth:`check`."""
         self.check()
 
-    def _check(self) -> Checked:
+    def _check(self) -> CheckedInput:
         with ThreadPoolExecutor(1) as pool:
             scanning = pool.submit(self.scan)
             problems: list[InputError] = []
@@ -78,7 +78,7 @@ class ClassifierRun(TrainingRun):
             raise problems[0] if len(problems) == 1 else InputError("; ".join(map(str, problems)))
         labels = scan.labels
         check_classes(self.settings, labels)
-        return Checked(found, labels, scan.sides)
+        return CheckedInput(found, labels, scan.sides)
 
     def scan(self) -> ScanFacts:
         """Read the data completely; writes nothing. Preparing them later does not read them for that again."""
@@ -94,7 +94,7 @@ class ClassifierRun(TrainingRun):
         """Export the base model."""
         return self._export_source()
 
-    def import_alone(self, given: Given) -> StepResult:
+    def import_alone(self, given: NamedInputs) -> StepResult:
         """See :class:`TrainingRun`; class names come from a dataset, else from ``model.classes``."""
         with self.stage("check"):
             base = self._base(given)
@@ -123,21 +123,21 @@ class ClassifierRun(TrainingRun):
         """Check, split and tokenise the data with the tokenizer of an exported model."""
         return self._spark_step("prepare", onnx=str(base))
 
-    def prepare_alone(self, given: Given) -> StepResult:
+    def prepare_alone(self, given: NamedInputs) -> StepResult:
         """See :class:`TrainingRun`; the tokenizer is an exported model's."""
         with self.stage("check"):
             base = self._base(given)
             self.scan()
         return self.prepare(base)
 
-    def _base(self, given: Given) -> ArtifactRef:
+    def _base(self, given: NamedInputs) -> ArtifactRef:
         """The exported base model: the one named, else the newest of model.source."""
         if "onnx" in given:
             return self.newest("onnx", given)
         source = self.source()
         return source.ref or self.newest("onnx", given, name=source.slug)
 
-    def _classes(self, given: Given) -> tuple[int, tuple[str, ...] | None]:
+    def _classes(self, given: NamedInputs) -> tuple[int, tuple[str, ...] | None]:
         """How many classes, and what they are called: from the dataset if there is one, else from model.classes."""
         settings = self.settings
         dataset = given.get("dataset") or self.store.newest("dataset", settings.name)

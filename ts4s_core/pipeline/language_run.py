@@ -14,7 +14,7 @@ from ts4s_core.errors import InputError
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.generation_step import generate_texts, given_prompts
 from ts4s_core.pipeline.checks import check_store
-from ts4s_core.pipeline.training_run import Given, TrainingRun
+from ts4s_core.pipeline.training_run import NamedInputs, TrainingRun
 from ts4s_core.training.settings_checks import check_strategy
 
 
@@ -69,7 +69,7 @@ class LanguageRun(TrainingRun):
             tokenizer = self._tokenizer_of(dataset)
             return done(import_decoder(self.settings, self.store, tokenizer=tokenizer, exported=exported, progress=self.progress))
 
-    def prepare_alone(self, given: Given) -> StepResult:
+    def prepare_alone(self, given: NamedInputs) -> StepResult:
         """See :class:`TrainingRun`; the tokenizer is the text's own."""
         with self.stage("check"):
             self.check_text()
@@ -95,7 +95,7 @@ class LanguageRun(TrainingRun):
             )
         return result
 
-    def import_alone(self, given: Given) -> StepResult:
+    def import_alone(self, given: NamedInputs) -> StepResult:
         """See :class:`TrainingRun`: of the exported transformer that is named, or of the one that the settings name."""
         dataset, onnx = self.newest("dataset", given), given.get("onnx")
         if onnx is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ts4s_core.onnx.sources.resolve import ModelSource
 
 #: Artifacts that ``--from`` names, by kind.
-Given = Mapping[str, ArtifactRef]
+NamedInputs = Mapping[str, ArtifactRef]
 #: The command that makes each kind of artifact.
 COMMAND_OF = {"onnx": "export", "model": "import", "dataset": "prepare", "trained": "train"}
 
@@ -50,14 +50,14 @@ class TrainingRun(Run, ABC):
         """
 
     @abstractmethod
-    def import_alone(self, given: Given) -> StepResult:
+    def import_alone(self, given: NamedInputs) -> StepResult:
         """Make the model that is trained as a step of its own."""
 
     @abstractmethod
-    def prepare_alone(self, given: Given) -> StepResult:
+    def prepare_alone(self, given: NamedInputs) -> StepResult:
         """Make the dataset as a step of its own."""
 
-    def train_alone(self, given: Given) -> StepResult:
+    def train_alone(self, given: NamedInputs) -> StepResult:
         """Train as a step of its own."""
         return self.train(self.newest("dataset", given), self.newest("model", given))
 
@@ -65,7 +65,7 @@ class TrainingRun(Run, ABC):
         """Train a model on a dataset."""
         return self._spark_step("train", dataset=str(dataset), model=str(model))
 
-    def evaluate_alone(self, given: Given) -> StepResult:
+    def evaluate_alone(self, given: NamedInputs) -> StepResult:
         """Evaluate as a step of its own."""
         trained = self.newest("trained", given)
         dataset = given.get("dataset") or ArtifactRef.parse(self.store.manifest(trained).upstream["dataset"])
@@ -94,7 +94,7 @@ class TrainingRun(Run, ABC):
         """What the evaluation of this kind is given besides."""
         return {}
 
-    def newest(self, kind: str, given: Given, *, name: str | None = None) -> ArtifactRef:
+    def newest(self, kind: str, given: NamedInputs, *, name: str | None = None) -> ArtifactRef:
         """The artifact that was named, if it exists, else the newest under the name.
 
         Raises:

@@ -69,7 +69,7 @@ class PartCost:
 
 @dataclass(frozen=True)
 class LoadMeasurement:
-    """What was measured with some number of busy processes on this machine.
+    """The measurements with a number of busy processes on this machine.
 
     Attributes:
         parts: cost of parts.
@@ -84,7 +84,7 @@ class LoadMeasurement:
 
 @dataclass(frozen=True)
 class Measurements:
-    """A model on a machine.
+    """The measurements of a model on a machine.
 
     Attributes:
         alone: with one worker.
@@ -127,7 +127,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a number of workers costs.
+    """The cost of training with a number of workers.
 
     Attributes:
         seconds: of a step, and of it ``compute``, ``optimiser``, ``exchange`` and ``rest``.

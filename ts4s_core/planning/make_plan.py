@@ -31,7 +31,7 @@ _GB = 2**30
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What a plan is asked for.
+    """The options of a plan.
 
     Attributes:
         workers: the largest number in the table; 0: that of the settings, or as many as there are parts.
@@ -98,7 +98,7 @@ class Plan:
 
 
 def check_plan_options(options: PlanOptions, settings: Settings) -> None:
-    """Refuse what cannot be asked for, before anything is measured or looked up.
+    """Check the options before anything is measured.
 
     Raises:
         SettingsError: if an option is not valid.
@@ -119,7 +119,7 @@ def make_plan(
     Args:
         settings: of the run.
         job: the training job that the run would make; see :func:`planning_job`.
-        options: what is asked for.
+        options: of the plan.
         assumed: whether the rows are assumed.
         progress: called with what is being measured.
 

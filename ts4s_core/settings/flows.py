@@ -86,7 +86,7 @@ def settings_that_apply(flow: str, task: str | None) -> Collection[str]:
     return flow_settings(flow).names
 
 
-def only(settings: Settings, names: Collection[str]) -> Settings:
+def restricted_to(settings: Settings, names: Collection[str]) -> Settings:
     """The settings with every other one at its default, as if it had not been given."""
     changes: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():

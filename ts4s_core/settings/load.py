@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from ts4s_core.addresses import without_secrets
 from ts4s_core.errors import SettingsError, listed
-from ts4s_core.settings.flows import only, settings_that_apply
+from ts4s_core.settings.flows import restricted_to, settings_that_apply
 from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS, Settings
 
 # Read by the program itself, not settings of a run.
@@ -55,7 +55,7 @@ def load_settings(
         raise SettingsError("; ".join(problems_of(exc))) from None
     if flow is not None:
         task = settings.model.task if "task" in settings.model.model_fields_set else None
-        settings = only(settings, settings_that_apply(flow, task))
+        settings = restricted_to(settings, settings_that_apply(flow, task))
     problems = settings.conflicts()
     if problems:
         raise SettingsError("; ".join(problems))

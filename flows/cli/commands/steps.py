@@ -69,7 +69,7 @@ def evaluate_command(invocation: Invocation) -> Outcome:
 
 
 def inputs(options: Any, kinds: tuple[str, ...]) -> dict[str, ArtifactRef]:
-    """What ``--from`` named, by kind.
+    """The artifacts that ``--from`` names, by kind.
 
     Raises:
         SettingsError: if this step does not read artifacts of that kind, or a kind is named twice.

@@ -246,7 +246,7 @@ def test_a_file_of_the_web_is_read_or_refused_by_name(tmp_path: Path, web: str, 
     shutil.copy(tmp_path / name, tmp_path / f"sizeless-{name}")
     assert texts(f"{web}/{name}") == found
     assert [row.text for row in predicted(f"{web}/{name}")] == found
-    with pytest.raises(SourceError, match="expected a server that gives the file's size: download it"):
+    with pytest.raises(SourceError, match="expected a server that gives the file's size, got none"):
         texts(f"{web}/sizeless-{name}")
     with pytest.raises(SourceError, match=r"none\.tsv does not exist"):
         texts(f"{web}/none.tsv")

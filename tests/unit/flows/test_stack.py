@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from flows.stack import up_and_down as stack
-from flows.stack.services import Keys, Plan, free_port
-from flows.stack.state import MARK, Service, StackError, StackState, is_alive, locked, marked, read_state
+from flows.stack.services import Keys, StackPlan, free_port
+from flows.stack.state import MARK, Service, StackError, StackState, is_alive, locked, processes_of, read_state
 from ts4s_core.errors import SettingsError
 from ts4s_core.spark.session.standalone import has_registered, master_url, web_address
 
@@ -51,11 +51,11 @@ def test_down_finds_what_a_crashed_part_left(tmp_path: Path, start: Callable[[st
     dies.wait()
     state.services = [service("spark-master", lives.pid), service("prefect-worker", dies.pid)]
     state.write(tmp_path)
-    assert len(marked(state.mark)) == 2
+    assert len(processes_of(state.mark)) == 2
     found = stack.status(tmp_path)
     assert (found["status"], [one["alive"] for one in found["services"].values()]) == ("partly up", [True, False])
     assert stack.down(tmp_path) == {"status": "down", "folder": str(tmp_path), "ended": ["spark-master"]}
-    assert marked(state.mark) == []
+    assert processes_of(state.mark) == []
     assert stack.status(tmp_path)["status"] == "down"
     assert stack.down(tmp_path)["ended"] == []
 
@@ -90,7 +90,7 @@ def test_processes_get_what_they_need_and_no_more(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the user's own")
     monkeypatch.setenv("SPARK_CONF_DIR", "/somewhere")
     keys = Keys.new()
-    plan = Plan(tmp_path, "a-mark", keys, prefect_port=1, s3_port=2, cores=1, memory="1g", pool="ts4s")
+    plan = StackPlan(tmp_path, "a-mark", keys, prefect_port=1, s3_port=2, cores=1, memory="1g", pool="ts4s")
     daemons = {
         "server": plan.prefect_server(),
         "worker": plan.prefect_worker(),

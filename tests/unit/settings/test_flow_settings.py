@@ -14,7 +14,7 @@ from ts4s_core.settings.flows import (
     completed,
     defaults_of,
     flow_settings,
-    only,
+    restricted_to,
     settings_of_kind,
     settings_that_apply,
     shown_settings,
@@ -122,10 +122,10 @@ def test_what_bears_is_still_refused_where_it_is_wrong() -> None:
 
 def test_only_keeps_values_and_what_was_given() -> None:
     settings = Settings(name="n", reuse=False, train={"epochs": 3, "seed": 1})
-    kept = only(settings, {"name", "train.seed"})
+    kept = restricted_to(settings, {"name", "train.seed"})
     assert (kept.name, kept.reuse, kept.train.epochs, kept.train.seed) == ("n", True, 2, 1)
     assert kept.train.model_fields_set == {"seed"}
-    assert only(settings, settings_that_apply("retrain", None)) == settings
+    assert restricted_to(settings, settings_that_apply("retrain", None)) == settings
 
 
 def test_a_flow_has_its_own_defaults() -> None:

@@ -2,7 +2,7 @@
 
 The rules, in order:
 
-1. Whatever stops (a leak, a changed label set, drift, see :class:`Evidence`) keeps the champion, with the reason.
+1. A leak, a changed label set or drift (see :class:`Evidence`) keeps the champion, with the reason.
 2. Without a champion the candidate must beat the best constant answer (the majority class, or for a language model the
    frequencies of tokens) in ``evaluate.metric``.
 3. Else both are compared on the same test rows, without the rows that either was trained on. The candidate is promoted if its
@@ -24,7 +24,7 @@ from ts4s_core.task_kinds.registry import METRICS
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says.
+    """The decision of the gate.
 
     Attributes:
         promote: whether the candidate is to become the champion.
@@ -62,7 +62,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the decision is made from.
+    """The figures that a decision is made from.
 
     Attributes:
         metric: ``accuracy``, ``macro_f1`` or ``loss``; ``bits_per_byte`` for a language model.

@@ -112,12 +112,12 @@ def tasks_done(session: SparkSession, group: str) -> int:
 
 
 def executor_figures(session: SparkSession) -> list[ExecutorFigures]:
-    """A row of figures for every executor since the session began; none if Spark does not tell."""
+    """A row of figures for every executor since the session began; empty if Spark does not report them."""
     try:
         found = scala_context(context_of(session)).statusStore().executorList(False)
         return [_figures(found.apply(index)) for index in range(found.size())]
     except Exception as exc:  # figures are worth less than the training that they are of
-        log.warning("Spark does not tell its executors' figures: %s", str(exc).splitlines()[0])
+        log.warning("Spark does not report the figures of its executors: %s", str(exc).splitlines()[0])
         return []
 
 
@@ -183,7 +183,7 @@ def submitted_conf() -> set[str]:
 
 
 def log_in(conf: Mapping[str, str], user: str) -> None:
-    """Start the JVM and tell Hadoop who this is: it fails where the system knows no name for the user id."""
+    """Start the JVM and log the user in to Hadoop, which fails by itself if the system has no name for the user id."""
     from pyspark import SparkConf
 
     jvm = start_jvm(SparkConf(loadDefaults=False).setAll(list(conf.items())))
@@ -219,16 +219,16 @@ def watch(session: SparkSession, *, limit_s: float = SILENCE_LIMIT_S) -> None:
     threading.Thread(target=look, name="watch-jvm", daemon=True).start()
 
 
-def abandon_dead_jvm(*, surely: bool = False) -> None:
+def abandon_dead_jvm(*, assume_dead: bool = False) -> None:
     """Let pyspark start anew after its JVM died; it would talk to the dead one for ever.
 
     Args:
-        surely: take the JVM for dead although its process is still there: a killed one closes its sockets first.
+        assume_dead: whether to treat the JVM as dead although its process still exists: a killed one closes its sockets first.
     """
     from pyspark import SparkContext
 
     process = jvm_process(SparkContext)
-    if process is None or not (surely or process.poll() is not None):
+    if process is None or not (assume_dead or process.poll() is not None):
         return
     process.kill()
     process.wait()

@@ -193,7 +193,7 @@ class Sessions:
         """
         if self._session is not None and not classic.is_alive(self._session):
             self._session = None
-            classic.abandon_dead_jvm(surely=True)
+            classic.abandon_dead_jvm(assume_dead=True)
         elif plan != self._plan:
             self.stop()
         if self._session is None:
