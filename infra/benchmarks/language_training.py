@@ -18,7 +18,7 @@ from typing import Any
 
 from side_by_side import HERE, manifest, medians, run_json, ts4s, write_result
 
-from ts4s_core.language.defaults import DEFAULTS_NEW
+from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 NAME = "speed"
 TASK = ["--model.task", "language-model"]
@@ -47,10 +47,10 @@ def measure(store: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Both programs in turn."""
     common = ["--name", NAME, "--storage.uri", str(store)]
     short = ["--train.max_steps", "2", "--generate.max_new_tokens", "1"]
-    dropout = str(DEFAULTS_NEW["model"]["dropout"])
+    dropout = str(LANGUAGE_MODEL.defaults_of_new["model"]["dropout"])
     first = ts4s("language-model", *common, *short)["artifacts"]
     model = first["model"]
-    settings = dict(DEFAULTS_NEW["train"])
+    settings = dict(LANGUAGE_MODEL.defaults_of_new["train"])
     settings.pop("early_stopping_patience")  # the plain loop has none
     steps = {} if options.whole else {"max_steps": options.steps}
     ours = ["train", *common, *TASK, "--reuse", "false", "--from", first["dataset"], "--from", model]

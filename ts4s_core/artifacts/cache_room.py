@@ -31,7 +31,7 @@ def note_use(path: Path) -> None:
 
 
 def make_room(root: Path, *, most_bytes: float, kept_s: float = KEPT_S) -> int:
-    """Remove versions, read longest ago first, until the rest fits; and what arrives there no more.
+    """Remove versions, read longest ago first, until the rest fits; and unfinished downloads that were given up.
 
     One process at a time does that; others go on without.
 

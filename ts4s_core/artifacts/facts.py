@@ -1,4 +1,4 @@
-"""Facts of a version: what the step that made it says of it in its manifest, typed by kind.
+"""Facts of a version: results of the step that made it, kept in its manifest and typed by kind.
 
 Each kind has its own class beside the code that writes it (:class:`ts4s_core.training.facts.TrainedFacts`, ...). All go through
 JSON here: field names are the names in the manifest, beside ``schema``, which manifests of before have not.
@@ -20,7 +20,7 @@ SCHEMA = "schema"
 
 
 class Described(Protocol):
-    """What holds a version's facts: its manifest, or the result of the step that made or found it."""
+    """An object with a version's facts: its manifest, or the result of the step that made or found it."""
 
     @property
     def ref(self) -> ArtifactRef:
@@ -62,7 +62,7 @@ class Facts(Record):
 
         Raises:
             InputError: if a later ts4s wrote them.
-            IntegrityError: if a fact is missing, or is none of its type.
+            IntegrityError: if a fact is missing, or not of its type.
         """
         schema = found.facts.get(SCHEMA, 1)
         if not isinstance(schema, int) or schema > cls.SCHEMA:

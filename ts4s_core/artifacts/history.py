@@ -1,4 +1,4 @@
-"""Entries of the registry, and what they say together."""
+"""Entries of the registry, and the aliases that follow from them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Entry:
         """Read a stored entry.
 
         Raises:
-            IntegrityError: if it is none.
+            IntegrityError: if the data are not a valid entry.
         """
         try:
             record = json.loads(data)
@@ -92,55 +92,55 @@ class History:
 
     @property
     def number(self) -> int:
-        """The last entry's; 0: there is none."""
+        """The number of the last entry; 0 without entries."""
         return self.entries[-1].number if self.entries else 0
 
     @property
-    def standing(self) -> list[Entry]:
-        """The entries but those that were taken back."""
-        standing: list[Entry] = []
+    def effective(self) -> list[Entry]:
+        """The entries without retracted ones."""
+        kept: list[Entry] = []
         for entry in self.entries:
             if entry.action == RETRACT:
-                del standing[-1:]
+                del kept[-1:]
             else:
-                standing.append(entry)
-        return standing
+                kept.append(entry)
+        return kept
 
     @property
     def aliases(self) -> dict[str, str]:
-        """Alias to version, as it stands."""
-        current: dict[str, str | None] = {entry.alias: entry.to for entry in self.standing if entry.action != "refuse"}
+        """The current version of each alias."""
+        current: dict[str, str | None] = {entry.alias: entry.to for entry in self.effective if entry.action != "refuse"}
         return {alias: version for alias, version in sorted(current.items()) if version is not None}
 
-    def first_about(self, version: str) -> Entry | None:
+    def first_decision_on(self, version: str) -> Entry | None:
         """The first decision on a version."""
-        return next((entry for entry in self.standing if entry.to == version), None)
+        return next((entry for entry in self.effective if entry.to == version), None)
 
-    def stood(self, alias: str) -> list[str | None]:
-        """Where an alias stood, oldest first; a rollback takes the last place away."""
-        stood: list[str | None] = []
-        for entry in self.standing:
+    def targets_of(self, alias: str) -> list[str | None]:
+        """The versions that an alias pointed to, oldest first; a rollback removes the last one."""
+        targets: list[str | None] = []
+        for entry in self.effective:
             if entry.alias != alias or entry.action == "refuse":
                 continue
             if entry.action == "rollback":
-                del stood[-1:]
-            elif not stood or stood[-1] != entry.to:
-                stood.append(entry.to)
-        return stood
+                del targets[-1:]
+            elif not targets or targets[-1] != entry.to:
+                targets.append(entry.to)
+        return targets
 
     @property
     def needed(self) -> set[str]:
         """Versions that an alias points to, or would after one rollback."""
-        stacks = [self.stood(alias)[-2:] for alias in {entry.alias for entry in self.entries}]
+        stacks = [self.targets_of(alias)[-2:] for alias in {entry.alias for entry in self.entries}]
         return {*self.aliases.values(), *(version for stack in stacks for version in stack if version is not None)}
 
 
 def entry_path(name: str, number: int) -> str:
-    """Where an entry lies."""
+    """The path of an entry in the store."""
     return f"{REGISTRY}/{name}/{number:08d}.json"
 
 
 def number_of(path: str) -> int:
-    """The number in an entry's path; 0: it is none."""
+    """The number in an entry's path; 0 if the path is not that of an entry."""
     found = NUMBERED.search(path)
     return int(found.group(1)) if found else 0

@@ -1,4 +1,4 @@
-"""The one way in which Parquet is written here: row groups of known size, never an empty one.
+"""Writing Parquet files: row groups of known size, never an empty one.
 
 An empty row group has no page, so that no reader can say where it is; and it says nothing that the schema does not.
 """
@@ -20,7 +20,7 @@ class RowGroupWriter:
         schema: of every table.
         rows_per_group: rows of each row group but the last, however the rows come; None: a row group for each table that has
             rows.
-        plain: no dictionaries and no statistics, which hang on how a page fills, so that equal rows give equal bytes.
+        plain: no dictionaries and no statistics, which depend on how a page fills, so that equal rows give equal bytes.
         compression_level: of zstd; None: its default.
     """
 

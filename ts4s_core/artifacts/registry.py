@@ -1,9 +1,9 @@
 """The registry: which version of a model an alias points to, as a sequence of entries that are never changed.
 
 A decision is made on the history that was read, and written against its last number: where somebody else decided meanwhile
-the creation of that number fails, the facts are read anew, and it is decided again. So two decisions never fork the history,
+the creation of that number fails, the facts are read again, and it is decided again. So two decisions never fork the history,
 whether or not anybody holds a lease. A decision under a lease looks once more after it was written: if the lease was lost
-just then, or the version was deleted, it is taken back by an entry of its own.
+just then, or the version was deleted, it is retracted by an entry of its own.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Registry:
         return list(self.history(name).entries)
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias to version, as it stands."""
+        """The current version of each alias."""
         return self.history(name).aliases
 
     def alias(self, name: str, alias: str = CHAMPION) -> str | None:
         """The version that an alias points to, if any."""
-        return self._standing(self._paths(name), check_name(alias))
+        return self._current_target(self._paths(name), check_name(alias))
 
     def decide(
         self,
@@ -80,11 +80,11 @@ class Registry:
             metrics: what the decision was made on.
             promoted: False records that the version was refused; the alias stays.
             action: default: ``promote`` or ``refuse``.
-            expected: number of the last entry that the decision was made on; None: it stands whatever was decided before.
+            expected: number of the last entry that the decision was made on; None: append it whatever was decided before.
 
         Raises:
             NotFoundError: if there is no such version.
-            ConflictError: if ``expected`` is not the last entry's number any more: read the facts anew and decide again.
+            ConflictError: if ``expected`` is not the last entry's number any more: read the facts again and decide again.
             LeaseHeldError: if a lease that is held through this store was lost.
         """
         check_name(alias)
@@ -101,7 +101,7 @@ class Registry:
                 name=name,
                 alias=alias,
                 action=action or ("promote" if promoted else "refuse"),
-                before=self._standing(paths, alias),
+                before=self._current_target(paths, alias),
                 to=to,
                 why=why,
                 who=who,
@@ -115,7 +115,7 @@ class Registry:
                 if expected is not None:
                     raise _decided_meanwhile(name, expected=expected, last=entry.number) from None
                 continue  # somebody else took that number: heed what they decided
-            self._let_stand(entry)
+            self._confirm(entry)
             return entry
 
     def rollback(self, name: str, *, alias: str = CHAMPION, why: str, who: str | None = None) -> Entry:
@@ -130,7 +130,7 @@ class Registry:
             try:
                 return self.decide(name, alias=alias, to=to, why=why, who=who, action="rollback", expected=history.number)
             except ConflictError as exc:
-                log.info("%s; it is looked at anew", exc)
+                log.info("%s; trying again", exc)
 
     def rollback_target(self, name: str, *, alias: str = CHAMPION, history: History | None = None) -> str:
         """Where a rollback would go.
@@ -138,18 +138,18 @@ class Registry:
         Raises:
             NotFoundError: if there is nothing to go back to.
         """
-        stood = (history or self.history(name)).stood(alias)
-        if len(stood) < 2 or stood[-2] is None:
+        targets = (history or self.history(name)).targets_of(alias)
+        if len(targets) < 2 or targets[-2] is None:
             raise NotFoundError(
                 f"Rollback of {name}@{alias} is not possible: it has no earlier version. Use `ts4s models promote`"
             )
-        return stood[-2]
+        return targets[-2]
 
     def resolve(self, text: str) -> ArtifactRef:
         """The trained version that ``NAME``, ``NAME@ALIAS`` or ``NAME@VERSION`` means; plain NAME: its champion, else the newest.
 
         Raises:
-            NotFoundError: if there is none, saying what there is.
+            NotFoundError: if there is no such version; the message lists what there is.
         """
         name, at, wanted = text.partition("@")
         check_name(name)
@@ -172,11 +172,11 @@ class Registry:
         """Versions that an alias points to, or would after one rollback."""
         return self.history(name).needed
 
-    def _let_stand(self, entry: Entry) -> None:
-        """Look once more: nothing ties the entry to the lease and to the version that it is about.
+    def _confirm(self, entry: Entry) -> None:
+        """Check lease and version once more after the entry was written: the store cannot make the three one transaction.
 
         Raises:
-            LeaseHeldError, IntegrityError: if the entry came too late; it was taken back.
+            LeaseHeldError, IntegrityError: if the entry came too late; it was retracted.
         """
         failure: Ts4sError
         try:
@@ -216,7 +216,7 @@ class Registry:
     def _entry(self, path: str) -> Entry:
         return Entry.from_json(self._storage.read_bytes(path), path)
 
-    def _standing(self, paths: list[str], alias: str) -> str | None:
+    def _current_target(self, paths: list[str], alias: str) -> str | None:
         for path in reversed(paths):
             entry = self._entry(path)
             if entry.alias == alias and entry.action != "refuse":

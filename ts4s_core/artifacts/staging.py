@@ -1,4 +1,4 @@
-"""What is written for a version before it is sealed: its reservation, and the parts that other processes write for it."""
+"""A version before it is sealed: its reservation, and the files that other processes stage for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PARALLEL = 6
 
 @dataclass(frozen=True)
 class Reservation:
-    """Who writes a version, and under what.
+    """The writer of a version, and the leases and marks that it writes under.
 
     Attributes:
         token: the writer's own.
@@ -34,20 +34,20 @@ class Reservation:
 
     @classmethod
     def new(cls, storage: Storage) -> Reservation:
-        """A writer's, under everything that the user of a storage holds.
+        """A new writer's reservation, under all leases and marks that the user of a storage holds.
 
         Raises:
-            LeaseHeldError: if something of that was lost.
+            LeaseHeldError: if one of them was lost.
         """
         made = cls(uuid.uuid4().hex, tuple(storage.fences))
         made.check(storage)
         return made
 
     def check(self, storage: Storage) -> None:
-        """Make sure that everything that it was made under still holds.
+        """Make sure that the leases and marks that it was made under still hold.
 
         Raises:
-            LeaseHeldError: if something was lost.
+            LeaseHeldError: if one of them was lost.
         """
         check_fences(storage, self.fences)
 
@@ -60,7 +60,7 @@ class Reservation:
         """Read a reservation; that of an earlier ts4s is empty.
 
         Raises:
-            IntegrityError: if it is none.
+            IntegrityError: if the data are not a valid reservation.
         """
         try:
             record = json.loads(data or b'{"token": "", "fences": []}')
@@ -70,7 +70,7 @@ class Reservation:
 
 
 def reservation_of(storage: Storage, ref: ArtifactRef) -> Reservation | None:
-    """Who writes a version; None if nobody does (any more)."""
+    """The reservation of a version; None if it has no writer (any more)."""
     data = storage.reservation(str(ref))
     return None if data is None else Reservation.from_json(data, storage.stage(str(ref)))
 
@@ -106,7 +106,7 @@ def stage_file(
 
 
 def staged_name(entry: FileEntry) -> str:
-    """What a part is called until its version is sealed: two attempts with other bytes have other names."""
+    """The name of a staged file until its version is sealed; attempts that wrote other bytes get other names."""
     name = hashlib.sha256(f"{entry.path}\0{entry.sha256}".encode()).hexdigest()[:40]
     return f"{TEMPORARY}part-{name}"
 

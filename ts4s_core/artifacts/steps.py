@@ -1,4 +1,4 @@
-"""A step: look whether it was done, else do it and seal the result."""
+"""Running a step: find the version that it made before, or make and seal a new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ts4s_core.artifacts.writer import ArtifactWriter
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step made, or found.
+    """The version that a step made or found.
 
     Attributes:
         ref: the version.

@@ -39,7 +39,7 @@ class ArtifactStore:
 
         Args:
             settings: where it is.
-            progress: told of large files that go up or come down.
+            progress: called while large files are uploaded or downloaded.
 
         Raises:
             InputError: if the address cannot be served.

@@ -1,4 +1,4 @@
-"""The dataset's card: what is in it, in numbers."""
+"""The dataset's card: counts and distributions of its rows."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _names(cell: int | list[int], labels: Sequence[str]) -> str | list[str]:
 
 
 def card_of(scan: Scan, by_side: Mapping[str, GroupCounts], *, max_length: int) -> dict[str, Any]:
-    """The card: nothing in it hangs on a path, a time or the order of the rows."""
+    """The card: nothing in it depends on a path, a time or the order of the rows."""
     total = merge_counts(by_side.values())
     return {
         "fingerprint": scan.fingerprint,

@@ -27,7 +27,7 @@ class DataEngine(Protocol):
             function: runs anywhere.
             items: what it is applied to.
             stage: what to call this in errors.
-            tell: told how many items are done, in this thread or another.
+            on_done: called with the number of items that are done, in this thread or another.
         """
 
     def regroup(

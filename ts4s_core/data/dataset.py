@@ -67,7 +67,7 @@ class Dataset:
 
         Raises:
             NotFoundError: if there is no such version.
-            IntegrityError: if its manifest is damaged or no dataset's.
+            IntegrityError: if its manifest is damaged or that of another kind.
         """
         return cls(store, store.manifest(ref))
 
@@ -159,7 +159,9 @@ class Dataset:
         except Ts4sError:
             raise
         except (pa.ArrowException, OSError, ValueError) as exc:
-            raise IntegrityError(f"{self.ref}/{path} is no Parquet file: {exc}") from exc
+            raise IntegrityError(
+                f"{self.ref}/{path} cannot be read: expected a Parquet file, got {exc}. Prepare the dataset again"
+            ) from exc
         self._refuse_bombs(path, groups)
         self._files[path] = parquet
         return parquet

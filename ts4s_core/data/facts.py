@@ -8,7 +8,7 @@ from ts4s_core.artifacts.facts import Facts, Record
 
 
 class DatasetFacts(Facts):
-    """What every dataset says of itself.
+    """Facts that every dataset version has.
 
     Attributes:
         rows: by side; a language model's are blocks of text.
@@ -18,7 +18,7 @@ class DatasetFacts(Facts):
         max_length: tokens that texts were cut to.
         pad_id: token id that batches are filled up with.
         windows: by side, where text is cut into them.
-        duplicates: rows that stand there more than once.
+        duplicates: rows that repeat an earlier one.
         bad_rows: rows that were left out.
     """
 
@@ -37,7 +37,7 @@ class DatasetFacts(Facts):
 
 
 class LabelledFacts(DatasetFacts):
-    """What a dataset of labelled texts says besides.
+    """Further facts of a dataset of labelled texts.
 
     Attributes:
         conflicting_texts: texts that have different labels.
@@ -55,7 +55,7 @@ class LabelledFacts(DatasetFacts):
 
 
 class ScanFacts(Record):
-    """What a complete reading of the data found, before anything is written.
+    """Facts of a scan of the data, before anything is written.
 
     Attributes:
         rows: in all; of running text, its blocks.

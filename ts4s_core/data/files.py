@@ -41,7 +41,7 @@ ENDINGS = {
 }
 _GLOB = frozenset("*?[")
 _SPOOL_BYTES = 2**20
-#: Endings of files that tell of data, or that programs leave beside them.
+#: Endings of files that describe data, or that programs leave beside them.
 _NOTES = frozenset((".md", ".rst", ".html", ".pdf", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".crc", ".md5", ".sha256"))
 
 
@@ -226,10 +226,10 @@ def ending_of(name: str) -> str:
 
 
 def choose_format(source: str, files: list[SourceFile]) -> str:
-    """The format that the files' endings tell.
+    """The format that follows from the files' endings.
 
     Raises:
-        SourceError: if they tell none, or several.
+        SourceError: if no ending is that of a format, or they are of several formats.
     """
     formats = {ENDINGS[ending] for ending in (ending_of(file.name) for file in files) if ending in ENDINGS}
     known = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
@@ -248,7 +248,7 @@ def files_of_format(source: str, files: list[SourceFile], name: str) -> list[Sou
     """The files with an ending of that format; if none has one, all of them (as Hadoop's ``part-00000``).
 
     Raises:
-        SourceError: if others stand beside them that may hold rows too: a copy, or another ending.
+        SourceError: if there are other files beside them that may hold rows too: a copy, or another ending.
     """
     chosen = [file for file in files if ENDINGS.get(ending_of(file.name)) == name]
     if not chosen:
@@ -260,17 +260,17 @@ def files_of_format(source: str, files: list[SourceFile], name: str) -> list[Sou
             f"data.source {source} has {len(chosen)} {name} files and {len(odd)} of other endings: {listed(odd, 5)}. Move or "
             f"rename them, or name the files by a glob, such as {source.rstrip('/')}/*{ending_of(chosen[0].name)}"
         )
-    say_left_out(source, others, name)
+    log_left_out(source, others, name)
     return chosen
 
 
-def say_left_out(source: str, others: Sequence[str], name: str) -> None:
-    """Say which files of a source are not read, because they are of no format that is."""
+def log_left_out(source: str, others: Sequence[str], name: str) -> None:
+    """Warn of the files of a source that are not read, because they are of another format."""
     if others:
         log.warning("data.source %s: %d files are not %s and are left out: %s", source, len(others), name, listed(others, 5))
 
 
 def _is_note(name: str) -> bool:
-    """Whether a file tells of the data beside it."""
+    """Whether a file describes the data beside it, such as a README."""
     word = name.rsplit("/", 1)[-1].lower()
     return os.path.splitext(word)[1] in _NOTES or word.split(".")[0] in ("readme", "license", "licence", "notice", "changelog")

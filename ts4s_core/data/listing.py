@@ -1,4 +1,4 @@
-"""What a folder of data holds: nothing of it is left out without a word.
+"""The files in a folder of data: none of them is left out silently.
 
 Links to folders are followed, each folder once; what cannot be listed or read is refused by name; so is the folder of a table
 format, whose files hold rows that were removed. Folders called ``NAME=VALUE``, as Hive and Spark write them, are columns.

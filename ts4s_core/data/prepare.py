@@ -176,7 +176,7 @@ def prepare_dataset(
         scan: what :func:`ts4s_core.data.scan.scan` found; read again now, and refused if the rows changed meanwhile.
         tokenizer_folder: folder with ``tokenizer.json``; its files become part of the artifact.
         upstream: artifacts that the manifest names, e.g. the one that the tokenizer is from.
-        progress: told the number of rows at the start and at the end.
+        progress: called with the number of rows at the start and at the end.
 
     Raises:
         SettingsError: if ``model.max_length`` leaves no room for text.

@@ -1,4 +1,4 @@
-"""Read all of the data once and settle everything that can be wrong with them, before the first write."""
+"""Read all of the data once and check everything about them, before the first write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the data are.
+    """The result of scanning labelled data.
 
     Attributes:
         source: where they come from.
@@ -160,7 +160,7 @@ def scan(settings: Settings, engine: DataEngine) -> Scan:
     bad = tuple(_bad_rows(source.splits, results))
     bad_rows = sum(result.tally.bad_rows for result in results)
     _check_bad(bad, results, settings)
-    _say_longest(source.splits, results)
+    _log_longest(source.splits, results)
     if not read_rows:
         raise DataError(f"{_named(source)} has no rows: expected at least one row in each of {', '.join(SIDES)}. Give more data")
     counts, selection = _chosen(results, max_rows)
@@ -209,8 +209,8 @@ def _chosen(results: Sequence[_SplitScan], max_rows: int) -> tuple[_Counts, Sele
     return counts, Selection(last, sum(candidate[0] == last for candidate in smallest))
 
 
-def _say_longest(splits: Sequence[Split], results: Sequence[_SplitScan]) -> None:
-    """Say which row takes very many lines: it may hold others, if a quote is not closed in its place."""
+def _log_longest(splits: Sequence[Split], results: Sequence[_SplitScan]) -> None:
+    """Warn of a row that takes very many lines: it may hold other rows, if a quote is not closed in its place."""
     found = ((*result.tally.longest, split.name) for split, result in zip(splits, results, strict=True))
     lines, at, name = max(found, default=(0, 0, ""))
     if lines > MANY_LINES:
@@ -229,12 +229,12 @@ def _check_bad(bad: Sequence[BadRow], results: Sequence[_SplitScan], settings: S
     if bad_lines > bad_rows and bad_lines > most * lines:
         raise DataError(
             f"{bad_lines} of {lines} lines are lost to {bad_rows} bad rows, more than data.max_bad_fraction {most:g} allows: "
-            f"{listed(bad, 5)}. Mend them, or raise data.max_bad_fraction"
+            f"{listed(bad, 5)}. Correct them, or raise data.max_bad_fraction"
         )
     if bad_rows > most * everything:
         raise DataError(
             f"{bad_rows} of {everything} rows are bad, more than data.max_bad_fraction {most:g} allows: "
-            f"{listed(bad, 5)}. Mend them, or raise data.max_bad_fraction"
+            f"{listed(bad, 5)}. Correct them, or raise data.max_bad_fraction"
         )
     log.warning("%d of %d rows are bad and left out: %s", bad_rows, everything, listed(bad, 3))
 

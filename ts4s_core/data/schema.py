@@ -49,9 +49,9 @@ def bucket_of(row_id: bytes, buckets: int) -> int:
 
 
 def write_rows(table: pa.Table, path: Path, *, rows_per_group: int | None = None) -> None:
-    """Write one file, in row groups of ``ROWS_PER_GROUP`` rows unless told otherwise.
+    """Write one file, in row groups of ``ROWS_PER_GROUP`` rows by default.
 
-    Equal rows give equal bytes: no statistics, no dictionaries that hang on a page's fill.
+    Equal rows give equal bytes: no statistics, no dictionaries that depend on a page's fill.
     """
     size = rows_per_group or ROWS_PER_GROUP
     with RowGroupWriter(path, table.schema, rows_per_group=size, plain=True, compression_level=3) as writer:

@@ -50,14 +50,14 @@ class SideGroups:
 
 
 def stage_tables(
-    storage: StorageSettings, ref: str, parts: Iterable[tuple[str, pa.Table]], *, rows_per_group: int | None = None
+    storage: StorageSettings, ref: str, tables: Iterable[tuple[str, pa.Table]], *, rows_per_group: int | None = None
 ) -> list[dict[str, Any]]:
     """Write tables as Parquet files of a version that another process began; runs anywhere.
 
     Args:
         storage: where the version is.
         ref: the version.
-        parts: name of each file in the version, and its rows.
+        tables: name of each file in the version, and its rows.
         rows_per_group: rows of a row group, unless it is the dataset's usual number.
 
     Returns:
@@ -65,17 +65,17 @@ def stage_tables(
     """
     store, version, entries = ArtifactStore.open(storage), ArtifactRef.parse(ref), []
     with tempfile.TemporaryDirectory(prefix="ts4s-part-") as folder:
-        for number, (name, rows) in enumerate(parts):
+        for number, (name, rows) in enumerate(tables):
             local = Path(folder) / f"{number}.parquet"
             write_rows(rows, local, rows_per_group=rows_per_group)
             entry = stage_file(store.storage, version, name, local, row_groups_of(local))
-            pieces = [[part.rows, part.offset, part.size, part.sha256] for part in entry.row_groups or ()]
-            entries.append({"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": pieces})
+            groups = [[group.rows, group.offset, group.size, group.sha256] for group in entry.row_groups or ()]
+            entries.append({"path": name, "size": entry.size, "sha256": entry.sha256, "row_groups": groups})
     return entries
 
 
 def register_files(writer: ArtifactWriter, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Take what :func:`stage_tables` wrote into the version."""
+    """Register the files that :func:`stage_tables` wrote with the version's writer."""
     for entry in entries:
         pieces = tuple(RowGroup(*piece) for piece in entry["row_groups"])
         writer.register(FileEntry(entry["path"], entry["size"], entry["sha256"], True, pieces))

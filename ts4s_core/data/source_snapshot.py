@@ -1,4 +1,4 @@
-"""A look at a data source: which files it has and what is in them, without reading a row. For those who wait for a change."""
+"""The state of a data source: which files it has, and hashes of their content, to find out whether it changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIECE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class SourceSnapshot:
-    """What a look found.
+    """The files of a data source at one time.
 
     Attributes:
         digest: sha256 over name, size and content hash of every file; no time, no folder.

@@ -55,7 +55,7 @@ class DataSource:
         format: its format.
         files: how to open its files.
         columns: the text and the label column.
-        splits: its parts, in order of file and place; ``read`` gives the rows of one.
+        splits: ranges of its files, in order of file and place; ``read`` gives the rows of one.
     """
 
     format: str
@@ -90,7 +90,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Reading:
-    """What training and prediction read of files, and how.
+    """Which columns training and prediction read of files, and how the files are written.
 
     Attributes:
         format: tsv, csv, json or parquet.
@@ -140,7 +140,7 @@ def _records(reading: Reading, own: Sequence[tuple[str, str]], file: BinaryIO, s
     text = file if split.start else as_utf8(file, split.name)
     if split.array:
         return json_rows.array_records(text, split.name, names, tally, show_text=reading.show_text)
-    # Of a text that is decoded on the way, nobody knows the bytes.
+    # The size of a text that is decoded on the way is not known.
     lines = lines_between(text, split.start, split.end if text is file else None)
     if reading.format == "csv":
         reader = csv_rows.CsvReader(split.name, own, dialect=reading.dialect, show_text=reading.show_text)
@@ -168,7 +168,7 @@ def open_source(
         split_bytes: most bytes of a split, for the formats that can be cut by lines; None: by the size of the whole.
 
     Raises:
-        SourceError: if there is no such source, or its format cannot be told.
+        SourceError: if there is no such source, or its format is not clear.
         DataError: if a Parquet file or a table lacks a column.
     """
     dialect = Dialect(data.csv_escape, data.csv_escape_unquoted)

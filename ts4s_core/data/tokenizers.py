@@ -28,8 +28,8 @@ class Tokens:
 
 
 @contextlib.contextmanager
-def foreign_failures(what: str) -> Iterator[None]:
-    """What the library raises, plain exceptions and panics of its Rust code (which are no Exception), as a SourceError."""
+def tokenizer_failures(what: str) -> Iterator[None]:
+    """Map what the library raises to SourceError: exceptions, and panics of its Rust code, which do not derive from Exception."""
     try:
         yield
     except BaseException as exc:
@@ -42,7 +42,7 @@ def load_tokenizer(folder: Path, *, max_length: int | None = None) -> Tokenizer:
     """The tokenizer of a folder, without padding, cutting texts to ``max_length`` tokens if that is given.
 
     Raises:
-        SourceError: if there is none, or it cannot be read.
+        SourceError: if the folder has no tokenizer.json, or it cannot be read.
         SettingsError: if the special tokens alone need ``max_length`` tokens.
     """
     path = folder / TOKENIZER_FILE
@@ -58,9 +58,9 @@ def tokenizer_from(text: str, *, where: str = TOKENIZER_FILE) -> Tokenizer:
     """The tokenizer that the text of a ``tokenizer.json`` describes, without padding or truncation.
 
     Raises:
-        SourceError: if it describes none.
+        SourceError: if the text is not a valid ``tokenizer.json``.
     """
-    with foreign_failures(f"Tokenizer {where} cannot be read"):
+    with tokenizer_failures(f"Tokenizer {where} cannot be read"):
         tokenizer = Tokenizer.from_str(text)
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -148,6 +148,6 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], *, fallback_id: int) ->
     Raises:
         SourceError: if the tokenizer is damaged in a way that only shows now.
     """
-    with foreign_failures("The tokenizer cannot encode a text"):
+    with tokenizer_failures("The tokenizer cannot encode a text"):
         encodings = tokenizer.encode_batch_fast(list(texts))
     return [Tokens(list(encoding.ids) or [fallback_id], bool(encoding.overflowing)) for encoding in encodings]

@@ -1,6 +1,6 @@
 """Text from a trained language model.
 
-Each prompt is computed by itself, one token after the other, with random numbers that hang on (seed, prompt) alone: a text
+Each prompt is computed by itself, one token after the other, with random numbers that depend on (seed, prompt) alone: a text
 is the same whatever other prompts stand beside it.
 
 A model takes as many tokens at once as its training windows had; a text begins with the token that every training text began

@@ -1,6 +1,6 @@
 """New heads and their first weights.
 
-A new tensor's values hang on (seed, its name) alone: not on the order in which tensors are made.
+A new tensor's values depend on (seed, its name) alone: not on the order in which tensors are made.
 Shapes: ``B`` texts, ``T`` tokens, ``H`` hidden size, ``C`` classes.
 """
 

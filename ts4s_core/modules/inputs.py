@@ -75,13 +75,13 @@ class InputForm:
 
 def encoder(tokenizer: str, form: InputForm) -> Any:
     """Texts to token numbers, cut to the form's length."""
-    from ts4s_core.data.tokenizers import foreign_failures, tokenizer_from
+    from ts4s_core.data.tokenizers import tokenizer_failures, tokenizer_from
 
     made = tokenizer_from(tokenizer)
     made.enable_truncation(form.max_length)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        with foreign_failures("The tokenizer cannot encode a text"):
+        with tokenizer_failures("The tokenizer cannot encode a text"):
             return [encoding.ids for encoding in made.encode_batch_fast(list(texts))]
 
     return encode

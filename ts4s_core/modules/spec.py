@@ -109,7 +109,7 @@ def paths_of(spec: Spec) -> Iterator[str]:
 
 
 def build(spec: Spec, *, seed: int = 0) -> nn.Module:
-    """Build a module anew; its random weights hang on the seed alone.
+    """Build a module anew; its random weights depend on the seed alone.
 
     Raises:
         InputError: if the factory cannot be imported, refuses its arguments, or gives no module.
@@ -173,7 +173,7 @@ def _described(module: nn.Module, *, where: str) -> Spec:
         difference = str(exc)
     if difference:
         raise UnsupportedModelError(
-            f"{where} cannot be built anew from its class: {difference}. Give module={path!r} with moduleArgs, "
+            f"{where} cannot be rebuilt from its class: {difference}. Give module={path!r} with moduleArgs, "
             "or a function that makes it, or an ONNX file"
         )
     return spec

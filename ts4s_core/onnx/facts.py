@@ -24,7 +24,7 @@ class TokenFlops(Record):
 
 
 class Summary(Record):
-    """What a base model is, in numbers.
+    """Sizes, parameters and operations of a base model.
 
     Attributes:
         family: its architecture; ``onnx`` for a file that was made elsewhere, of which little else is known.
@@ -40,12 +40,12 @@ class Summary(Record):
 
 
 class OnnxFacts(Facts):
-    """What an export says of the graph that it wrote.
+    """Facts of an exported base model.
 
     Attributes:
         task: ``encoder`` or ``causal-lm``.
         opset: of the graph.
-        summary: see there.
+        summary: sizes, parameters and operations of the model.
         onnxruntime_difference: largest difference between the graph in ONNX Runtime and the module.
     """
 

@@ -1,4 +1,4 @@
-"""Dropout whose bits hang on (seed, step, part, site) alone, and are cheap to draw.
+"""Dropout whose bits depend on (seed, step, part, site) alone, and are cheap to draw.
 
 ``torch``'s own generator would tie the bits to the order in which a process draws them, and so to the number of workers.
 Here every site of a model has a NumPy generator of its own, set anew for each part of a step.

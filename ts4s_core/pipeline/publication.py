@@ -33,7 +33,7 @@ class Published:
 
 def recorded_decision(store: ArtifactStore, trained: ArtifactRef) -> Entry | None:
     """The registry's first entry about a version: the decision of its own evaluation, whatever was changed by hand later."""
-    return Registry(store).history(trained.name).first_about(trained.version)
+    return Registry(store).history(trained.name).first_decision_on(trained.version)
 
 
 def publish_decision(store: ArtifactStore, *, trained: str, report: str, approved: bool, reason: str = "") -> Published:
@@ -50,7 +50,7 @@ def publish_decision(store: ArtifactStore, *, trained: str, report: str, approve
     registry = Registry(store)
     while True:
         history = registry.history(ref.name)
-        before = history.first_about(ref.version)
+        before = history.first_decision_on(ref.version)
         if before is not None:
             return Published(before.action == "promote", before.why, new=False)
         promote, why = _final_decision(decision, history, ref, approved=approved, reason=reason)

@@ -274,7 +274,7 @@ def test_a_store_that_cannot_be_written_to_is_read_all_the_same(store: ArtifactS
     with in_use(store, "export"):
         assert store.local(ref).is_dir()
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("the store cannot be told that it is being read")
+    assert said.startswith("the store cannot be marked as in use")
     assert "access denied" in said
     assert store.storage.list("leases") == []
 

@@ -136,7 +136,7 @@ def test_json_array_lines_bad_bytes_and_long_rows(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_json_broken_arrays_name_the_line(data: bytes, reason: str) -> None:
-    with pytest.raises(DataError, match=f"x.json is no JSON array at {reason[:6]}") as caught:
+    with pytest.raises(DataError, match=f"x.json is not a valid JSON array at {reason[:6]}") as caught:
         from_json(data)
     assert reason in str(caught.value)
 
@@ -214,5 +214,5 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'text' of type int64: expected text"):
         from_parquet(write_parquet(tmp_path / "b.parquet", pa.array(["x"]), pa.array([1])))
     (tmp_path / "c.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"c\.parquet is no Parquet file"):
+    with pytest.raises(DataError, match=r"c\.parquet is not a readable Parquet file"):
         from_parquet(tmp_path / "c.parquet")

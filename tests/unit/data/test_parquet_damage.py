@@ -100,7 +100,7 @@ def test_pages_that_cannot_be_decoded(tmp_path: Path) -> None:
     whole, path = parquet_file(compression="none", use_dictionary=False, write_statistics=False), tmp_path / "rows.parquet"
     at = whole.index(b"\x03\x00\x00\x00one")
     path.write_bytes(whole[:at] + b"\xff\xff\xff\x7f" + whole[at + 4 :])
-    with pytest.raises(DataError, match=r"rows\.parquet is no Parquet file that can be read"):
+    with pytest.raises(DataError, match=r"rows\.parquet is not a readable Parquet file"):
         read_as_training_and_prediction_do(path)
 
 

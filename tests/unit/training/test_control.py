@@ -117,7 +117,7 @@ def test_a_silent_worker_fails_the_attempt_and_the_others_are_told(heard):
     with serve(heard, timeout_s=0.5, world_size=1) as server:
         server.on_failure(called.set)
         with RawWorker(server.address, 0) as worker:
-            assert worker.hear() == {"type": "welcome", "timeout_s": 0.5, "confided": {}}
+            assert worker.hear() == {"type": "welcome", "timeout_s": 0.5, "store_secrets": {}}
             assert worker.hear() == {"type": "abort"}
             assert worker.hear() is None
         assert isinstance(server.failure, WorkerLostError)
@@ -207,10 +207,10 @@ def test_dripping_strangers_use_up_no_descriptors_and_keep_no_worker_out():
 
 def test_nobody_on_the_way_reads_what_is_said(heard):
     """Everything that passes between the ends is kept: no secret is in it."""
-    with serve(heard, world_size=1, confided={"secret": "STORE-KEY"}) as server, Tap(server.address.port) as tap:
+    with serve(heard, world_size=1, store_secrets={"secret": "STORE-KEY"}) as server, Tap(server.address.port) as tap:
         address = dataclasses.replace(server.address, port=tap.port)
         client = ControlClient(address, rank=0, own_address="10.11.12.13")
-        assert client.confided == {"secret": "STORE-KEY"}
+        assert client.store_secrets == {"secret": "STORE-KEY"}
         assert client.gather("k", "a value of mine", timeout_s=10) == ["a value of mine"]
         client.done(WorkerResult(rank=0, steps=1), timeout_s=10)
         assert server.workers()[0].address == "10.11.12.13"

@@ -65,7 +65,7 @@ def test_averaging_does_not_go_on_with_fewer_workers(run, tmp_path: Path):
             return 4 if self.asked < 2 else 1
 
     launcher = Shrinking(threads_per_worker=1, python_path=[HERE])
-    with pytest.raises(TrainingError, match="expected slots for 2 workers, because its result hangs on their number, got 1"):
+    with pytest.raises(TrainingError, match="expected slots for 2 workers, because its result depends on their number, got 1"):
         run(strategy="averaging", workers=2, extra=killed(tmp_path, 2), launcher=launcher)
 
 

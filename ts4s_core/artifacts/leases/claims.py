@@ -131,7 +131,7 @@ class Fence:
         """What :meth:`to_json` wrote.
 
         Raises:
-            ValueError, KeyError, TypeError: if it is none.
+            ValueError, KeyError, TypeError: if the record is not a valid fence.
         """
         name, token, number = record["name"], record["token"], record["number"]
         if not all(isinstance(text, str) and text and "/" not in text for text in (name, token)) or type(number) is not int:
@@ -170,7 +170,7 @@ class Claim:
         """Read a claim that anybody may have written.
 
         Raises:
-            ValueError, TypeError, KeyError, AttributeError: if it is none.
+            ValueError, TypeError, KeyError, AttributeError: if the data are not a valid claim.
         """
         record = json.loads(data)
         known, old = record.get("boot") is not None, "renewed" in record

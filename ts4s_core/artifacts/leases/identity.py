@@ -1,7 +1,7 @@
 """Which process an owner is, and whether it can be told from here that it has ended.
 
 A process is known by the kernel's boot, its pid namespace, its number there, and the clock tick of its start; none of them
-hangs on a clock that anybody can set. A number says nothing in another namespace or after a reboot, so about such owners
+depends on a clock that anybody can set. A number says nothing in another namespace or after a reboot, so about such owners
 nothing is said at all: whoever waits for one watches whether it renews.
 """
 

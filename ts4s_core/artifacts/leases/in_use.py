@@ -36,9 +36,7 @@ def in_use(store: KeepsLeases | LeaseFiles, doing: str) -> Iterator[None]:
     try:
         mark.take(1)
     except StoreError as exc:
-        log.warning(
-            "the store cannot be told that it is being read, so `ts4s models gc` elsewhere may delete what is read: %s", exc
-        )
+        log.warning("the store cannot be marked as in use, so `ts4s models gc` elsewhere may delete what is being read: %s", exc)
         yield
         return
     try:

@@ -134,13 +134,13 @@ class Lease:
     def _choose(self) -> bool:
         """Take a number; false if others took this process for dead meanwhile."""
         self._claim.say_choosing()
-        # The time makes numbers of holders that never met increase too, where clocks do. Nothing hangs on that.
+        # The time makes numbers of holders that never met increase too, where clocks do. Nothing depends on that.
         self._claim.take(1 + max([time.time_ns() // 1_000_000, *(claim.number for claim in claims(self._storage, self._name))]))
         return self._claim.chosen_in_time()
 
     def _queue(self, wait: bool) -> bool:
         """Wait until nobody is ahead; false if others took this process for dead meanwhile."""
-        mine, began, told = (self._claim.number, self._claim.token), time.monotonic(), False
+        mine, began, logged = (self._claim.number, self._claim.token), time.monotonic(), False
         while True:
             seen = self._watch.look(self._name)
             if not any(one.claim.token == self._claim.token and one.claim.number for one in seen):
@@ -155,10 +155,10 @@ class Lease:
             if living and not wait:
                 raise LeaseHeldError(f"Lease of {self._name} is held by {_first(living)}: try again when that run has ended")
             long = time.monotonic() - began > _PATIENCE_S
-            if long and not told:
+            if long and not logged:
                 level = logging.INFO if self._name.startswith("_") else logging.WARNING
                 log.log(level, "waiting for the lease of %s, held by %s", self._name, _first(ahead))
-                told = True
+                logged = True
             poll_s = self._storage.limits.poll_s
             pause(poll_s * _LONG_POLLS if long and wait else poll_s if any(one.claim.number for one in ahead) else poll_s / 10)
 
@@ -176,11 +176,11 @@ class Lease:
 
 def let_collection_end(storage: LeaseFiles) -> None:
     """Wait for ``gc``: one that began before one's own claim was written may delete what one would use; a later one sees it."""
-    watch, told = Watch(storage), False
+    watch, logged = Watch(storage), False
     while any(not seen.dead for seen in watch.look(COLLECTION_LEASE)):
-        if not told:
+        if not logged:
             log.info("waiting until `ts4s models gc` has ended")
-            told = True
+            logged = True
         pause(storage.limits.poll_s)
 
 

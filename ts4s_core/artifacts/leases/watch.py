@@ -21,7 +21,7 @@ _COUNTED = 1 / 12
 
 
 def pause(seconds: float) -> None:
-    """Wait by the kernel's own count: a sleep until a moment hangs on whatever a process takes for the time."""
+    """Wait by the kernel's own count: a sleep until a moment depends on whatever a process takes for the time."""
     select.select([], [], [], seconds)
 
 

@@ -64,7 +64,7 @@ def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
 
 
 def s3_options(settings: StorageSettings) -> dict[str, Any]:
-    """What s3fs is told: addressing, checksums, retries, keys (without them, the usual AWS chain)."""
+    """Options of s3fs: addressing, checksums, retries, keys (without them, the usual AWS chain)."""
     config: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
@@ -101,7 +101,7 @@ class ObjectFiles:
 
     @property
     def conditional_writes(self) -> bool:
-        """Nothing is promised of an unknown store."""
+        """False: an unknown store promises nothing."""
         return False
 
     def write(self, path: str, data: bytes) -> None:
@@ -213,11 +213,11 @@ class ObjectFiles:
         return folder
 
     def unfinished_uploads(self) -> list[Upload]:
-        """None that this class would know of."""
+        """None: stores in general have no such uploads."""
         return []
 
     def abort_upload(self, upload: Upload) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
 class S3Files(ObjectFiles):
@@ -312,7 +312,7 @@ class S3Files(ObjectFiles):
             try:
                 page = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
             except (ClientError, OSError) as exc:
-                log.info("this server does not tell of unfinished uploads: %s", exc)
+                log.info("this server does not list unfinished uploads: %s", exc)
                 return found
             for entry in page.get("Uploads", []):
                 path = entry["Key"].removeprefix(prefix)

@@ -21,7 +21,7 @@ class _BodyBrokenError(OSError):
 
 
 class PieceClient:
-    """Made of what s3fs is told (``objects.s3_options``); connects at the first request; any thread may use it."""
+    """A client with the options of s3fs (``objects.s3_options``); connects at the first request; any thread may use it."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options

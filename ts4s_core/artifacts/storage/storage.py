@@ -45,7 +45,7 @@ class Storage:
     Attributes:
         settings: the settings it was opened with, the address made absolute: fit for another process on this host.
         folder: the root, if the storage is a folder of this host; else None.
-        progress: told of large files that go up or come down.
+        progress: called while large files are uploaded or downloaded.
         fences: leases and marks that the user of this object holds: checked before whatever decides is written through it.
         limits: times of leases in this storage.
     """
@@ -154,7 +154,7 @@ class Storage:
             return download(read, size, local, on_bytes=bytes_callback(self.progress, "download", path))
 
     def size(self, path: str) -> int | None:
-        """Size of an object in bytes, or None if there is none."""
+        """Size of an object in bytes, or None if there is no such object."""
         with self.failures("look up", path):
             try:
                 info = self.fs.info(self.full(path))
@@ -228,7 +228,7 @@ class Storage:
         return True
 
     def reservation(self, folder: str) -> bytes | None:
-        """What the writer of a version said when it began; None if nobody is writing it (any more)."""
+        """The record that the writer of a version left when it began; None if it has no writer (any more)."""
         try:
             return self.read_bytes(f"{self.stage(folder)}/{RESERVATION}")
         except NotFoundError:

@@ -20,7 +20,7 @@ PART_BYTES = 8 * 2**20
 #: S3 takes no more parts than this of one object.
 MOST_PARTS = 10_000
 PARALLEL = 6
-#: Smaller files come and go without a word.
+#: Smaller files are not reported.
 LEAST_REPORTED_BYTES = 16 * 2**20
 
 Task = TypeVar("Task")
@@ -32,11 +32,11 @@ ReadRange = Callable[[int, int], bytes]
 
 
 def ignore_bytes(done: int, total: int) -> None:
-    """Tell nobody."""
+    """A callback that does nothing."""
 
 
 def bytes_callback(progress: Progress, stage: str, path: str) -> BytesCallback:
-    """Bytes as events ``upload part=12/250 mib_per_s=81.5 file=...``; small files are not worth one."""
+    """A callback that reports ``upload part=12/250 mib_per_s=81.5 file=...`` to ``progress``; small files are not reported."""
     began = time.monotonic()
 
     def on_bytes(done: int, total: int) -> None:
@@ -59,7 +59,7 @@ def download(read: ReadRange, total: int, target: Path, *, on_bytes: BytesCallba
         read: gives bytes ``[start, end)`` of the object; called by several threads.
         total: bytes of the object.
         target: the local file.
-        told: hears of every piece.
+        on_bytes: called after every piece.
 
     Returns:
         sha256 of the whole file, of the bytes that were there before too.
@@ -90,14 +90,14 @@ def download(read: ReadRange, total: int, target: Path, *, on_bytes: BytesCallba
 def upload(fs: Any, pieces: PieceClient, source: Path, target: str, *, on_bytes: BytesCallback = ignore_bytes) -> tuple[int, str]:
     """Copy a local file into an object of S3, a large one in parallel parts; each byte is read once and hashed on its way.
 
-    An upload that fails is aborted; one whose end nobody could tell the server is left to ``gc``.
+    An upload that fails is aborted; one that cannot be aborted either is left to ``gc``.
 
     Args:
         fs: an s3fs filesystem, for a small file.
         pieces: for a large one.
         source: the local file.
         target: the object's full path.
-        told: hears of every part.
+        on_bytes: called after every part.
 
     Returns:
         size and sha256 of the bytes that were sent.

@@ -75,7 +75,7 @@ def collect(
 
 
 class _Plan:
-    """What is to go, and what that was run_to_final_state from."""
+    """The things that are to be removed, and the state of the store that this was decided on."""
 
     def __init__(self, store: ArtifactStore, watch: Watch, *, grace_s: float, keep_last: int, now: float | None) -> None:
         self._store = store

@@ -42,7 +42,7 @@ def verify(store: ArtifactStore, name: str | None = None, *, progress: Progress 
     Args:
         store: the store.
         name: check only what bears this name, and its lineage.
-        progress: told of every version.
+        progress: called after every version.
 
     Raises:
         NotFoundError: if nothing bears that name.

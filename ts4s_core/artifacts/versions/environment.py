@@ -24,7 +24,7 @@ LIBRARIES = (
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that bear on an artifact's content."""
+    """Installed versions of the libraries that affect an artifact's content."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -36,7 +36,7 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def instruction_set() -> str:
-    """The widest vector instructions of this CPU, in PyTorch's words: floating-point sums hang on them."""
+    """The widest vector instructions of this CPU, in PyTorch's words: floating-point sums depend on them."""
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

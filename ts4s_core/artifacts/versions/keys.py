@@ -1,4 +1,4 @@
-"""The key of a step: what its result hangs on, and nothing else.
+"""The key of a step: what its result depends on, and nothing else.
 
 Same key, same result: so a step whose key was done before is not done again. A path, a name, a time, the number of
 workers and the Spark master never go into a key.
@@ -30,7 +30,7 @@ def canonical_json(value: object) -> bytes:
 
 
 def step_key(kind: str, *, entries: Iterable[str], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> str:
-    """Hash of a step: the kind it makes, its inputs' content hashes, the settings that bear on it, the code it reaches.
+    """Hash of a step: the kind it makes, its inputs' content hashes, the settings that affect it, the code it reaches.
 
     Args:
         kind: kind of the artifact that the step makes.

@@ -37,7 +37,7 @@ class FileEntry:
         path: relative to the version's folder.
         size: bytes.
         sha256: 64 hex digits.
-        identity: whether downstream keys hang on this file (a log or a timing does not make another dataset).
+        identity: whether downstream keys depend on this file (a log or a timing does not make another dataset).
         row_groups: for a streamed Parquet file its row groups and its footer.
     """
 

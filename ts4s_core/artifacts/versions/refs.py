@@ -57,7 +57,7 @@ class ArtifactRef:
         check_name(self.name)
         if not _VERSION.match(self.version):
             raise InputError(
-                f"Version {self.version[:80]!r} of {self.kind}/{self.name} is none: expected <UTC time>-<8 hex digits>, "
+                f"Version {self.version[:80]!r} of {self.kind}/{self.name} is not valid: expected <UTC time>-<8 hex digits>, "
                 "as in 20261121T041500.123456Z-1a2b3c4d"
             )
 
@@ -74,7 +74,7 @@ class ArtifactRef:
         parts = text.split("/")
         if len(parts) != 3:
             raise InputError(
-                f"Artifact reference {text[:200]!r} cannot be read: expected KIND/NAME/VERSION, got {len(parts)} part(s)"
+                f"Artifact reference {text[:200]!r} cannot be read: expected KIND/NAME/VERSION, got {len(parts)} segment(s)"
             )
         return cls(*parts)
 
@@ -91,7 +91,7 @@ def check_kind(kind: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name itself, if it is safe as one part of a path.
+    """The name itself, if it is safe as one segment of a path.
 
     Raises:
         InputError: on an empty or over-long name, ``..``, separators, control characters.
@@ -100,7 +100,7 @@ def check_name(name: str) -> str:
         raise InputError(f"Name {name[:40]!r}... is too long: expected at most {MAX_NAME_CHARS} characters, got {len(name)}")
     if not _NAME.match(name):
         raise InputError(
-            f"Name {name!r} is not taken: expected letters, digits, '-', '_' and single dots inside, first a letter or digit"
+            f"Name {name!r} is not valid: expected letters, digits, '-', '_' and single dots inside, first a letter or digit"
         )
     return name
 

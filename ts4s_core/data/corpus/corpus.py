@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from ts4s_core.data.files import ENDINGS, SourceFile, SourceFiles, ending_of, failures, files_of_format, say_left_out
+from ts4s_core.data.files import ENDINGS, SourceFile, SourceFiles, ending_of, failures, files_of_format, log_left_out
 from ts4s_core.data.formats import topics
 from ts4s_core.data.formats.decoding import HEAD_BYTES, as_utf8, is_plain
 from ts4s_core.data.formats.rows import NOT_UTF8, NUL, Tally
@@ -26,7 +26,7 @@ LEAST_BLOCK_BYTES = 4_096
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a document: bytes ``start`` to ``end`` of a file, or of a text that only the driver can read.
+    """A range of a document: bytes ``start`` to ``end`` of a file, or of a text that only the driver can read.
 
     Without an end it is a whole file that is decoded on the way.
     """
@@ -80,7 +80,7 @@ class TextSource:
         block_bytes: usual size of a block.
         by_document: a whole document falls to one side.
         documents: number of documents.
-        splits: its parts; ``read`` gives the blocks of one.
+        splits: ranges of the files; ``read`` gives the blocks of one.
     """
 
     name: str
@@ -145,7 +145,7 @@ def open_text(data: DataSettings, storage: StorageSettings) -> TextSource:
     """Find the files and cut them into splits; nothing is read yet but the embedded text.
 
     Raises:
-        SourceError: if there is no such source, or it is no plain text.
+        SourceError: if there is no such source, or it does not hold plain text.
     """
     files, block_bytes = SourceFiles(data.source, storage), block_bytes_of(data)
     if data.format not in (None, "text"):
@@ -187,7 +187,7 @@ def _text_files(data: DataSettings, files: SourceFiles) -> list[SourceFile]:
         if any(ending_of(file.name) == ".txt" for file in plain):
             found = files_of_format(data.source, found, "text")
         else:
-            say_left_out(data.source, [file.name for file in found if file not in plain], "text")
+            log_left_out(data.source, [file.name for file in found if file not in plain], "text")
             found = plain
     filled = [file for file in found if file.size]
     if not filled:

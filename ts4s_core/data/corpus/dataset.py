@@ -21,7 +21,7 @@ class TextDataset(Dataset):
         window: tokens that are predicted from each window start.
         stride: tokens between window starts.
         vocabulary: tokens of the tokenizer.
-        begin_id: token that every block begins with; None: there is none.
+        begin_id: token that every block begins with; None: the tokenizer has none.
         text_bytes: bytes of each side's text.
     """
 

@@ -8,7 +8,7 @@ from ts4s_core.data.facts import DatasetFacts
 
 
 class CorpusFacts(DatasetFacts):
-    """What a dataset of plain text says besides.
+    """Further facts of a dataset of plain text.
 
     Attributes:
         begin_id: token that every block begins with; None: there is none.

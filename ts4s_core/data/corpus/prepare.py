@@ -157,7 +157,7 @@ def prepare_text(
         store: where it goes.
         engine: where the text is read and the files are written.
         scan: what :func:`ts4s_core.data.corpus.scan.scan_text` found; read again now, and refused if the text changed meanwhile.
-        progress: told the bytes at the start and the seconds at the end.
+        progress: called with the bytes at the start and with the seconds at the end.
 
     Raises:
         SourceError: if the text cannot be read.

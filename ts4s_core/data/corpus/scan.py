@@ -1,4 +1,4 @@
-"""Read all of a text once, train its tokenizer, and settle everything that can be wrong, before the first write."""
+"""Read all of a text once, train its tokenizer, and check everything, before the first write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TextCounts:
         self.longest = max(self.longest, text, key=_by_length)
 
     def merge(self, other: TextCounts) -> None:
-        """Add another part's figures."""
+        """Add another split's figures."""
         self.blocks += other.blocks
         self.size += other.size
         self.content = (self.content + other.content) % DIGEST_MODULUS
@@ -62,7 +62,7 @@ def _by_length(text: str) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class TextScan:
-    """What the text is.
+    """The result of scanning a text.
 
     Attributes:
         source: where it comes from.
@@ -149,7 +149,7 @@ def scan_text(settings: Settings, engine: DataEngine, *, tokenizer: Mapping[str,
 
     Raises:
         SourceError: if the source cannot be found or read.
-        DataError: if it is no text, or too little of it.
+        DataError: if it is not text, or too short.
     """
     data = settings.data
     if data.max_rows:

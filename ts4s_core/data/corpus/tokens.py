@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ts4s_core.data.tokenizers import TOKENIZER_FILE, foreign_failures, shared_tokenizer, tokenizer_from
+from ts4s_core.data.tokenizers import TOKENIZER_FILE, shared_tokenizer, tokenizer_failures, tokenizer_from
 
 CONFIG_FILE = "tokenizer_config.json"
 _BEGIN_TOKENS = ("bos_token", "eos_token", "cls_token")
@@ -39,7 +39,7 @@ class TextTokenizer:
     Attributes:
         text: content of ``tokenizer.json``.
         begin_id: token that every text begins with; None: the tokenizer has none.
-        unknown_id: token of what is in no vocabulary; None: there is none.
+        unknown_id: token of text outside the vocabulary; None: the tokenizer has none.
         vocabulary: number of tokens.
     """
 
@@ -74,7 +74,7 @@ class TextTokenizer:
         """Tokens of some texts, without the tokenizer's own special tokens, behind the begin token."""
         # Offsets cost a tenth of the speed, and are needed only to measure what is unknown.
         encode = tokenizer.encode_batch_fast if self.unknown_id is None else tokenizer.encode_batch
-        with foreign_failures("The tokenizer cannot encode a text"):
+        with tokenizer_failures("The tokenizer cannot encode a text"):
             encodings = encode(list(texts), add_special_tokens=False)
         begin = [] if self.begin_id is None else [self.begin_id]
         rows = [np.array(begin + encoding.ids, np.int32) for encoding in encodings]

@@ -102,15 +102,15 @@ def plain_text(cell: Any) -> str:
     return str(cell)
 
 
-def is_nothing(cell: object) -> bool:
-    """Whether a cell holds nothing: null, or not a number."""
+def is_missing(cell: object) -> bool:
+    """Whether a cell is missing: null, or NaN."""
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def id_text(cell: object) -> str | None:
-    """An id as text; None: there is none, or it is of no kind that has a spelling."""
+    """An id as text; None: the cell is missing, or of a kind that cannot be an id."""
     kind = kind_of(cell)
-    if kind not in TABLE["id_column"] or is_nothing(cell):
+    if kind not in TABLE["id_column"] or is_missing(cell):
         return None
     if kind in (LIST, OBJECT, TRUTH):
         try:

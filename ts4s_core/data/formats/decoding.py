@@ -76,7 +76,7 @@ def as_utf8(file: BinaryIO, name: str) -> BinaryIO:
         name: what errors call it.
 
     Raises:
-        DataError: if it is no text: of which kind it seems to be, and the way out.
+        DataError: if it is not text; the message says what it seems to be, and what to do.
     """
     head = file.read(HEAD_BYTES)
     file.seek(0)
@@ -246,7 +246,7 @@ class _Stream(io.RawIOBase):
             if self._compression is None or (isinstance(exc, OSError) and exc.errno is not None):
                 raise
             raise DataError(
-                f"Data file {self._name} is damaged {self._compression[1]}: {str(exc).rstrip('.')}. Write or copy it anew"
+                f"Data file {self._name} is damaged {self._compression[1]}: {str(exc).rstrip('.')}. Write or copy it again"
             ) from exc
 
 

@@ -78,7 +78,7 @@ def _is_column(value: object) -> bool:
 
 
 def line_records(lines: Iterator[bytes], names: Sequence[str], tally: Tally, *, show_text: bool) -> Iterator[Record]:
-    """A record for every line that is not blank, with the values of some names; null where there is none."""
+    """A record for every line that is not blank, with the values of some names; null where a name is missing."""
     for record in text_lines(lines, tally):
         if record.reason is not None:
             yield record
@@ -93,7 +93,7 @@ def line_records(lines: Iterator[bytes], names: Sequence[str], tally: Tally, *, 
 
 
 def array_records(file: BinaryIO, name: str, names: Sequence[str], tally: Tally, *, show_text: bool) -> Iterator[Record]:
-    """A record for every element of an array, with the values of some names; null where there is none.
+    """A record for every element of an array, with the values of some names; null where a name is missing.
 
     Raises:
         DataError: if the array itself is broken, so that what follows cannot be read.
@@ -196,4 +196,4 @@ def _element(decoder: json.JSONDecoder, characters: _Characters, name: str) -> t
 
 
 def _broken(name: str, line: int, reason: str) -> DataError:
-    return DataError(f"Data file {name} is no JSON array at line {line}: {reason}. Mend it, or give one object a line")
+    return DataError(f"Data file {name} is not a valid JSON array at line {line}: {reason}. Fix it, or give one object a line")

@@ -30,7 +30,7 @@ def damages(name: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, ValueError, TypeError, ArithmeticError, LookupError, NotImplementedError) as exc:
         reason = f"{type(exc).__name__}: {exc}".rstrip(".")
-        raise DataError(f"Data file {name} is no Parquet file that can be read: {reason}. Write it anew") from exc
+        raise DataError(f"Data file {name} is not a readable Parquet file: {reason}. Write it again") from exc
 
 
 def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) -> int:
@@ -42,7 +42,7 @@ def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) 
         wanted: columns, each with the setting that names it.
 
     Raises:
-        DataError: if it is no Parquet file, lacks a column or has one of another type, or is made to fill the memory.
+        DataError: if it is not a Parquet file, lacks a column or has one of another type, or is made to fill the memory.
     """
     with damages(name):
         parquet = pq.ParquetFile(file)
@@ -73,7 +73,7 @@ def refuse_bombs(file: BinaryIO, name: str, wanted: Sequence[str]) -> None:
             if unfolded > rows_need or (unfolded > FOLD_FROM_BYTES and unfolded > MOST_FOLD * folded):
                 raise DataError(
                     f"Data file {name} is refused: {group.rows} rows of {'.'.join(chunk.path)!r} in row group {number} "
-                    f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does. Write it anew"
+                    f"take {folded} bytes and unfold to {unfolded}: only a file made to fill the memory does. Write it again"
                 )
 
 

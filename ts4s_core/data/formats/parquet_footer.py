@@ -54,7 +54,7 @@ def read_groups(file: BinaryIO) -> list[Group]:
     """The row groups of a file whose footer is not encrypted.
 
     Raises:
-        ValueError: if the footer is not one.
+        ValueError: if the footer is damaged.
     """
     size = file.seek(0, 2)
     file.seek(max(0, size - 8))
@@ -70,7 +70,7 @@ def groups_of(footer: bytes) -> list[Group]:
     """The row groups that a footer describes.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the bytes are not a valid footer.
     """
     try:
         record = _Compact(footer).struct(_FILE)

@@ -1,4 +1,4 @@
-"""A row of labelled text, what makes one bad, and the hashes that everything else hangs on."""
+"""A row of labelled text, what makes one bad, and the hashes that everything else depends on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ts4s_core.data.formats.cell_types import LIST, TABLE, is_nothing, kind_of, plain_text
+from ts4s_core.data.formats.cell_types import LIST, TABLE, is_missing, kind_of, plain_text
 from ts4s_core.errors import DataError, listed
 
 MAX_ROW_BYTES = 2**20
@@ -21,7 +21,7 @@ NUL = "\0"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a reader of some format found at a place: cells, or why there are none.
+    """What a reader of some format found at a place: cells, or the reason why they cannot be read.
 
     Attributes:
         line: of the split, from 1 (where a format has no lines, the row).
@@ -181,7 +181,7 @@ def rows_of(records: Iterable[Record], columns: Columns, tally: Tally) -> Iterat
 
 
 def row_of(label: object, text: object, columns: Columns) -> Row | str:
-    """The row of two cells, or the reason why there is none.
+    """The row of two cells, or the reason why they are not a valid row.
 
     In a multi-label task a label cell is a list, or text with ``|`` between the labels.
     """
@@ -199,27 +199,27 @@ def row_of(label: object, text: object, columns: Columns) -> Row | str:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A text, trimmed, or why a cell is none."""
+class TextCell:
+    """The trimmed text of a cell, or the reason why the cell is not a valid text."""
 
     text: str = ""
     reason: str | None = None
 
 
-def text_of(cell: object) -> Words:
+def text_of(cell: object) -> TextCell:
     """The text of a cell."""
     if cell is None:
-        return Words(reason="empty text")
+        return TextCell(reason="empty text")
     if not isinstance(cell, str):
-        return Words(reason=f"the text is a {type(cell).__name__}, not a string")
+        return TextCell(reason=f"the text is a {type(cell).__name__}, not a string")
     if not encodable(cell):
-        return Words(reason=NOT_UTF8)
+        return TextCell(reason=NOT_UTF8)
     if is_too_long(cell):
-        return Words(reason=TOO_LONG)
+        return TextCell(reason=TOO_LONG)
     text = cell.strip()
     if NUL in text:
-        return Words(reason="a NUL character in the text")
-    return Words(text) if text else Words(reason="empty text")
+        return TextCell(reason="a NUL character in the text")
+    return TextCell(text) if text else TextCell(reason="empty text")
 
 
 def _labels_of(cell: object, columns: Columns) -> tuple[str, ...] | str:
@@ -243,7 +243,7 @@ def _labels_of(cell: object, columns: Columns) -> tuple[str, ...] | str:
 
 
 def _label_text(cell: object) -> str:
-    return "" if is_nothing(cell) else plain_text(cell).strip()
+    return "" if is_missing(cell) else plain_text(cell).strip()
 
 
 def encodable(text: str) -> bool:

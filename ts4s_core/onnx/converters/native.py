@@ -202,7 +202,7 @@ def _short(number: float) -> float:
 
 
 class TokenIndices(nn.Module):
-    """Indices that hang on the number of tokens alone: zeros, or ``offset``, ``offset + 1``, ..."""
+    """Indices that depend on the number of tokens alone: zeros, or ``offset``, ``offset + 1``, ..."""
 
     def __init__(self, *, counting: bool, offset: int) -> None:
         super().__init__()

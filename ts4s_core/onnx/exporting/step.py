@@ -34,7 +34,7 @@ def export_model(
 ) -> StepResult:
     """Export the base model that the settings name, or find the artifact that was made of it before.
 
-    The artifact hangs on the source's content and the code alone: one base is stored once for all heads and all runs.
+    The artifact depends on the source's content and the code alone: one base is stored once for all heads and all runs.
     A trained model of the registry is not exported again: it is returned itself, graph and weights are in it.
 
     Args:

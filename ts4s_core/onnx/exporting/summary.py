@@ -1,4 +1,4 @@
-"""What a model is, in numbers that a person can read."""
+"""The summary of a model: layers, sizes, parameters and operations per token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ONNX's own checker lets pass, and what ends a process or never ends where it is read or run."""
+"""Checks beyond those of ONNX's own checker: graphs that would crash or hang the process that reads or runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge at which what ONNX, onnx2torch, ONNX Runtime and PyTorch raise at somebody's graph becomes one error of ours."""
+"""The edge at which errors of ONNX, onnx2torch, ONNX Runtime and PyTorch become one error of ts4s."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ts4s_core.errors import Ts4sError, UnsupportedModelError
 
 @contextlib.contextmanager
 def graph_failures(what: str) -> Iterator[None]:
-    """Map everything foreign; a graph from outside can break any of the rules that these libraries take for granted.
+    """Map every foreign exception; a graph from outside can break any of the rules that these libraries take for granted.
 
     Raises:
-        UnsupportedModelError: in place of whatever is no error of ours.
+        UnsupportedModelError: in place of every exception that is not a Ts4sError.
     """
     try:
         yield

@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Node:
-    """One operation. ``scope`` is the path of the module it comes from, as far as the file tells."""
+    """One operation. ``scope`` is the path of the module it comes from, as far as the file names it."""
 
     op: str
     inputs: list[str]
@@ -119,7 +119,7 @@ class Graph:
         return node
 
     def prune(self) -> None:
-        """Remove nodes, constants and weights that the output does not depend on; trailing outputs nobody reads too."""
+        """Remove nodes, constants and weights that the output does not depend on; unread trailing outputs too."""
         needed = {self.output}
         kept = []
         for node in reversed(self.nodes):

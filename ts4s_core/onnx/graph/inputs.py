@@ -1,4 +1,4 @@
-"""What a graph of texts is fed: token ids and mask as they are given, token types and positions made of them.
+"""The inputs of a graph of texts: token ids and mask as given, token types and positions derived from them.
 
 Shapes: ``B`` texts, ``T`` tokens.
 """
@@ -54,7 +54,7 @@ def every_input(ids: Ids, mask: Ids) -> dict[str, Ids]:
 
 
 class RuntimeInputs:
-    """What a session of ONNX Runtime is fed.
+    """Makes the feed of an ONNX Runtime session.
 
     Args:
         inputs: what ``session.get_inputs()`` gives.

@@ -1,4 +1,4 @@
-"""What several readers ask of ONNX's messages. The library itself is not imported here: checks before a run do without it."""
+"""Reading of ONNX's protobuf messages, without the library itself, which checks before a run do not import."""
 
 from __future__ import annotations
 

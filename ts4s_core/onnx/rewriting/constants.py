@@ -1,4 +1,4 @@
-"""First rewrites: what is constant becomes a constant, what does nothing goes."""
+"""First rewrites: constant folding, and removal of nodes that do nothing."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def infer_shapes(graph: Graph, weights: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def anchor_shapes(graph: Graph, *, assume: bool = False) -> None:
-    """Read dynamic dimensions off ``input_ids``, not off values inside the model: masks then hang on the inputs alone.
+    """Read dynamic dimensions off ``input_ids``, not off values inside the model: masks then depend on the inputs alone.
 
     Args:
         graph: changed in place.

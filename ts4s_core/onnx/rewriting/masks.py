@@ -68,7 +68,7 @@ def simplify_indices(graph: Graph, *, fixed: tuple[int, int] | None) -> None:
 
 
 def _indices(graph: Graph, value: str, fixed: tuple[int, int] | None) -> tuple[bool, int] | None:
-    """Whether they count, and from what number; None if they hang on the tokens."""
+    """Whether they count, and from what number; None if they depend on the tokens."""
     candidates: set[tuple[bool, int]] | None = None
     for feed in _feeds(fixed):
         try:

@@ -101,7 +101,7 @@ def rewrite(path: Path, names: Mapping[str, Any] | None) -> Rewritten:
 def _check(graph: Graph, file: str) -> None:
     if not OLDEST_OPSET <= graph.opset <= NEWEST_OPSET:
         raise UnsupportedModelError(
-            f"Import of {file}: expected an ONNX opset of {OLDEST_OPSET} to {NEWEST_OPSET}, got {graph.opset}. Export it anew"
+            f"Import of {file}: expected an ONNX opset of {OLDEST_OPSET} to {NEWEST_OPSET}, got {graph.opset}. Export it again"
         )
     for name in list(graph.inputs):
         known = INPUTS.get(name)

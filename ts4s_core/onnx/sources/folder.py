@@ -151,7 +151,7 @@ def weight_files(folder: Path, *, source: str) -> list[Path]:
     """The safetensors files of a folder, in order.
 
     Raises:
-        SourceError: if there are none, only pickles, or a shard is missing.
+        SourceError: if the folder has no safetensors files, only pickles, or a shard is missing.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]

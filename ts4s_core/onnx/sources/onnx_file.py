@@ -18,7 +18,7 @@ OLDEST_OPSET, NEWEST_OPSET = 11, 23
 
 
 def checked_onnx_file(path: Path, *, source: str) -> tuple[dict[str, Any], str]:
-    """The configuration beside an ONNX file, empty if there is none, and a hash of all that belongs to it.
+    """The configuration beside an ONNX file (empty without config.json), and a hash of all that belongs to it.
 
     Raises:
         SourceError, UnsupportedModelError: see :func:`read_onnx_file`.

@@ -44,7 +44,7 @@ def source_tokenizer(source: str, beside: Path, *, given: str | None, vocabulary
         vocabulary: what its configuration says of the rows of its token table.
 
     Raises:
-        SourceError: there is none, it is damaged, or it has more tokens than the model.
+        SourceError: the tokenizer is missing or damaged, or has more tokens than the model.
     """
     rows = vocabulary if isinstance(vocabulary, int) else None
     if given is not None:
@@ -59,7 +59,7 @@ def given_tokenizer(given: str, *, vocabulary: int | None) -> dict[str, bytes]:
     """Files of the tokenizer that ``model.tokenizer`` names: a folder, ``package:NAME`` or a hub id.
 
     Raises:
-        SourceError: there is none, it is damaged, or it has more tokens than ``vocabulary``.
+        SourceError: the tokenizer is missing or damaged, or has more tokens than ``vocabulary``.
     """
     _kind, folder = located(given, setting="model.tokenizer", with_model=False)
     return tokenizer_files(folder, setting=f"model.tokenizer {given}", vocabulary=vocabulary)

@@ -1,4 +1,4 @@
-"""Where a run stands, as a checkpoint holds it. No torch here: the driver reads the history of a run that is gone on with."""
+"""The progress of a run, as a checkpoint holds it. No torch here: the driver reads the history of a run that it resumes."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ControlClient:
 
     Attributes:
         step: what the next beat says of the worker's progress.
-        confided: what the driver tells nobody but its workers.
+        store_secrets: the store's secrets, which the driver sends over this channel alone.
 
     Raises:
         WorkerLostError: if the driver cannot be reached, or another process answers in its place.
@@ -60,7 +60,7 @@ class ControlClient:
         self._closed = threading.Event()
         hello = Hello(secret=address.secret, rank=rank, host=socket.gethostname(), pid=os.getpid(), address=own_address)
         self._channel, welcome = _met(address, hello)
-        self.confided = welcome.confided
+        self.store_secrets = welcome.store_secrets
         self._timeout_s = welcome.timeout_s
         for target in (self._listen, self._beat):
             threading.Thread(target=target, name=f"control-{target.__name__.strip('_')}", daemon=True).start()
@@ -176,7 +176,7 @@ def _introduced(address: ControlAddress, hello: Hello, deadline: float) -> tuple
 
 
 #: What is said of the channel itself cannot go over it, nor what the driver says where it runs in the worker's process.
-_NOT_TOLD = (__name__, "ts4s_core.training.control.server")
+_KEPT_LOCAL = (__name__, "ts4s_core.training.control.server")
 _KINDS: dict[int, type[Note | Warned]] = {logging.INFO: Note, logging.WARNING: Warned}
 
 
@@ -189,7 +189,7 @@ class LogToDriver(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one."""
-        if record.levelno in _KINDS and record.name not in _NOT_TOLD:
+        if record.levelno in _KINDS and record.name not in _KEPT_LOCAL:
             self._client.send(_KINDS[record.levelno](message=one_line(record.getMessage())))
 
 

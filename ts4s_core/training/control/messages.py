@@ -1,4 +1,4 @@
-"""What travels over the control channel: one class for each message, one JSON object a line, told apart by its ``type``.
+"""What travels over the control channel: one class for each message, one JSON object a line, distinguished by its ``type``.
 
 The first line of a connection is a :class:`Hello`; everything else a worker says is a :data:`FromWorker`, and what the driver
 answers a :data:`FromDriver`. Values that ranks gather are JSON of whoever gathers them.
@@ -153,7 +153,7 @@ class Result(Record):
 
 
 class Done(Record):
-    """A worker has said all."""
+    """A worker has sent its last message."""
 
     type: Literal["done"] = "done"
 
@@ -163,22 +163,22 @@ class Welcome(Record):
 
     Attributes:
         timeout_s: longest silence, of either end.
-        confided: what workers need and nobody else may read.
+        store_secrets: the store's secrets, by the name of their setting.
     """
 
     timeout_s: float
-    confided: dict[str, str] = Field(default_factory=dict, repr=False)
+    store_secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     type: Literal["welcome"] = "welcome"
 
 
 class DriverBeat(Record):
-    """The driver lives."""
+    """The driver's heartbeat."""
 
     type: Literal["beat"] = "beat"
 
 
 class Gathered(Record):
-    """Everybody's values under a key, in rank order."""
+    """All ranks' values under a key, in rank order."""
 
     key: str
     values: list[Any]
@@ -229,7 +229,7 @@ def hello_of(line: bytes) -> Hello:
     """The introduction in a line.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the line is not a valid introduction.
     """
     return _read(_HELLO, line)
 
@@ -238,7 +238,7 @@ def from_worker(line: bytes) -> FromWorker:
     """A worker's message.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the line is not a valid message of a worker.
     """
     return _read(_FROM_WORKER, line)
 
@@ -247,7 +247,7 @@ def from_driver(line: bytes) -> FromDriver:
     """The driver's message.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the line is not a valid message of the driver.
     """
     return _read(_FROM_DRIVER, line)
 

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 #: Longest time until every rank has connected: processes start, import torch, or wait for a slot.
 CONNECT_LIMIT_S = 300.0
 _WATCH_EVERY_S = 0.2
-#: What a worker that is told to abort has to hear it, and a server that closes to say its last words.
+#: Time that a worker has to receive an abort, and a closing server to send its last messages.
 _LAST_WORDS_S = 1.0
 
 Follow = Callable[[int, Progressing], None]
@@ -126,7 +126,7 @@ class ControlServer:
         world_size: number of ranks.
         timeout_s: longest silence of a rank, and of the server to a rank.
         listener: called with (rank, message) for every message that is not the channel's own: metrics, events.
-        confided: what workers are told that must not be read on the way.
+        store_secrets: the store's secrets, sent to workers over the encrypted channel.
 
     Attributes:
         address: for the workers.
@@ -145,7 +145,7 @@ class ControlServer:
         timeout_s: float,
         listener: Follow,
         bind: str = "",
-        confided: Mapping[str, str] | None = None,
+        store_secrets: Mapping[str, str] | None = None,
         connect_limit_s: float = CONNECT_LIMIT_S,
     ) -> None:
         self.failure: Ts4sError | None = None
@@ -153,7 +153,7 @@ class ControlServer:
         self.world_size = world_size
         self._timeout_s = timeout_s
         self._follow = listener
-        self._welcome = Welcome(timeout_s=timeout_s, confided=dict(confided or {}))
+        self._welcome = Welcome(timeout_s=timeout_s, store_secrets=dict(store_secrets or {}))
         self._connect_deadline = time.monotonic() + max(connect_limit_s, timeout_s)
         self._lock = threading.RLock()
         self._workers: dict[int, _Worker] = {}

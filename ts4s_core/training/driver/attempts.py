@@ -116,7 +116,7 @@ class Attempts:
             world_size=self.workers,
             timeout_s=job.timeout_s,
             listener=self._metrics.listen,
-            confided=job.secrets,
+            store_secrets=job.secrets,
         ) as control:
             self._launcher.run(job.without_secrets(), world_size=self.workers, control=control)
             if control.failure is not None:
@@ -134,7 +134,7 @@ class Attempts:
             if self._job.settings.strategy == "averaging":
                 raise TrainingError(
                     f"Training with train.strategy averaging cannot go on: expected slots for {self.workers} workers, because "
-                    f"its result hangs on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
+                    f"its result depends on their number, got {slots}. Give it its slots back, or set train.workers {slots}"
                 )
             self.workers = largest_divisor(self._job.settings.logical_shards, at_most=slots)
             log.warning("%d slots are left: going on with %d workers", slots, self.workers)

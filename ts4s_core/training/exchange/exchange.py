@@ -2,7 +2,7 @@
 
 Every rank brings the sum of its own parts' gradients, which is one subtree of the fixed binary tree over all K parts; an
 exchange sums those W subtrees in the same tree, each rank for its own slice. Addition of two FP32 numbers is the same in
-either order, so only the tree matters, and that does not hang on W.
+either order, so only the tree matters, and that does not depend on W.
 
 A thread does the reduction, so that a bucket's exchange runs while backward still works on the next one.
 """
@@ -214,7 +214,7 @@ def tree_sum(pieces: Sequence[torch.Tensor], out: torch.Tensor) -> None:
 
 
 def block_squares(values: torch.Tensor) -> NDArray[np.float32]:
-    """Sum of squares of each block; einsum's bits for a block do not hang on how many blocks are in the call."""
+    """Sum of squares of each block; einsum's bits for a block do not depend on how many blocks are in the call."""
     rows = values.numpy().reshape(-1, BLOCK)
     squares: NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
     return squares

@@ -1,7 +1,7 @@
 """Any PyTorch optimiser that treats each element alone, on a rank's own slices, in the same bits for every number of workers.
 
 Each chunk of a slice is a parameter of its own to the optimiser. That is the same as stepping whole tensors exactly for
-optimisers whose update of an element hangs on nothing but that element's gradients: SGD, Adam, AdamW, RMSprop, Adagrad and
+optimisers whose update of an element depends on nothing but that element's gradients: SGD, Adam, AdamW, RMSprop, Adagrad and
 most others. One that looks at whole tensors (LBFGS, Adafactor, Muon) is found out by trying, and refused.
 """
 

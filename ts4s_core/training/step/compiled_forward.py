@@ -4,7 +4,7 @@ Shapes are dynamic, so that parts of any rows and lengths run through the same k
 theirs. What draws random bits of its own (:class:`SeededDropout`) stays outside of them, and PyTorch's own dropout draws what
 it draws without compilation. Embeddings keep PyTorch's own backward, because the hooks of
 :mod:`ts4s_core.training.step.row_gradients` sit in the module's Python. Kernels round otherwise than PyTorch's own, so that
-``weights_sha256`` is another one than without; which kernel a part runs through hangs on its own shape, so that it is still one
+``weights_sha256`` is another one than without; which kernel a part runs through depends on its own shape, so that it is still one
 for any number of workers, on hosts of one CPU and one compiler.
 """
 

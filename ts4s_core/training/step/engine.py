@@ -1,6 +1,6 @@
 """One training step: parts, tree, exchange, clip, optimiser.
 
-Bits of a step hang on (weights, moments, rows, seed, step) alone. Randomness is drawn anew for each part from
+Bits of a step depend on (weights, moments, rows, seed, step) alone. Randomness is drawn anew for each part from
 (seed, step, part): from this project's dropout modules and, for modules that use PyTorch's own generator, from its seed.
 """
 

@@ -8,7 +8,7 @@ of one host only the numbers do, gradients and parameters are shared memory.
 
 W ranks make W updates where synchronous training makes one, so each is taken with 1 / W of the rate.
 
-The result hangs on who came first: no hash is promised. Ranks join at every checkpoint and validation and at the end: all
+The result depends on who came first: no hash is promised. Ranks join at every checkpoint and validation and at the end: all
 wait until everybody's pushes are applied, and pull. So a checkpoint holds whole steps, with any number of workers one can
 go on from it, and since one is made every half of ``train.checkpoint_every_steps``, and none is begun before the last is
 sealed, a killed run loses no more than ``train.checkpoint_every_steps`` steps.

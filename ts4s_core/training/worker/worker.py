@@ -58,7 +58,7 @@ def run_worker(job: TrainJob, *, rank: int, world_size: int, control: ControlAdd
         Ts4sError: the failure, after it was reported to the driver.
     """
     client = ControlClient(control, rank=rank, own_address=address)
-    job = job.with_secrets(client.confided)
+    job = job.with_secrets(client.store_secrets)
     log_to_driver = LogToDriver(client)
     own = logging.getLogger("ts4s_core")
     level = own.level
