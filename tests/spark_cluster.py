@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from supervisor import supervised
 
-from ts4s_core.processes import is_living, kill_tree, supervised
+from ts4s_core.processes import is_living, kill_tree
 from ts4s_core.spark.session.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
 
 START_LIMIT_S = 90.0

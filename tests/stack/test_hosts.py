@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 from network_hosts import Host, available, network
+from supervisor import supervised
 
 from flows.stack.services import Keys, rclone_program
-from ts4s_core.processes import kill_tree, supervised
+from ts4s_core.processes import kill_tree
 from ts4s_core.spark.session.standalone import Daemon, has_registered, master_daemon, master_url, worker_daemon
 
 pytestmark = [

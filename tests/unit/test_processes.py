@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import supervisor
+from supervisor import supervised
 from waiting import wait_for
 
-from ts4s_core.processes import has_died, is_living, kill_tree, supervised
+from ts4s_core.processes import has_died, is_living, kill_tree
 
 SLEEP = "import time; time.sleep(60)"
 # Starts a child (in the same session) and a grandchild whose own parent ends at once, and says their numbers.
@@ -93,7 +95,8 @@ def test_a_program_that_cannot_be_started_is_one_line() -> None:
 def test_a_supervised_program_ends_when_its_parent_is_killed(started: list[subprocess.Popen[str]]) -> None:
     code = f"""
 import subprocess, sys, time
-from ts4s_core.processes import supervised
+sys.path.insert(0, {str(Path(supervisor.__file__).parent)!r})
+from supervisor import supervised
 subprocess.Popen(supervised([sys.executable, "-c", {FAMILY!r}]))
 time.sleep(60)
 """
