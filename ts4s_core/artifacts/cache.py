@@ -84,11 +84,11 @@ class Cache:
         if _good(target, entry):
             note_use(target)
             return target
-        part = self.arriving(ref, entry)
+        partial = self.arriving(ref, entry)
         try:
-            with _locked(part.with_suffix(".lock"), grows=part) as alone:
+            with _locked(partial.with_suffix(".lock"), grows=partial) as alone:
                 if not _good(target, entry):
-                    self._fetch(ref, entry, target, part if alone else part.with_name(uuid.uuid4().hex))
+                    self._fetch(ref, entry, target, partial if alone else partial.with_name(uuid.uuid4().hex))
             self._make_room()
         except OSError as exc:
             raise StoreError(f"Cache cannot keep {target}: {exc}. Free space there, or set storage.cache_dir") from exc
@@ -127,13 +127,13 @@ class Cache:
                     folder.rmdir()
         return self._root
 
-    def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path, part: Path) -> None:
+    def _fetch(self, ref: ArtifactRef, entry: FileEntry, target: Path, partial: Path) -> None:
         where = f"{self._storage.uri.rstrip('/')}/{ref}/{entry.path}"
         target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in ("resumed", "anew"):
-            resumed = part.exists() and attempt == "resumed"
+            resumed = partial.exists() and attempt == "resumed"
             if not resumed:
-                part.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
             try:
                 size = self._storage.size(f"{ref}/{entry.path}")
                 if size != entry.size:
@@ -142,16 +142,16 @@ class Cache:
                         f"{where} is damaged or missing: expected {entry.size} bytes, got {found}. Publish it again"
                     )
                 # Hashed as it comes: the file is not read again.
-                remember(part, self._storage.get_file(f"{ref}/{entry.path}", part, size=entry.size))
-                check_file(part, entry, where=where)
+                remember(partial, self._storage.get_file(f"{ref}/{entry.path}", partial, size=entry.size))
+                check_file(partial, entry, where=where)
             except NotFoundError:
                 raise IntegrityError(f"{where} is missing: expected {entry.size} bytes. Publish it again") from None
             except IntegrityError:
-                part.unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
                 if resumed:
                     continue
                 raise
-            os.replace(part, target)
+            os.replace(partial, target)
             remember(target, entry.sha256)
             return
 

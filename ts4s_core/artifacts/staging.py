@@ -111,15 +111,15 @@ def staged_name(entry: FileEntry) -> str:
     return f"{TEMPORARY}part-{name}"
 
 
-def check_files(storage: Storage, ref: ArtifactRef, files: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
-    """Give parts the names of their files, and make sure that every file of a version is there with its size.
+def check_files(storage: Storage, ref: ArtifactRef, files: Sequence[FileEntry], staged: Sequence[FileEntry]) -> None:
+    """Give staged files their final names, and make sure that every file of a version is there with its size.
 
     Raises:
         IntegrityError: naming those that are not.
     """
     stage = storage.stage(str(ref))
     found = _sizes(storage, stage)
-    moves = [(f"{stage}/{name}", f"{stage}/{entry.path}") for entry in parts if (name := staged_name(entry)) in found]
+    moves = [(f"{stage}/{name}", f"{stage}/{entry.path}") for entry in staged if (name := staged_name(entry)) in found]
     if moves:
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="seal") as pool:
             list(pool.map(lambda move: storage.move(*move), moves))

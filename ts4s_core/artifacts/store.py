@@ -169,7 +169,7 @@ class ArtifactStore:
         return str(self._cache.try_writes())
 
     def delete(self, ref: ArtifactRef) -> None:
-        """Delete a version: its manifest first, so that no reader sees a part of it."""
+        """Delete a version: its manifest first, so that no reader sees an incomplete one."""
         self.storage.delete(f"{ref}/{MANIFEST}")
         self.storage.delete_tree(str(ref))
 

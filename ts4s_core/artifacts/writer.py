@@ -1,7 +1,7 @@
 """Writing one version: data files in any order, the manifest last.
 
 A version has one writer: the one whose token is in its reservation. Files that other processes write for it
-(:func:`stage_file`) get names of their own, by path and content, and become the version's when the writer seals it: so a part
+(:func:`stage_file`) get names of their own, by path and content, and become the version's when the writer seals it: so a file
 that comes late, of whatever attempt, changes no file of a sealed version. Sealing refuses unless the reservation, every lease
 and mark that it was made under, and every file with its size are there.
 """

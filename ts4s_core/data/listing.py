@@ -73,9 +73,9 @@ def local_glob(pattern: str) -> list[str]:
     Raises:
         PermissionError: if a folder on the way cannot be listed: its ``filename`` says which.
     """
-    parts = pattern.split("/")
-    for depth in range(2, len(parts)):
-        for folder in glob.glob("/".join(parts[:depth]), recursive=True):
+    segments = pattern.split("/")
+    for depth in range(2, len(segments)):
+        for folder in glob.glob("/".join(segments[:depth]), recursive=True):
             if os.path.isdir(folder) and not is_hidden(os.path.basename(folder)):
                 os.scandir(folder).close()
     return sorted(set(glob.glob(pattern, recursive=True)), key=lambda name: (os.path.islink(name), name))
@@ -138,16 +138,16 @@ def refuse_remote_tables(names: Iterable[str], *, folder: str, shown: str) -> No
     """
     by_folder: dict[str, set[str]] = {}
     for name in names:
-        parts = name[len(folder.rstrip("/")) + 1 :].split("/")
-        for depth, part in enumerate(parts):
-            by_folder.setdefault("/".join([folder.rstrip("/"), *parts[:depth]]), set()).add(part)
+        segments = name[len(folder.rstrip("/")) + 1 :].split("/")
+        for depth, segment in enumerate(segments):
+            by_folder.setdefault("/".join([folder.rstrip("/"), *segments[:depth]]), set()).add(segment)
     for place in sorted(by_folder):
         refuse_marks(by_folder[place], lambda path: by_folder.get(path, set()), folder=place, shown=shown)
 
 
 def columns_in(path: str) -> tuple[tuple[str, str | None], ...]:
     """The columns that a file's folders are called after, of a path below the source."""
-    named = (part.partition("=") for part in path.split("/")[:-1] if "=" in part)
+    named = (segment.partition("=") for segment in path.split("/")[:-1] if "=" in segment)
     pairs = ((urllib.parse.unquote(name), urllib.parse.unquote(value)) for name, _, value in named if name)
     return tuple((name, None if value == NO_VALUE else value) for name, value in pairs)
 

@@ -149,12 +149,12 @@ class _WriteGroup:
     def _write(self, table: pa.Table, stem: str) -> list[dict[str, Any]]:
         schema = side_schema(multi_label=self.multi_label)
         rows = table.select(schema.names).cast(schema)
-        parts = []
+        tables = []
         for piece, start in enumerate(range(0, rows.num_rows, ROWS_PER_FILE)):
             # More than one piece only where very many copies of one text fall into one range.
             name = f"{stem}.parquet" if piece == 0 else f"{stem}_{piece:05}.parquet"
-            parts.append((name, rows.slice(start, ROWS_PER_FILE)))
-        return stage_tables(self.storage, self.ref, parts)
+            tables.append((name, rows.slice(start, ROWS_PER_FILE)))
+        return stage_tables(self.storage, self.ref, tables)
 
 
 def prepare_dataset(

@@ -34,7 +34,7 @@ class Split:
         start: first byte of a range (parquet: the row group).
         end: end of the range; None: the end of the file.
         rows: the rows themselves, as (label, text), of a source that only the driver can read.
-        part: a part of a Spark table.
+        partition: a partition of a Spark table; on an executor its rows.
         array: the file is one JSON array.
     """
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from ts4s_core.errors import DataError, SparkError, Ts4sError
-from ts4s_core.spark.execution.barrier_launcher import _told
+from ts4s_core.spark.execution.barrier_launcher import _as_training_error
 from ts4s_core.spark.session.failures import as_error
 
 PYTHON_EXCEPTION = """
@@ -46,5 +46,5 @@ def test_own_errors_pass_and_unforeseen_ones_are_named() -> None:
 
 def test_a_crashed_worker_is_a_lost_one() -> None:
     text = "Job aborted: org.apache.spark.SparkException: Python worker exited unexpectedly (crashed)\n\tat x"
-    assert type(_told(ForeignError(text))).__name__ == "WorkerLostError"
-    assert type(_told(ForeignError(PYTHON_EXCEPTION))) is DataError
+    assert type(_as_training_error(ForeignError(text))).__name__ == "WorkerLostError"
+    assert type(_as_training_error(ForeignError(PYTHON_EXCEPTION))) is DataError

@@ -113,16 +113,14 @@ def test_values_are_gathered_in_rank_order_and_results_arrive(heard):
 
 
 def test_a_silent_worker_fails_the_attempt_and_the_others_are_told(heard):
-    called = threading.Event()
     with serve(heard, timeout_s=0.5, world_size=1) as server:
-        server.on_failure(called.set)
         with RawWorker(server.address, 0) as worker:
             assert worker.hear() == {"type": "welcome", "timeout_s": 0.5, "store_secrets": {}}
             assert worker.hear() == {"type": "abort"}
             assert worker.hear() is None
         assert isinstance(server.failure, WorkerLostError)
         assert "Worker 0 on elsewhere (pid 7) was silent" in str(server.failure)
-        assert called.wait(5)
+        assert server.failed.wait(5)
 
 
 def test_a_lost_connection_fails_the_attempt(heard):
@@ -245,9 +243,7 @@ def test_what_is_too_large_fails_by_name(heard):
 
 def test_a_worker_that_takes_nothing_holds_up_nobody(heard):
     """A stopped process with more than its socket holds on the way to it: the failure is noted, and the others are told."""
-    called = threading.Event()
     with serve(heard, timeout_s=3) as server, worker_process(server.address, 0, brings=8_000_000) as stopped:
-        server.on_failure(called.set)
         stopped.send_signal(signal.SIGSTOP)
         with RawWorker(server.address, 1) as worker:
             assert worker.hear()["type"] == "welcome"
@@ -257,7 +253,7 @@ def test_a_worker_that_takes_nothing_holds_up_nobody(heard):
                 worker.say(type="beat", step=1)
             assert message == {"type": "abort"}
             assert time.monotonic() - began < 3 + 5
-        assert called.wait(5)
+        assert server.failed.wait(5)
         assert isinstance(server.failure, WorkerLostError)
         assert f"Worker 0 on {socket.gethostname()} (pid {stopped.pid}) " in str(server.failure)
 

@@ -37,7 +37,7 @@ CONFLICTS = Backoff(tries=8, first_s=0.05)
 
 
 class Upload(NamedTuple):
-    """An upload in parts that was begun: the object's path in the store, the server's name for it, when it was begun."""
+    """A multipart upload that was begun: the object's path in the store, the server's name for it, when it was begun."""
 
     path: str
     upload_id: str
@@ -301,7 +301,7 @@ class S3Files(ObjectFiles):
         return self._pieces.read(f"{self._root}/{path}", start, end)
 
     def unfinished_uploads(self) -> list[Upload]:
-        """Uploads in parts that were begun and neither completed nor aborted; their parts lie on the server unseen."""
+        """Multipart uploads that were begun and neither completed nor aborted; their parts lie on the server unseen."""
         from botocore.exceptions import ClientError
 
         bucket, _, root = self._root.partition("/")
@@ -328,7 +328,7 @@ class S3Files(ObjectFiles):
             self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
     def try_upload(self, path: str) -> None:
-        """Begin an upload in parts and abort it."""
+        """Begin a multipart upload and abort it."""
         bucket, _, key = f"{self._root}/{path}".partition("/")
         begun = self._pieces.call("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"]
         self._pieces.call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun)

@@ -266,7 +266,7 @@ class Storage:
             log.info("the reservation of %s stays until gc: %s", folder, exc)
 
     def unfinished_uploads(self) -> list[Upload]:
-        """Uploads in parts that were begun below this address and neither completed nor aborted."""
+        """Multipart uploads that were begun below this address and neither completed nor aborted."""
         from ts4s_core.artifacts.storage.objects import ObjectFiles
 
         with self.failures("list uploads of", ""):
@@ -281,7 +281,7 @@ class Storage:
                 self._files.abort_upload(upload)
 
     def try_upload(self, path: str) -> None:
-        """Begin an upload in parts and give it up, where this store has such."""
+        """Begin a multipart upload and give it up, where this store has such."""
         from ts4s_core.artifacts.storage.objects import S3Files
 
         if isinstance(self._files, S3Files):

@@ -100,12 +100,12 @@ class _Plan:
         Raises:
             ConflictError: if it is needed after all: somebody decided meanwhile.
         """
-        store, parts = self._store, item.path.split("/")
+        store, segments = self._store, item.path.split("/")
         if item.upload is not None:
             store.storage.abort_upload(self._uploads[item.upload])
-        elif parts[0] == LEASES:
+        elif segments[0] == LEASES:
             _remove_claim(store, item.path)
-        elif parts[0] in KINDS and len(parts) == 3 and not parts[2].startswith(TEMPORARY):
+        elif segments[0] in KINDS and len(segments) == 3 and not segments[2].startswith(TEMPORARY):
             _delete_unless_needed(store, ArtifactRef.parse(item.path))
         elif store.storage.exists(item.path):
             store.storage.delete(item.path)
@@ -117,12 +117,12 @@ class _Plan:
         sealed = {entry.path.removesuffix(f"/{MANIFEST}") for entry in everything if entry.path.endswith(f"/{MANIFEST}")}
         groups: dict[str, list[Stored]] = {}
         for entry in everything:
-            parts = entry.path.split("/")
-            hidden = next((index for index, part in enumerate(parts) if part.startswith(TEMPORARY)), len(parts))
-            if parts[0] in KINDS and len(parts) > 3 and hidden > 2 and "/".join(parts[:3]) not in sealed:
-                groups.setdefault("/".join(parts[:3]), []).append(entry)
-            elif hidden < len(parts):
-                groups.setdefault("/".join(parts[: hidden + 1]), []).append(entry)
+            segments = entry.path.split("/")
+            hidden = next((index for index, segment in enumerate(segments) if segment.startswith(TEMPORARY)), len(segments))
+            if segments[0] in KINDS and len(segments) > 3 and hidden > 2 and "/".join(segments[:3]) not in sealed:
+                groups.setdefault("/".join(segments[:3]), []).append(entry)
+            elif hidden < len(segments):
+                groups.setdefault("/".join(segments[: hidden + 1]), []).append(entry)
         return [
             Collected(path, sum(entry.size for entry in entries if not entry.path.endswith(RESERVATION)), "half-written")
             for path, entries in sorted(groups.items())
@@ -131,11 +131,13 @@ class _Plan:
 
     def _being_written(self, path: str) -> bool:
         """Whether a version was begun under a lease or a mark that somebody living holds."""
-        parts = path.split("/")
-        if not self._living or parts[0] not in KINDS or len(parts) < 3:
+        segments = path.split("/")
+        if not self._living or segments[0] not in KINDS or len(segments) < 3:
             return False
         try:
-            reservation = reservation_of(self._store.storage, ArtifactRef(parts[0], parts[1], parts[2].removeprefix(TEMPORARY)))
+            reservation = reservation_of(
+                self._store.storage, ArtifactRef(segments[0], segments[1], segments[2].removeprefix(TEMPORARY))
+            )
         except (InputError, IntegrityError):  # what lies there is no version
             return False
         return reservation is not None and any(fence.token in self._living for fence in reservation.fences)

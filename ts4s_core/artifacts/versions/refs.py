@@ -71,12 +71,12 @@ class ArtifactRef:
         Raises:
             InputError: if the text is no ``kind/name/version``.
         """
-        parts = text.split("/")
-        if len(parts) != 3:
+        segments = text.split("/")
+        if len(segments) != 3:
             raise InputError(
-                f"Artifact reference {text[:200]!r} cannot be read: expected KIND/NAME/VERSION, got {len(parts)} segment(s)"
+                f"Artifact reference {text[:200]!r} cannot be read: expected KIND/NAME/VERSION, got {len(segments)} segment(s)"
             )
-        return cls(*parts)
+        return cls(*segments)
 
 
 def check_kind(kind: str) -> str:

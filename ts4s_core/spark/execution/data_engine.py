@@ -117,9 +117,9 @@ class SparkEngine:
 
     def _items(self, items: Sequence[Any], function: _PerItem, schema: str) -> DataFrame:
         """What ``function`` yields for every item, a task each."""
-        part = getattr(items[0], "part", None)
-        if isinstance(part, TablePartition):
-            return self._tables[part.table].mapInArrow(_OnPartition(function, tuple(items)), schema)
+        partition = getattr(items[0], "partition", None)
+        if isinstance(partition, TablePartition):
+            return self._tables[partition.table].mapInArrow(_OnPartition(function, tuple(items)), schema)
         numbers = self._session.range(0, len(items), 1, len(items))
         return numbers.mapInArrow(_OnItems(function, tuple(items)), schema)
 

@@ -113,7 +113,7 @@ class _Worker:
                 on_stuck(f"took no message for {self._timeout_s:g} s")
                 return
             except OSError as exc:  # the thread that reads says so, after what the worker said last
-                log.debug("%s cannot be told anything: %s", self.info, exc)
+                log.debug("%s cannot be sent anything: %s", self.info, exc)
                 return
 
 
@@ -158,7 +158,6 @@ class ControlServer:
         self._lock = threading.RLock()
         self._workers: dict[int, _Worker] = {}
         self._gathers: dict[str, dict[int, Any]] = {}
-        self._callbacks: list[Callable[[], None]] = []
         self._closing = False
         self._identity = new_identity()
         try:
@@ -183,25 +182,14 @@ class ControlServer:
         """The workers that have connected, by rank."""
         return {worker.info.rank: worker.info for worker in self._connected()}
 
-    def on_failure(self, callback: Callable[[], None]) -> None:
-        """Call back once, from a thread of the server, when the attempt fails (at once if it has)."""
-        with self._lock:
-            if self.failure is None:
-                self._callbacks.append(callback)
-                return
-        callback()
-
     def fail(self, error: Ts4sError) -> None:
         """Fail the attempt, unless it has failed or ended before: tell every worker to abort. Waits for none of them."""
         with self._lock:
             if self.failure is not None or self._closing or self.finished:
                 return
             self.failure = error
-            callbacks, self._callbacks = self._callbacks, []
         self.failed.set()
         self._tell_all(encoded(Abort()))
-        for callback in callbacks:
-            callback()
 
     def close(self) -> None:
         """End: workers that are still there exit."""
