@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from ts4s_core.artifacts.store import ArtifactStore
@@ -14,6 +15,11 @@ from ts4s_core.settings import StorageSettings
 
 # For what several folders of tests share: tests/ is no package. Last, so that it hides nothing.
 sys.path.append(str(Path(__file__).parent))
+
+
+# The same examples in every run: what is tested does not hang on luck. Fuzzing (make fuzz) is where new ones are looked for.
+hypothesis.settings.register_profile("ts4s", derandomize=True, database=None)
+hypothesis.settings.load_profile("ts4s")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -22,6 +22,7 @@ from ts4s_core.data.corpus.dataset import TextDataset
 from ts4s_core.data.corpus.prepare import prepare_text
 from ts4s_core.data.corpus.scan import scan_text
 from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.language.copy_guard import guard_of
 from ts4s_core.language.decoder import export_decoder, import_decoder
 from ts4s_core.language.defaults import with_defaults
@@ -118,7 +119,11 @@ def memorise(store: ArtifactStore, tmp_path: Path, sentences: Sequence[str], **m
     made = model_of(settings, store, tokenizer)
     launcher = LocalLauncher(threads_per_worker=1, python_path=[UNIT])
     factories = Factories(rows="sentences:rows", extra={"sentences": ids})
-    result = train(settings, store, launcher, dataset=made, model=made, factories=factories)
+    with store.begin("dataset", "memory", "ab" * 32, settings={}, upstream={}) as writer:
+        facts = DatasetFacts(labels=(), fingerprint="", task="language-model", max_length=12, pad_id=0)
+        writer.facts = facts.to_json()
+        writer.seal()
+    result = train(settings, store, launcher, dataset=writer.ref, model=made, factories=factories)
     assert result.facts["seconds"] < 120
     trained = ModelFolder(store.local(result.ref)).build().eval()
     right, nats, tokens = 0, 0.0, 0

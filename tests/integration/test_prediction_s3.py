@@ -12,6 +12,7 @@ import pytest
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import ConflictError, DataError, SettingsError
+from ts4s_core.prediction.facts import PredictionFacts
 from ts4s_core.prediction.job import PredictOptions, predict
 from ts4s_core.prediction.output import SUCCESS, open_target
 
@@ -52,8 +53,9 @@ def test_of_two_jobs_at_one_address_one_wins(moto_server: Any, tmp_path: Path) -
     targets = [open_target(f"{bucket}/race", given) for _ in range(2)]
     for target in targets:
         target.begin().put(tmp_path / "part-00000.parquet", "part-00000.parquet")
-    targets[0].finish([], {"rows": 1})
+    facts = PredictionFacts(rows=1, errors=0, rows_per_s=1.0, seconds=1.0, model="trained/demo/1", runtime="torch", labels=[])
+    targets[0].finish([], facts)
     with pytest.raises(ConflictError):
-        targets[1].finish([], {"rows": 1})
+        targets[1].finish([], facts)
     targets[1].abandon()
     assert len(Storage.open(given.model_copy(update={"uri": f"{bucket}/race"})).list()) == 2

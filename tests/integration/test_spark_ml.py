@@ -189,7 +189,7 @@ def test_label_strings_and_rows_without_values(spark: Any, digits: Any) -> None:
         ({"module": network(), "workers": 3}, "workers 3 does not divide train.logical_shards 4"),
         ({"module": network(), "optimizer": "Adafactor"}, "optimizer Adafactor needs whole tensors"),
         ({"module": network(), "loss": "Adam"}, "loss 'Adam' is not in torch.nn"),
-        ({"module": network(), "earlyStoppingPatience": 2}, "earlyStoppingPatience needs rows"),
+        ({"module": network(), "earlyStoppingPatience": 2}, "earlyStoppingPatience needs validation rows"),
         ({"module": network(), "inputCol": "nothing"}, "has no column nothing"),
         ({"module": network(), "inputCol": "name"}, "Column name is string: expected a vector"),
         ({"module": network(), "inputShape": [1, 8, 9]}, r"inputShape \[1, 8, 9\] holds 72 numbers"),
