@@ -22,7 +22,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ts4s_core.errors import Ts4sError
+from ts4s_core.addresses import without_secrets
+from ts4s_core.errors import SettingsError, Ts4sError
 from ts4s_core.host_user import expanded, home
 from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.processes import kill_tree
@@ -192,7 +193,8 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
     url = configured_api_url()
     os.environ.update({**NO_TELEMETRY, **{name: value for name, value in QUIET.items() if name not in os.environ}})
     if url is not None:
-        yield None
+        with _refusals(url):
+            yield None
         return
     server = TemporaryServer()
     try:
@@ -201,6 +203,22 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
     finally:
         send_logs()
         server.stop()
+
+
+@contextlib.contextmanager
+def _refusals(url: str) -> Iterator[None]:
+    """Say of a server that lets nobody in without a login what is missing; prefect's own error shows a traceback."""
+    try:
+        yield
+    except Exception as exc:
+        # By its parts: importing prefect's class takes seconds.
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        if type(exc).__name__ != "PrefectHTTPStatusError" or status not in (401, 403):
+            raise
+        raise SettingsError(
+            f"PREFECT_API_URL {without_secrets(url)}: the server refused the login (HTTP {status}), expected NAME:PASSWORD in "
+            "PREFECT_API_AUTH_STRING. Set it to the server's login"
+        ) from exc
 
 
 def send_logs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -37,7 +38,9 @@ def server() -> Iterator[TemporaryServer]:
 
 
 def ask(server: TemporaryServer, path: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(f"{server.api_url}/{path}", data=b"{}", headers={"Content-Type": "application/json"})
+    login = base64.b64encode(server.client_environment()["PREFECT_API_AUTH_STRING"].encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+    request = urllib.request.Request(f"{server.api_url}/{path}", data=b"{}", headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=30) as answer:
         found: list[dict[str, Any]] = json.loads(answer.read())
@@ -65,7 +68,7 @@ def test_a_run_a_second_run_and_what_is_shown(
         "--name",
         "tiny",
     ]
-    environ = {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": str(server.home)}
+    environ = {**server.client_environment(), "PREFECT_HOME": str(server.home)}
     first = ts4s("retrain", *flags, "--json", environ=environ)
     assert first.code == 0, first.err
     assert first.out.count("\n") == 1
@@ -159,3 +162,17 @@ def test_the_steps_one_by_one(ts4s: Callable[..., Result], model_flags: list[str
     redone = ts4s("train", *flags, "--reuse", "false")
     assert redone.json["artifact"] != made["train"]["artifact"]
     assert redone.json["weights_sha256"] == made["train"]["weights_sha256"]
+
+
+def test_a_server_that_wants_a_login_says_so_in_one_line(
+    ts4s: Callable[..., Result], model_flags: list[str], tsv: Path, tmp_path: Path, server: TemporaryServer
+) -> None:
+    flags = ["--data.source", str(tsv), *model_flags, *TRAIN, "--spark.master", "none", "--storage.uri", str(tmp_path / "store")]
+    environ = {"PREFECT_API_URL": server.api_url, "PREFECT_API_AUTH_STRING": "ts4s:wrong", "PREFECT_HOME": str(server.home)}
+    refused = ts4s("retrain", *flags, environ=environ)
+    last = refused.err.strip().splitlines()[-1]
+    assert (refused.code, last.split(", expected")[0]) == (
+        2,
+        f"error: PREFECT_API_URL {server.api_url}: the server refused the login (HTTP 401)",
+    )
+    assert not (tmp_path / "store").exists()

@@ -9,7 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOMES = ("ts4s_core/spark/session/internals.py", "ts4s_core/torch_internals.py")
 #: The standard library's in public, transformers' field of a configuration, and what Spark ML has for stages of one's own.
-ALLOWED = {"os._exit", "node._fields", "config._attn_implementation", "self._setDefault", "self._copyValues"}
+ALLOWED = {
+    "os._exit",
+    "node._fields",
+    "kind._fields",
+    "LossSum._fields",
+    "config._attn_implementation",
+    "self._setDefault",
+    "self._copyValues",
+}
 
 
 def private(name: str) -> bool:

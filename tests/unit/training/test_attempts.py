@@ -149,4 +149,4 @@ def test_the_stores_keys_reach_workers_over_the_control_channel_alone(store):
     assert "eu-west-1" in launcher.sent
     assert "AKIA-ID" not in launcher.sent
     assert "HUSH" not in launcher.sent
-    assert launcher.told == {"type": "welcome", "timeout_s": 9.0, "confided": {"key": "AKIA-ID", "secret": "HUSH"}}
+    assert launcher.told == {"type": "welcome", "timeout_s": 9.0, "store_secrets": {"key": "AKIA-ID", "secret": "HUSH"}}

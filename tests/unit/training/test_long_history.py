@@ -15,12 +15,12 @@ from ts4s_core.training.checkpoints.training_progress import STATE_FILE
 from ts4s_core.training.control.messages import MAX_LINE_BYTES
 
 #: 183,859 rows of four workers are as long as a message may be.
-DONE, MORE = 186_000, 3
+DONE, MORE = 200_000, 3
 MEMORY = ";".join(["123.4"] * 4)
 
 
 def test_a_history_beyond_any_message_is_gone_on_with(run, store: ArtifactStore, tmp_path: Path):
-    settings = {"workers": 1, "max_steps": DONE + MORE, "epochs": 2_100}
+    settings = {"workers": 1, "max_steps": DONE + MORE, "epochs": 2_300}
     extra = {"rows": 1_200, "what": "kill", "at": 100, "mark": str(tmp_path / "killed")}
     with pytest.raises(WorkerLostError):
         run(name="long", reuse=True, extra=extra, max_restarts=0, checkpoint_every_steps=2, **settings)

@@ -13,6 +13,7 @@ from ts4s_core.training.batches.prefetch import prefetched
 from ts4s_core.training.batches.text_windows import window_block
 from ts4s_core.training.driver.statistics import as_text
 from ts4s_core.training.step.objectives import objective_for
+from ts4s_core.training.step_rows import StepRow
 
 
 @pytest.mark.parametrize(("window", "stride"), [(4, 4), (4, 1), (5, 3), (16, 16)])
@@ -80,19 +81,29 @@ def test_an_error_ahead_comes_when_its_turn_comes() -> None:
 
 
 def test_statistics_by_epoch_and_in_all() -> None:
-    row = {
-        "learning_rate": 0.1,
-        "grad_norm": 1.0,
-        "tokens": 90,
-        "milliseconds": 100.0,
-        "memory": 50.0,
-        "memory_per_worker": "50.0;49.0",
-    }
     rows = [
-        {**row, "epoch": epoch, "loss": loss, "accuracy": accuracy, "predictions": 10}
-        for epoch, loss, accuracy in ((0, 3.0, 0.1), (0, 2.0, 0.3), (1, 1.0, 0.5))
+        StepRow(
+            step=step,
+            epoch=epoch,
+            loss=loss,
+            accuracy=accuracy,
+            validation_loss=validation_loss,
+            learning_rate=0.1,
+            grad_norm=1.0,
+            predictions=10,
+            tokens=90,
+            padded_tokens=90,
+            tokens_per_s=900.0,
+            milliseconds=100.0,
+            memory=50.0,
+            memory_per_worker="50.0;49.0",
+        )
+        for step, epoch, loss, accuracy, validation_loss in (
+            (1, 0, 3.0, 0.1, None),
+            (2, 0, 2.0, 0.3, 2.5),
+            (3, 1, 1.0, 0.5, None),
+        )
     ]
-    rows[1] |= {"validation_loss": 2.5}
     executors = [{"executor": "e1", "task_ms": 12, "gc_ms": 1}]
     text = as_text(rows, about={"name": "x", "rows": 20, "logical_shards": 4}, totals={"steps": 3}, executors=executors)
     table = [line.split() for line in text.splitlines()]
