@@ -198,6 +198,19 @@ def test_a_foreign_library_has_one_home(library: str, homes: tuple[str, ...]) ->
     assert wrong == []
 
 
+def test_sparks_jvm_has_two_homes() -> None:
+    """What needs the driver's JVM, which Spark Connect has not, and PySpark's private names for it."""
+    homes = ("ts4s_core/spark/session/classic.py", "ts4s_core/spark/session/internals.py")
+    words = ("sparkContext", "_jsc", "_jvm", "rdd")
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.attr}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr in words and str(path.relative_to(ROOT)) not in homes
+    ]
+    assert wrong == []
+
+
 def test_training_knows_no_spark_and_no_flow() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
