@@ -58,7 +58,7 @@ def agrees(data: bytes, table: Table, dialect: Dialect) -> None:
 
 
 def _with_one_line_end(row: Row) -> Row:
-    return Row(row.labels, row.text.replace("\r\n", "\n"))
+    return Row(tuple(label.replace("\r\n", "\n") for label in row.labels), row.text.replace("\r\n", "\n"))
 
 
 def written(table: Table, **options: Any) -> bytes:
@@ -82,6 +82,7 @@ def test_csv_of_python(table: Table, quoting: int, end: str) -> None:
 @example([("a", "\\"), ("b", '\\"'), ("c", "x\ny")], csv.QUOTE_NONE, False)
 @example([("a", 'he said "x"')], csv.QUOTE_MINIMAL, False)
 @example([(";", ";\r\r\n;")], csv.QUOTE_MINIMAL, False)
+@example([(";\r\n;", ";")], csv.QUOTE_NONE, False)
 def test_csv_of_python_with_an_escape(table: Table, quoting: int, doubled: bool) -> None:
     data = written(table, quoting=quoting, escapechar="\\", doublequote=doubled, lineterminator="\n")
     agrees(data, table, PYTHON)
