@@ -155,6 +155,17 @@ def test_a_table_gives_the_same_bytes(engine: SparkEngine, source: Path, tmp_pat
         scan(settings_of("nowhere", tmp_path / "b", format="table"), engine)
 
 
+def test_partitions_without_rows_are_partitions_too(
+    engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    local = files_of(settings_of(source, tmp_path / "a"), LocalEngine(), tokenizer_folder)
+    rows = [line.split("\t") for line in LINES]
+    frame = engine._session.createDataFrame([(*row, 7) for row in rows], "label string, text string, key int")
+    frame.repartition(3, "key").createOrReplaceTempView("gaps")  # all rows in one of them
+    assert len(engine.table_partitions("gaps", [("label", "label_column"), ("text", "text_column")])) == 3
+    assert files_of(settings_of("gaps", tmp_path / "b", format="table"), engine, tokenizer_folder) == local
+
+
 def test_errors_of_executors_are_ours(engine: SparkEngine, source: Path, tmp_path: Path, tokenizer_folder: Path) -> None:
     settings = settings_of(source, tmp_path / "a")
     found = scan(settings, engine)

@@ -112,7 +112,8 @@ class SparkEngine:
                 raise DataError(problem)
         rows = table.select(*(table[quoted(column)] for column, _setting in columns))
         self._tables[name] = rows
-        parts = rows.select(functions.spark_partition_id().alias("part")).distinct().count()
+        # Without the columns, which a file's reader then leaves alone; partitions without rows count too.
+        parts = rows.select(functions.lit(1).alias("one")).mapInArrow(_one_each, "one int").count()
         return [TablePartition(name, index) for index in range(parts)]
 
     def _items(self, items: Sequence[Any], function: _PerItem, schema: str) -> DataFrame:
@@ -213,6 +214,13 @@ class _OnPartition:
             yield _results([(index, True, to_wire(_other_partitions(len(self.items))))])
             return
         yield from self.function(index, dataclasses.replace(self.items[index], partition=_cells(batches)))
+
+
+def _one_each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """One row for a partition, whatever it holds."""
+    for _batch in batches:
+        pass
+    yield pa.RecordBatch.from_pydict({"one": pa.array([1], pa.int32())})
 
 
 def _cells(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
