@@ -132,6 +132,13 @@ class PrefectApi:
         return found
 
 
+def packages_of_a_user(folder: Path) -> None:
+    """Make `flows` and `tasks` of somebody else's; what is started there like an installed script (`-P`) has ours."""
+    for package in ("flows", "tasks"):
+        (folder / package).mkdir(exist_ok=True)
+        (folder / package / "__init__.py").write_text("raise AssertionError('a package of the user')\n", encoding="utf-8")
+
+
 class PrefectStand(PrefectApi):
     """One server; workers and other processes that talk to it, all ended with it."""
 
@@ -148,11 +155,12 @@ class PrefectStand(PrefectApi):
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         self.processes: list[subprocess.Popen[bytes]] = []
+        packages_of_a_user(folder)
 
     def ts4s(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run the command line against this server."""
         return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *words],
+            [sys.executable, "-P", "-m", "flows.cli", *words],
             cwd=self.folder,
             env={**self.environ, **environ},
             capture_output=True,
@@ -169,7 +177,7 @@ class PrefectStand(PrefectApi):
 
     def start_worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
         """Start a process worker on the pool of ``ts4s deploy``."""
-        return self.start(name, sys.executable, "-m", "prefect", "worker", "start", "--pool", "ts4s", "--name", name)
+        return self.start(name, sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", "ts4s", "--name", name)
 
     def log(self, name: str) -> str:
         """What a process has said."""

@@ -25,6 +25,8 @@ WORKER_ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # A folder `flows` where the worker was started is its user's, and not what the entrypoints name.
+    "PYTHONSAFEPATH": "1",
 }
 RETRAIN_NAME, ON_DEMAND = "retrain/on-demand", "on-demand"
 _GROUPS = ("model", "data", "train", "evaluate", "spark", "storage")

@@ -90,6 +90,7 @@ class TemporaryServer:
             self.port: int = listener.getsockname()[1]
             command = [
                 sys.executable,
+                "-P",  # the folder that the user stands in may have a `flows` of its own
                 "-m",
                 "flows.prefect_api.server_process",
                 str(listener.fileno()),

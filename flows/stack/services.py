@@ -173,7 +173,7 @@ class StackPlan:
 
 
 def _prefect(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "prefect", "--no-prompt", *words)
+    return (sys.executable, "-P", "-m", "prefect", "--no-prompt", *words)
 
 
 def rclone_program() -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect_stand import packages_of_a_user
 from tiny_networks import roberta_with
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -94,13 +95,14 @@ def model_flags(tiny_model: Path) -> list[str]:
 
 @pytest.fixture
 def ts4s(tmp_path: Path) -> Callable[..., Result]:
-    """Run the command line as a user does, in a process of its own, in an empty folder, without a hub."""
+    """Run the command line as a user does, in a process of its own, in a folder with packages of the user, without a hub."""
 
     def run(*words: str, timeout_s: float = RUN_LIMIT_S, environ: dict[str, str] | None = None) -> Result:
         folder = tmp_path / "here"
         folder.mkdir(exist_ok=True)
+        packages_of_a_user(folder)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), **(environ or {})}
-        command = [sys.executable, "-m", "flows.cli", *words]
+        command = [sys.executable, "-P", "-m", "flows.cli", *words]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s)
         return Result(done.returncode, done.stdout, done.stderr)
 

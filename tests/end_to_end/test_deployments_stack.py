@@ -190,7 +190,7 @@ def test_server_killed(stand: Any) -> None:
 
 def test_serving_ends_with_sigterm_and_begins_again(stand: Any, flags: list[str]) -> None:
     def serve(name: str) -> Any:
-        served = stand.start(name, sys.executable, "-m", "flows.cli", "serve", *flags, "--watch-every", "3600")
+        served = stand.start(name, sys.executable, "-P", "-m", "flows.cli", "serve", *flags, "--watch-every", "3600")
         stand.until(lambda: stand.deployment("retrain/nightly")["work_pool_name"] is None, what="served deployments")
         return served
 

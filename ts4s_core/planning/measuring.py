@@ -56,7 +56,7 @@ class _Process:
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
         environment["PYTHONPATH"] = os.pathsep.join([_PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ts4s_core.planning.probe"],
+            [sys.executable, "-P", "-m", "ts4s_core.planning.probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

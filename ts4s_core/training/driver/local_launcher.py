@@ -117,7 +117,7 @@ class _Process:
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         # A session of its own: Ctrl-C is for the parent, which then ends its workers.
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "ts4s_core.training.worker.local_process"],
+            [*prefix, sys.executable, "-P", "-m", "ts4s_core.training.worker.local_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
