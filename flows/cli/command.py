@@ -77,8 +77,8 @@ class Command:
     """A command: its words, a sentence, the function ``module:name`` that does it, and the settings that it uses.
 
     Attributes:
-        groups: groups whose settings help shows.
-        flow: the flow whose settings these are; empty: every setting of the groups is used.
+        groups: groups of settings that it uses.
+        flow: the flow, or the step, whose settings of these groups it uses; empty: every setting of them.
     """
 
     name: str

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from flows.cli.command import Command
-from flows.cli.options import SettingFlag, flags_of_flow, setting_flags
+from flows.cli.options import SettingFlag, flags_of_flow
 from ts4s_core.settings import Settings
 from ts4s_core.settings.flows import flow_settings
 from ts4s_core.settings.root import ENV_PREFIX
@@ -95,13 +95,10 @@ def command_help(command: Command) -> str:
 
 
 def _sections(command: Command) -> Iterator[tuple[list[str], list[SettingFlag]]]:
-    """The settings of a command: of a flow those that it uses, the ones that people change first before the groups."""
-    if not command.flow:
-        every = list(setting_flags())
-        yield from ((_heading(group), [flag for flag in every if flag.group == group]) for group in ("", *command.groups))
-        return
+    """The settings that a command uses, the ones that people change first before the groups."""
     flags, shown = flags_of_flow(command.flow), flow_settings(command.flow)
-    yield ["what people change first"], [flags[name] for name in shown.first]
+    if shown.first:
+        yield ["what people change first"], [flags[name] for name in shown.first]
     for group in ("", *command.groups):
         rest = [flags[name] for name in shown.rest if name in flags and flags[name].group == group]
         if rest:

@@ -20,12 +20,12 @@ from types import FrameType
 
 from flows.cli.command import Command, Invocation
 from flows.cli.help import command_help, overview, prefix_help
-from flows.cli.options import Parsed, flags_without_effect, parse
+from flows.cli.options import Parsed, flags_without_effect, parse, settings_of
 from flows.cli.output import write, write_text
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.addresses import problem_of, without_secrets
 from ts4s_core.errors import SettingsError, Ts4sError, listed, one_line
-from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings import Settings
 from ts4s_core.settings.root import SECRET_FIELDS
 from ts4s_core.shown_text import line, lines
 
@@ -93,7 +93,7 @@ def _run(words: list[str], commands: Sequence[Command], secrets: list[str]) -> i
     refused = [problem for name, text in _texts(parsed) if (problem := problem_of(f"--{name.replace('_', '-')}", text))]
     if refused:
         raise SettingsError("; ".join(refused))
-    settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
+    settings = settings_of(command, parsed)
     idle = flags_without_effect(command, parsed, settings)
     if idle:
         sys.stderr.write(f"note: {line(idle)}\n")

@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 from flows.cli.command import Command
 from ts4s_core.errors import SettingsError, listed
-from ts4s_core.settings import Settings
-from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_apply, value_of
+from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings.flows import TASK_SETTING, defaults_of, flow_settings, settings_that_apply, tasks_of, value_of
 from ts4s_core.settings.root import ENV_PREFIX, SECRET_FIELDS
-from ts4s_core.task_kinds.registry import kind_of_flow, kinds_of_flow
 
 COMMON = ("--config", "--profile", "--json", "--debug")
 _FALSE_OR_TRUE = "true|false"
@@ -68,9 +67,9 @@ def setting_flags() -> Iterator[SettingFlag]:
 
 
 def flags_of_flow(flow: str) -> dict[str, SettingFlag]:
-    """The flags of the settings that a flow uses, by name in the order of display, with the flow's own defaults and choices."""
+    """The flags of the settings that a flow or a step uses, by name in the order of display, with its defaults and choices."""
     every = {flag.flag[2:]: flag for flag in setting_flags()}
-    defaults, tasks = defaults_of(flow), [kind.name for kind in kinds_of_flow(flow)]
+    defaults, tasks = defaults_of(flow), tasks_of(flow)
     found = {}
     for name in flow_settings(flow).names:
         if name not in every:
@@ -81,20 +80,27 @@ def flags_of_flow(flow: str) -> dict[str, SettingFlag]:
     return found
 
 
+def settings_of(command: Command, parsed: Parsed) -> Settings:
+    """The settings of a command line, environment and file; what has no effect on the command is as if it had not been given.
+
+    Raises:
+        SettingsError: naming every unknown name and every refused value at once.
+    """
+    return load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow, groups=command.groups)
+
+
 def flags_without_effect(command: Command, parsed: Parsed, settings: Settings) -> str:
     """A sentence that names the flags that were given and have no effect on the command; empty, where there are none."""
-    if not command.flow:
-        return ""
     groups = {name: value for name, value in parsed.settings.items() if isinstance(value, dict)}
     given = [name for name in parsed.settings if name not in groups]
     given += [f"{group}.{name}" for group, values in groups.items() for name in values]
     task = settings.model.task if "task" in settings.model.model_fields_set else None
-    bearing = settings_that_apply(command.flow, task)
-    idle = [f"--{name}" for name in given if name not in bearing]
+    used = settings_that_apply(command.flow, task, groups=command.groups)
+    idle = [f"--{name}" for name in given if name not in used]
     if not idle:
         return ""
-    kinds = kinds_of_flow(command.flow)
-    of_task = f" with {TASK_SETTING} {kind_of_flow(command.flow, task).name}" if len(kinds) > 1 else ""
+    tasks = tasks_of(command.flow)
+    of_task = f" with {TASK_SETTING} {task or tasks[0]}" if len(tasks) > 1 and TASK_SETTING in used else ""
     return f"{listed(idle, len(idle))} {'has' if len(idle) == 1 else 'have'} no effect on ts4s {command.name}{of_task}"
 
 

@@ -46,23 +46,26 @@ COMMANDS: tuple[Command, ...] = (
         "export",
         "Write the base model as an ONNX artifact with its tokenizer and the names of its weights.",
         "flows.cli.commands.steps:export_command",
-        ("model", "storage"),
+        ("model", "data", "train", "storage"),
         (Option("--to", "also write a plain ONNX file", "FILE.onnx"),),
+        flow="export",
     ),
     Command(
         "import",
         "Turn an ONNX artifact into a trainable model with a new head, and check that it computes the same.",
         "flows.cli.commands.steps:import_command",
-        ("model", "data", "train", "spark", "storage"),
+        ("model", "data", "train", "storage"),
         (_FROM,),
         notes="Class names come from --from dataset/..., else from the newest dataset under --name, else from model.classes.",
+        flow="import",
     ),
     Command(
         "prepare",
         "Check, split and tokenise labelled text into a dataset artifact.",
         "flows.cli.commands.steps:prepare_command",
-        ("model", "data", "spark", "storage"),
+        ("model", "data", "train", "spark", "storage"),
         (_FROM,),
+        flow="prepare",
     ),
     Command(
         "train",
@@ -70,13 +73,15 @@ COMMANDS: tuple[Command, ...] = (
         "flows.cli.commands.steps:train_command",
         ("model", "train", "spark", "storage"),
         (_FROM,),
+        flow="train",
     ),
     Command(
         "evaluate",
         "Measure a trained model on the test side of a dataset.",
         "flows.cli.commands.steps:evaluate_command",
-        ("evaluate", "spark", "storage"),
+        ("model", "data", "train", "evaluate", "generate", "spark", "storage"),
         (_FROM,),
+        flow="evaluate",
     ),
     Command(
         "generate",
@@ -179,7 +184,7 @@ COMMANDS: tuple[Command, ...] = (
         "plan",
         "Say before a run what training will cost: memory, time and traffic for 1, 2, 4, ... workers.",
         "flows.cli.commands.plan:plan_command",
-        ("model", "train", "storage"),
+        ("model", "data", "train", "storage"),
         (
             _FROM,
             Option("--workers", "largest number of workers in the table; default: train.logical_shards", "N"),
@@ -192,6 +197,7 @@ COMMANDS: tuple[Command, ...] = (
         notes="Measures real steps on this machine for a few seconds: of the newest imported model and dataset under --name, or, "
         "where there are none yet, of random weights in the shape of model.source on rows of assumed lengths. "
         "Starts no Spark and no server and writes nothing. Refuses what cannot fit into memory.",
+        flow="plan",
     ),
     Command(
         "deploy",

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import sys
 
-from flows.cli.options import parse
+from flows.cli.options import parse, settings_of
 from flows.cli.table import find_command
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import NotFoundError, SettingsError, Ts4sError
 from ts4s_core.onnx.sources.resolve import resolve_source
-from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings import Settings
 
 STEPS = ("prepare", "train", "evaluate")
 
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         if command is None or words[0] not in STEPS:
             raise SettingsError(f"step {words[:1]} is not valid: expected one of {', '.join(STEPS)}")
         parsed = parse(command, words[length:])
-        settings = load_settings(parsed.settings, config=parsed.config, profile=parsed.profile, flow=command.flow or None)
+        settings = settings_of(command, parsed)
         sys.stdout.write(json.dumps(job_of(words[0], settings)) + "\n")
     except Ts4sError as exc:
         sys.stderr.write(f"error: {exc}\n")

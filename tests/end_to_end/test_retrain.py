@@ -11,7 +11,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from flows.cli.options import parse, settings_of
+from flows.cli.table import find_command
 from flows.prefect_api.server import TemporaryServer
+from tasks.current_run import open_run
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.pipeline.classifier_run import ClassifierRun
 
 TRAIN = ["--train.max_steps", "4", "--train.batch_size", "16"]
 RESULT_FIELDS = {"status", "model", "version", "promoted", "why", "weights_sha256", "metrics", "train", "seconds", "artifacts"}
@@ -162,6 +167,20 @@ def test_the_steps_one_by_one(ts4s: Callable[..., Result], model_flags: list[str
     redone = ts4s("train", *flags, "--reuse", "false")
     assert redone.json["artifact"] != made["train"]["artifact"]
     assert redone.json["weights_sha256"] == made["train"]["weights_sha256"]
+    # What a step resets is in no key of its: with all of the flow's settings the same versions are found.
+    command, _ = find_command(["retrain"])
+    assert command is not None
+    with open_run(settings_of(command, parse(command, flags))) as run:
+        assert isinstance(run, ClassifierRun)
+        exported = run.export()
+        prepared, model = run.prepare(exported.ref), run.import_alone({})
+        trained = run.train(prepared.ref, model.ref)
+        report = run.evaluate(ArtifactRef.parse(made["train"]["artifact"]), prepared.ref, seconds={})
+    found = {"export": exported, "prepare": prepared, "import": model, "train": trained, "evaluate": report}
+    assert {step: result.reused for step, result in found.items()} == dict.fromkeys(found, True)
+    assert {step: str(found[step].ref) for step in ("export", "prepare", "import")} == {
+        step: made[step]["artifact"] for step in ("export", "prepare", "import")
+    }
 
 
 def test_a_server_that_wants_a_login_says_so_in_one_line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ def load_settings(
     profile: str | None = None,
     environ: Mapping[str, str] | None = None,
     flow: str | None = None,
+    groups: Collection[str] | None = None,
 ) -> Settings:
     """Read the settings of a run.
 
@@ -37,7 +38,9 @@ def load_settings(
         config: a TOML file with the groups as tables.
         profile: the table ``[profile.NAME]`` of that file, laid over its other tables.
         environ: the environment; default: this process's own.
-        flow: the flow that they are for: a setting that it does not use is ignored.
+        flow: what they are for, and
+        groups: its groups: what :func:`ts4s_core.settings.flows.settings_that_apply` does not name is ignored; flow None:
+            nothing is.
 
     Raises:
         SettingsError: naming every unknown name and every refused value at once.
@@ -55,7 +58,7 @@ def load_settings(
         raise SettingsError("; ".join(problems_of(exc))) from None
     if flow is not None:
         task = settings.model.task if "task" in settings.model.model_fields_set else None
-        settings = restricted_to(settings, settings_that_apply(flow, task))
+        settings = restricted_to(settings, settings_that_apply(flow, task, groups=groups))
     problems = settings.conflicts()
     if problems:
         raise SettingsError("; ".join(problems))

@@ -21,13 +21,14 @@ from ts4s_core.planning.make_plan import (
     make_plan,
     planning_job,
 )
+from ts4s_core.settings.flows import completed
 
 _HEADS = ("workers", "hosts", "memory/worker", "s/step", "s/epoch", "MB sent/step", "speed-up")
 
 
 def plan_command(invocation: Invocation) -> Outcome:
     """Measure this machine with the model, and forecast."""
-    settings, options = invocation.settings, invocation.options
+    settings, options = completed(invocation.settings), invocation.options
     given = inputs(options, ("dataset", "model"))
     plan_options = PlanOptions(
         workers=_count(options.workers, "--workers"),
@@ -45,9 +46,14 @@ def plan_command(invocation: Invocation) -> Outcome:
     )
     config: dict[str, Any] | None = None
     if model is None:
+        from ts4s_core.language.defaults import built_in_config
         from ts4s_core.onnx.sources.resolve import resolve_source
 
-        config = resolve_source(settings.model, store, seed=settings.train.seed).config
+        built_in = built_in_config(settings.model, positions=settings.data.window)
+        if built_in is not None:
+            config = {**built_in, "vocab_size": settings.model.vocabulary_size}
+        else:
+            config = resolve_source(settings.model, store, seed=settings.train.seed).config
         if not config:
             raise SettingsError(
                 f"model.source {settings.model.source} does not say what model it is: expected one with a configuration. "

@@ -15,10 +15,10 @@ import pytest
 from flows.cli import main as cli
 from flows.cli.command import Command, Invocation, Option, Outcome
 from flows.cli.help import command_help, overview
-from flows.cli.options import flags_without_effect, parse, setting_flags
+from flows.cli.options import flags_without_effect, parse, setting_flags, settings_of
 from flows.cli.table import COMMANDS, find_command
 from ts4s_core.errors import InputError, SettingsError, TrainingError
-from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings import Settings
 from ts4s_core.settings.flows import flow_settings
 from ts4s_core.settings.load import SECRET_FIELDS
 
@@ -68,7 +68,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    own = tuple(Command(name, name, f"cli_test_commands:{name}", ("train",)) for name in OF_THE_TESTS)
+    own = tuple(Command(name, name, f"cli_test_commands:{name}", ("train", "storage")) for name in OF_THE_TESTS)
     code = cli.main(list(words), own if words[0] in OF_THE_TESTS else COMMANDS)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -76,7 +76,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
 
 @pytest.mark.usefixtures("commands")
 def test_json_is_the_one_line_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = outcome(capsys, "echo", "--json", "--name", "demo", "--train.workers=2", "--spark.master", "local[2]")
+    code, out, err = outcome(capsys, "echo", "--json", "--name", "demo", "--train.workers=2", "--train.seed", "3")
     assert code == 0
     assert json.loads(out) == {"name": "demo", "workers": 2, "nan": None}
     assert err == "echo step=1/2\n"
@@ -225,8 +225,8 @@ def test_help_fits_the_screen_and_names_every_setting_that_bears(command: Comman
         word for word in text.split() if word.startswith("--") and word.lstrip("-").partition(".")[0] in Settings.model_fields
     }
     every = {flag.flag for flag in setting_flags() if flag.group in ("", *command.groups)}
-    bearing = {f"--{name}" for name in flow_settings(command.flow).names} if command.flow else every
-    assert shown - {option.flag for option in command.options} == bearing & every
+    used = {f"--{name}" for name in flow_settings(command.flow).names}
+    assert shown - {option.flag for option in command.options} == used & every
     assert all(option.flag in text for option in command.options)
     assert text.startswith(f"usage: ts4s {command.name}")
 
@@ -282,15 +282,24 @@ def test_help_of_a_flow_has_its_own_defaults(monkeypatch: pytest.MonkeyPatch) ->
         (["language-model", "--model.max_length=64", "--name=a"], "--model.max_length has no effect on ts4s language-model"),
         (["predict", "--model=a", "--train.epochs=3"], "--train.epochs has no effect on ts4s predict"),
         (["retrain", "--train.epochs=3", "--spark.conf", "a=b", "--reuse", "false"], ""),
-        (["train", "--model.cell", "lstm"], ""),
+        (["train", "--train.seed", "3", "--model.class_weights=balanced"], ""),
+        (["train", "--model.cell", "lstm"], "--model.cell has no effect on ts4s train with model.task classification"),
+        (["export", "--model.task=language-model", "--data.window=64", "--model.layers=2"], ""),
+        (
+            ["prepare", "--model.task=language-model", "--train.epochs=3", "--data.label_column=a"],
+            "--data.label_column, --train.epochs have no effect on ts4s prepare with model.task language-model",
+        ),
+        (["evaluate", "--train.epochs=3"], "--train.epochs has no effect on ts4s evaluate with model.task classification"),
+        (["plan", "--data.source=a"], "--data.source has no effect on ts4s plan with model.task classification"),
+        (["models", "gc", "--storage.keep_last=2", "--train.epochs=3"], "--train.epochs has no effect on ts4s models gc"),
+        (["stack", "up", "--spark.master=none"], "--spark.master has no effect on ts4s stack up with model.task classification"),
     ],
 )
 def test_flags_that_do_not_bear_are_named_in_one_line(words: list[str], note: str) -> None:
     command, length = find_command(words)
     assert command is not None
     parsed = parse(command, words[length:])
-    settings = load_settings(parsed.settings, environ={}, flow=command.flow or None) if note else Settings()
-    assert flags_without_effect(command, parsed, settings) == note
+    assert flags_without_effect(command, parsed, settings_of(command, parsed)) == note
 
 
 @pytest.mark.usefixtures("commands")
@@ -298,7 +307,7 @@ def test_the_note_is_one_line_on_standard_error_and_the_command_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TS4S_MODEL__CELL", "lstm")  # from the environment it is taken in silence
-    command = Command("echo", "echo", "cli_test_commands:echo", ("train",), flow="retrain")
+    command = Command("echo", "echo", "cli_test_commands:echo", ("model", "data", "train"), flow="retrain")
     assert cli.main(["echo", "--json", "--data.window", "32", "--train.workers", "1"], (command,)) == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == "note: --data.window has no effect on ts4s echo with model.task classification"
@@ -356,7 +365,7 @@ def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code:
         "sys.modules['cli_test_commands'] = module\n"
         "spec.loader.exec_module(module)\n"
         "from flows.cli import command, main\n"
-        "wait = command.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ())\n"
+        "wait = command.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ('data',))\n"
         "sys.exit(main.main(['wait', '--data.source', sys.argv[1]], (wait,)))\n"
     )
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -11,6 +11,7 @@ from ts4s_core.errors import SettingsError
 from ts4s_core.settings import Settings, load_settings
 from ts4s_core.settings.flows import (
     FLOWS,
+    STEPS,
     completed,
     defaults_of,
     flow_settings,
@@ -106,6 +107,30 @@ def test_what_does_not_bear_is_as_if_it_had_not_been_given(tmp_path: Path) -> No
         )
     )
     assert (language.model.max_length, language.data.window) == (32, 32)
+
+
+def test_a_single_step_has_the_settings_of_its_kind_that_it_uses(tmp_path: Path) -> None:
+    (tmp_path / "all.toml").write_text(
+        'name = "n"\n[model]\ntask = "language-model"\nlayers = 2\nmax_length = 64\n[data]\nwindow = 32\nformat = "table"\n'
+        '[train]\nepochs = 3\nseed = 5\n[spark]\nmaster = "none"\n'
+    )
+    export = load_settings(config=tmp_path / "all.toml", environ={}, flow="export")
+    assert export == Settings(name="n", model={"task": "language-model", "layers": 2}, data={"window": 32}, train={"seed": 5})
+    train = load_settings(config=tmp_path / "all.toml", environ={}, flow="train")
+    assert (train.train.epochs, train.data, train.model.layers, train.spark.master) == (3, Settings().data, 0, "none")
+    with pytest.raises(SettingsError, match=r"data\.format table needs Spark"):
+        load_settings(config=tmp_path / "all.toml", environ={}, flow="prepare")
+    only = load_settings(config=tmp_path / "all.toml", environ={}, flow="", groups=("storage",))
+    assert only == Settings(name="n")
+
+
+def test_every_step_has_what_its_kinds_have_and_no_more() -> None:
+    for step in STEPS:
+        every = {name for kind in (CLASSIFICATION, MULTI_LABEL, LANGUAGE_MODEL) for name in settings_of_kind(kind)}
+        names = flow_settings(step).names
+        assert len(set(names)) == len(names)
+        assert {"name", "reuse", "storage.uri", "model.task"} <= set(names) <= {"model.task", *every}
+    assert set(settings_of_kind(CLASSIFICATION, step="export")) & OF_LANGUAGE_MODELS == set()
 
 
 def test_what_bears_is_still_refused_where_it_is_wrong() -> None:

@@ -44,7 +44,7 @@ class Evaluation:
         trained: the version.
         dataset: the dataset it was trained on.
         champion: the version that the registry's alias names now, if any; it may be ``trained`` itself.
-        step_seconds: how long the earlier steps of the flow took; for the report alone.
+        step_seconds: how long the earlier steps of the flow took; for the report alone. Empty: the step runs alone.
         progress: called as it goes on.
         started: when the step began.
     """
@@ -133,7 +133,9 @@ class Evaluation:
             training=TrainedFacts.of(store.manifest(self.trained)),
             step_seconds={**self.step_seconds, STAGE: time.monotonic() - self.started},
             mistakes=mistakes,
-            settings=shown_settings(self.settings, spec_of(store, self.trained).kind),
+            settings=shown_settings(
+                self.settings, spec_of(store, self.trained).kind, step="" if self.step_seconds else "evaluate"
+            ),
             created=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
 
