@@ -14,11 +14,17 @@ _NAMED = frozenset({"sftp", "ssh", "hdfs", "webhdfs", "abfs", "abfss", "wasb", "
 _SECRET_NAME = re.compile(r"(?i)sign|secret|passw|pwd|token|credential|key|auth|jwt|\A(sig|sas|code|policy|session|pass|hmac)\Z")
 _BEFORE_AT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"]*)@")
 _QUERY = re.compile(r"([?&;#])([^\s'\"?&;#=]+)=([^\s'\"&;#]+)")
+_S3 = re.compile(r"\As3[an]?://", re.IGNORECASE)
 _PORT = re.compile(r"[^:]*:\d*\Z")
 _REMEDY = (
     "leave them out. The keys of a store go into TS4S_STORAGE__KEY and TS4S_STORAGE__SECRET, or come from the usual AWS chain; "
     "what only such an address gives is to be downloaded first"
 )
+
+
+def in_one_scheme(address: str) -> str:
+    """An address of S3 as ``s3://``, whatever Hadoop's connector of the day is called; any other as it is."""
+    return _S3.sub("s3://", address)
 
 
 def problem_of(setting: str, address: str) -> str | None:

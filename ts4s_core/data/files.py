@@ -73,7 +73,7 @@ class SourceFiles:
             import fsspec
 
             return fsspec.filesystem("file"), str(expanded(rest).absolute())
-        if scheme in ("s3", "s3a"):
+        if scheme == "s3":
             import fsspec
 
             from ts4s_core.artifacts.storage.objects import s3_options

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ts4s_core.addresses import problem_of
+from ts4s_core.addresses import in_one_scheme, problem_of
 from ts4s_core.artifacts.pieces import row_groups_of
 from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.store import ArtifactStore, stage_file
@@ -194,6 +194,7 @@ def open_target(uri: str, storage: StorageSettings) -> Target:
         SettingsError: if something is there, or a folder cannot be made.
         InputError: if no installed library serves the address.
     """
+    uri = in_one_scheme(uri)
     problem = problem_of("--output", uri)
     if problem is not None:
         raise SettingsError(problem)

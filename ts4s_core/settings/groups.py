@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from ts4s_core.addresses import in_one_scheme
 from ts4s_core.settings.network_sizes import NETWORK_SIZES, TRANSFORMER_SIZES
+from ts4s_core.settings.spark_conf import as_pairs
 from ts4s_core.task_kinds.registry import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ Metric = Literal["accuracy", "macro_f1", "loss"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 MAX_NAME_CHARS = 64
 MAX_LAYERS = 128
+#: A path or an address, the latter with the scheme that ts4s calls it by.
+Address = Annotated[str, AfterValidator(in_one_scheme)]
 
 
 class Group(BaseModel):
@@ -121,7 +125,7 @@ class ModelSettings(Group):
 class DataSettings(Group):
     """The labelled text, and how it is split."""
 
-    source: str = Field(
+    source: Address = Field(
         "",
         description="file, folder, glob, s3:// address or Spark table; for docstrings: a comma-separated list of "
         "installed libraries (empty: a balanced choice); empty for language-model: the topics of Python's own help",
@@ -226,7 +230,7 @@ class SparkSettings(Group):
         description="local[N], a cluster's URL, or none: plain processes without Spark",
     )
     conf: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Spark configuration KEY=VALUE; may be given several times"
+        (), description="Spark configuration KEY=VALUE; may be given several times, and as a table [spark.conf] in a file"
     )
 
     secret: SecretStr | None = Field(
@@ -237,15 +241,14 @@ class SparkSettings(Group):
 
     @field_validator("conf", mode="before")
     @classmethod
-    def _from_environment(cls, value: object) -> object:
-        """``TS4S_SPARK__CONF`` is one string: pairs separated by commas."""
-        return tuple(pair for pair in value.split(",") if pair) if isinstance(value, str) else value
+    def _as_pairs(cls, value: object) -> object:
+        return as_pairs(value)
 
 
 class StorageAddress(Group):
     """Where artifacts are kept, without the keys to it: what a Prefect parameter may hold."""
 
-    uri: str = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
+    uri: Address = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$", description="address of an S3 server other than AWS")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
     cache_dir: str | None = Field(

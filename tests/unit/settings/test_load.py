@@ -202,3 +202,48 @@ def test_the_environment_is_read_only_by_load_settings(monkeypatch: pytest.Monke
     monkeypatch.setenv("TS4S_NAME", "elsewhere")
     assert Settings().name == "default"
     assert load_settings().name == "elsewhere"
+
+
+TABLE = """
+[spark.conf]
+spark.ui.enabled = true
+"spark.executor.extraJavaOptions" = "-Da=1,-Db=2"
+spark.jars.packages = ["g:a:1", "g:b:2"]
+spark.executor.cores = 3
+[profile.small.spark.conf]
+spark.executor.cores = 1
+"""
+PAIRS = ("spark.executor.extraJavaOptions=-Da=1,-Db=2", "spark.jars.packages=g:a:1,g:b:2")
+
+
+def test_sparks_configuration_is_a_table_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "ts4s.toml"
+    path.write_text(TABLE, encoding="utf-8")
+    pairs = load(config=path).spark.conf
+    assert set(pairs) == {*PAIRS, "spark.ui.enabled=true", "spark.executor.cores=3"}
+    assert "spark.executor.cores=1" in load(config=path, profile="small").spark.conf
+    assert load({"spark": {"conf": ["spark.a=1"]}}, config=path).spark.conf == ("spark.a=1",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ",".join(PAIRS),
+        ", ".join(PAIRS) + ",",
+        '{"spark.executor.extraJavaOptions": "-Da=1,-Db=2", "spark.jars": {"packages": ["g:a:1", "g:b:2"]}}',
+    ],
+)
+def test_a_variable_holds_pairs_whose_values_have_commas(given: str) -> None:
+    assert load(environ={"TS4S_SPARK__CONF": given}).spark.conf == PAIRS
+
+
+def test_a_variable_that_is_no_json_says_so() -> None:
+    with pytest.raises(SettingsError, match=r"spark.conf is not a JSON object: .* Give KEY=VALUE,KEY=VALUE"):
+        load(environ={"TS4S_SPARK__CONF": '{"spark.ui.enabled": tru}'})
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "S3A", "s3n"])
+def test_an_address_of_s3_is_one_whatever_its_scheme(scheme: str) -> None:
+    given = {"uri": f"{scheme}://bucket/prefix", "endpoint_url": "http://127.0.0.1:9"}
+    settings = load({"storage": given, "data": {"source": f"{scheme}://bucket/rows.tsv"}})
+    assert (settings.storage.uri, settings.data.source) == ("s3://bucket/prefix", "s3://bucket/rows.tsv")

@@ -39,6 +39,12 @@ def test_a_cluster_reaches_the_driver_by_its_own_address(tmp_path: Path) -> None
     assert "spark.driver.bindAddress" not in conf
 
 
+def test_a_clusters_user_finds_the_ui_and_nobody_ends_jobs_there(tmp_path: Path) -> None:
+    conf = session_conf(plan(tmp_path, master="spark://host:7077"))
+    assert (conf["spark.ui.enabled"], conf["spark.ui.killEnabled"]) == ("true", "false")
+    assert session_conf(plan(tmp_path, master="yarn", conf=("spark.ui.enabled=false",)))["spark.ui.enabled"] == "false"
+
+
 def test_the_users_own_configuration_wins(tmp_path: Path) -> None:
     given = ("spark.ui.enabled=true", "spark.driver.memory=2g", "spark.driver.extraJavaOptions=-Da=b=c", "spark.task.cpus=1")
     conf = session_conf(plan(tmp_path, conf=given))

@@ -85,9 +85,11 @@ def session_conf(plan: SessionPlan) -> dict[str, str]:
 
 
 def _defaults(plan: SessionPlan) -> dict[str, str]:
+    local = plan.spark.master.startswith("local")
     conf = {
         "spark.app.name": "ts4s",
-        "spark.ui.enabled": "false",
+        "spark.ui.enabled": str(not local).lower(),
+        "spark.ui.killEnabled": "false",  # it asks nobody who they are
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(plan.temporary / "local"),
         "spark.sql.warehouse.dir": str(plan.temporary / "warehouse"),
@@ -98,7 +100,7 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
     }
     if not is_known():
         conf["spark.jars.ivy"] = str(plan.temporary / "ivy")  # its default is in the home that Java takes from the system
-    if plan.spark.master.startswith("local"):
+    if local:
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         conf["spark.authenticate"] = "true"  # by a secret of Spark's own: other users of this host reach its ports too
     elif plan.spark.master.startswith("k8s://") and os.environ.get(POD_VARIABLE):
