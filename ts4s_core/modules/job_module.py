@@ -15,6 +15,7 @@ from ts4s_core.errors import InputError, UnsupportedModelError, listed
 from ts4s_core.models.weights import Array, read_weights
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.losses import AnyLoss
+from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import Spec, build, paths_of
 from ts4s_core.modules.trust import find, trust
 from ts4s_core.training.job import TrainJob
@@ -39,11 +40,13 @@ _STORED = (
 def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """The module that ``extra`` describes, with the model artifact's weights if it has any.
 
-    ``extra``: ``module``, ``loss`` and ``optimizer`` (descriptions), ``device``.
+    ``extra``: ``module``, ``loss`` and ``optimizer`` (descriptions), ``device``, ``sources`` (hash of each of the program's own
+    modules, see :func:`ts4s_core.modules.sources.renew`).
 
     Raises:
         InputError: if one of them cannot be built here.
     """
+    renew(job.extra.get("sources", {}))
     # The driver's own code named these, or it would not have sent them.
     trust(*paths_of(job.extra["module"]), str(job.extra["loss"]["factory"]), str(job.extra["optimizer"]["factory"]))
     ref = job.model_ref

@@ -17,8 +17,9 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import make_module, weights_of
-from ts4s_core.modules.predicting import STRUCT, Predictor
+from ts4s_core.modules.predicting import STRUCT, Predictor, outputs_of
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
+from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import describe
 from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.columns import OR_INVALID, input_column
@@ -52,7 +53,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
     Columns, for ``output``:
         class: ``predictionCol`` the class number (double), ``rawPredictionCol`` and ``probabilityCol`` vectors, and
             ``predictedLabelCol`` if the model was fitted on label strings.
-        value: ``predictionCol`` the number (double).
+        value: ``predictionCol`` the number (double). A module of :meth:`from_torch` that gives one number is one such, unless
+            ``output``, ``activation`` or labels say that the number stands for a class.
         vector: ``predictionCol`` a vector.
 
     Attributes:
@@ -64,6 +66,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         self._shared_defaults()
         self.saved = saved
         self._payload: Any = None
+        self._tried: tuple[SavedModule | None, str] | None = None
         self._put(params)
 
     @classmethod
@@ -79,7 +82,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             UnsupportedModelError: if it cannot be built anew from its class.
             SettingsError: on a Param that is not there.
         """
-        return cls(SavedModule(describe(module), weights_of(module), labels=tuple(labels)), **params)
+        output = "class" if labels else "auto"
+        return cls(SavedModule(describe(module), weights_of(module), output=output, labels=tuple(labels)), **params)
 
     def to_torch(self) -> nn.Module:
         """The plain PyTorch module, in eval mode, with its weights: a copy."""
@@ -135,8 +139,11 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         x, sizes = input_column(dataset, columns, text=text, whole=self.value("wholeNumbers"))
         session = dataset.sparkSession
         check_trusted(saved.paths, also=trusted_by(session))
-        ship_code(session, saved.paths)
-        server = self._server(session, saved, self._form(dataset, saved, sizes))
+        sources = ship_code(session, saved.paths)
+        form = self._form(dataset, saved, sizes)
+        if saved.output == "auto":
+            saved = replace(saved, output=self._output_by_trial(dataset.select(x.alias("x")), saved, form))
+        server = self._server(session, saved, form, sources)
         serve = arrow_function(server, _TYPE)
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
         scored = rows.withColumn(_SCORES, serve(x))
@@ -165,7 +172,27 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             form.check()
         return form
 
-    def _server(self, session: SparkSession, saved: SavedModule, form: InputForm) -> Any:
+    def _output_by_trial(self, inputs: DataFrame, saved: SavedModule, form: InputForm) -> str:
+        """``value`` if a module from elsewhere gives one number for a row, and nothing says that it is a class; else ``class``.
+
+        Raises:
+            SettingsError: on a stream, of which no row can be tried.
+        """
+        if self.value("activation") != "auto":
+            return "class"
+        if self._tried is None or self._tried[0] is not self.saved:
+            if inputs.isStreaming:
+                raise SettingsError(
+                    "output of this module is not known before a row is tried: set output to class, value or vector"
+                )
+            rows = [row["x"] for row in inputs.where("x is not null").take(1)]
+            if not rows:
+                return "class"
+            width = outputs_of(saved, form, rows, tokenizer=saved.tokenizer)
+            self._tried = (self.saved, "value" if width in (1, None) else "class")
+        return self._tried[1]
+
+    def _server(self, session: SparkSession, saved: SavedModule, form: InputForm, sources: dict[str, str]) -> Any:
         """The function that executors run on batches of inputs."""
         files = self._broadcast(session, saved)
         options = {
@@ -174,10 +201,11 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             "device": self.value("device"),
             "threads": self.value("threadsPerWorker"),
         }
-        key = hashlib.sha256(f"{_digest(files.value)} {saved.output} {saved.activation} {options}".encode()).hexdigest()
+        key = hashlib.sha256(f"{_digest(files.value)} {saved.output} {saved.activation} {options} {sources}".encode()).hexdigest()
         refuse, paths = self.value("handleInvalid") == "error", saved.paths
 
         def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            renew(sources)
             trust(*paths)  # the driver checked them
             predictor = Predictor.cached(key, files.value, **options)
             for batch in batches:

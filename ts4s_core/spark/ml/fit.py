@@ -91,6 +91,7 @@ class Fit:
         self._params = params
         self._task = task
         self._value = params.value
+        self._sources: dict[str, str] = {}
         # All are tried on the driver, before any row is read. The module is built on the workers, who take its word.
         check_trusted(task.paths)
         self._settings(StorageSettings())
@@ -125,7 +126,7 @@ class Fit:
             max_length=self._value("maxLength"),
             pad_id=self._value("padId"),
         )
-        ship_code(frame.sparkSession, self._task.paths)
+        self._sources = ship_code(frame.sparkSession, self._task.paths)
         with self._rows(frame, kind, text=form.text) as rows:
             summary = summarise(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
             form = replace(form, widths=summary.widths)
@@ -234,6 +235,7 @@ class Fit:
             "device": value("device"),
             "form": form.to_json(),
             "labelled": kind != "none",
+            "sources": self._sources,
         }
         step = train(
             settings,

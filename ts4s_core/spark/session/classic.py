@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -142,7 +143,10 @@ def ui_address(session: SparkSession) -> str | None:
 
 def add_python_file(session: SparkSession, path: Path) -> None:
     """Send a module or a zip of one to every executor. Spark serves the file from where it is."""
+    before = list(sys.path)
     context_of(session).addPyFile(str(path))
+    # Spark puts its copy on this program's own path too, where an edited module would be reloaded from it.
+    sys.path[:] = [entry for entry in sys.path if entry in before]
 
 
 def private_folder(session: SparkSession) -> Path:

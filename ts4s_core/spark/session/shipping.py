@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sysconfig
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ts4s_core
+from ts4s_core.modules.sources import digest, source_of, sources, zip_name
 from ts4s_core.process_state import PROCESS
 from ts4s_core.spark.session import cluster
 
@@ -27,57 +26,45 @@ def package_folder() -> Path | None:
 
 
 def write_zip(package: Path, target: Path) -> Path:
-    """Write a package as a zip that Python imports from; the same sources give the same bytes.
+    """Write a package or a module's file as a zip that Python imports from; the same sources give the same bytes.
 
     Args:
-        package: the package's folder.
+        package: the package's folder, or the file.
         target: the zip to write.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(package.rglob("*")):
+        for path in sorted(package.rglob("*")) if package.is_dir() else [package]:
             inside = path.relative_to(package.parent)
             if path.is_file() and not set(inside.parts) & set(_LEFT_OUT):
                 archive.writestr(zipfile.ZipInfo(inside.as_posix(), date_time=_EPOCH), path.read_bytes())
     return target
 
 
-def ship_code(session: SparkSession, paths: Iterable[str]) -> None:
-    """Send executors the code that is not installed there: this package, and the modules that import paths name.
+def ship_code(session: SparkSession, paths: Iterable[str]) -> dict[str, str]:
+    """Send executors the code that is not installed there: this package, and the modules that import paths reach.
 
     On this host they have this package; of others, those that stand outside of the installation (a program's own folder) are
-    sent anyway, because a worker process does not look there. A module is sent once an application, as it is then.
+    sent anyway, because a worker process does not look there. Each text of a module is sent once an application.
 
     Args:
         session: the session.
         paths: ``module:name`` each.
+
+    Returns:
+        hash of each module's text, which workers make sure of (:func:`ts4s_core.modules.sources.renew`).
+
+    Raises:
+        InputError: if a module was edited after it was imported.
     """
-    application = cluster.application_of(session)
-    for top in sorted({path.partition(":")[0].partition(".")[0] for path in paths} | {ts4s_core.__name__}):
-        shipped = PROCESS.get_or_make("shipped modules", application, set[str])
-        if top in shipped:
-            continue
-        shipped.add(top)
-        if top == ts4s_core.__name__ and cluster.is_local(session):
-            continue
-        source = _source(top)
-        if source is None:
-            continue
-        if source.is_file():
-            cluster.send_code(session, source)
-        else:
-            cluster.send_code(session, write_zip(source, cluster.folder_for_code(session) / f"{top}.zip"))
-
-
-def _source(top: str) -> Path | None:
-    """The file or folder of a module that is not part of the installation, or None."""
-    try:
-        found = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    if found is None or not found.origin or found.origin in ("built-in", "frozen"):
-        return None
-    origin = Path(found.origin).resolve()
-    homes = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib", "platstdlib")}
-    if not origin.is_file() or (top != ts4s_core.__name__ and any(origin.is_relative_to(home) for home in homes)):
-        return None
-    return origin.parent if origin.name == "__init__.py" else origin
+    texts = sources(paths)
+    wanted = dict(texts)
+    package = package_folder()
+    if package is not None and not cluster.is_local(session):
+        wanted[ts4s_core.__name__] = digest(package)
+    shipped = PROCESS.get_or_make("shipped modules", cluster.application_of(session), set[tuple[str, str]])
+    for top, text in wanted.items():
+        source = source_of(top)
+        if (top, text) not in shipped and source is not None:
+            cluster.send_code(session, write_zip(source, cluster.folder_for_code(session) / zip_name(top, text)))
+            shipped.add((top, text))
+    return texts
