@@ -50,9 +50,9 @@ def hold(store: ArtifactStore, _mark: str) -> None:
         say("still mine")
 
 
-def attempt(store: ArtifactStore, _mark: str) -> None:
+def attempt(store: ArtifactStore, name: str) -> None:
     """What a scheduled run does."""
-    with Lease.hold(store, "demo", wait=False):
+    with Lease.hold(store, name, wait=False):
         say("admitted")
 
 
@@ -88,7 +88,10 @@ def main() -> int:
     if options.get("stop_at"):
         stop_at(store, options["stop_at"])
     try:
-        {"run": run, "hold": hold, "try": attempt}[sys.argv[1]](store, options.get("mark", "A"))
+        if sys.argv[1] == "try":
+            attempt(store, options.get("name", "demo"))
+        else:
+            {"run": run, "hold": hold}[sys.argv[1]](store, options.get("mark", "A"))
     except Ts4sError as exc:
         say("failed", f"{type(exc).__name__}: {exc}")
         return exc.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +23,17 @@ def with_model_held(settings: Settings, work: Callable[[], dict[str, Any]]) -> d
         the result of ``work``, or one of status ``skipped`` where another run holds the model. The command line waits for
         the model instead.
     """
-    with joined_run(settings) as run, run_log():
+    with joined_run(settings) as run, run_log(), contextlib.ExitStack() as held:
         try:
             skip_if_held(run)
             run.check_input()
             run.preflight()
-            with Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None, doing="a run"):
-                return work()
+            held.enter_context(Lease.hold(run.store, settings.name, wait=runtime.deployment.id is None, doing="a run"))
         except LeaseHeldError as exc:
             get_run_logger().info("%s", exc)
             return _skipped(settings, why=str(exc))
+        # Who loses the model from here on was not skipped: it fails, and says so.
+        return work()
 
 
 def _skipped(settings: Settings, *, why: str) -> dict[str, Any]:

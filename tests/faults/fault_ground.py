@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -19,18 +16,17 @@ from typing import Any
 
 import psutil
 from fault_acts import small_disk
+from fault_command import COMMAND_LIMIT_S, Command, Launch, flags
 from fault_inputs import read_ledger, write_model, write_rows
 from fault_leftovers import MARK, marked
 from fault_network import Space
-from fault_points import CHECKPOINT_EVERY, STEPS, Point
+from fault_points import CHECKPOINT_EVERY, LEASE_KINDS, STEPS, Point
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.errors import Ts4sError
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.spark.driver.client import SparkProgram
 
-COMMAND_LIMIT_S = 200.0
 #: Longest silence of a worker: short where a fault is a silence, else long enough for a busy machine.
 NOTICED_WITHIN_S, PATIENCE_S = 6.0, 60.0
 
@@ -84,7 +80,8 @@ class Ground:
         self.log = LogListener()
         self.front: Any = None
         self.cluster: Any = None
-        self.command: subprocess.Popen[str] | None = None
+        self.command: Command | None = None
+        self.launch = Launch()
         self.disk: Path | None = None
         self.space: Space | None = None
         self._s3, self._front, self._cluster_class = s3, front, cluster
@@ -113,6 +110,8 @@ class Ground:
     def settings(self, point: Point, ledger: Path, *, workers: int | None = None) -> Settings:
         """The settings of a point's run; what bears on its weights is the same for all."""
         masters = {"spark": "local[2]", "cluster": self.cluster.url if self.cluster else "", "retrain-command": "local[2]"}
+        if point.kind in LEASE_KINDS:
+            masters["retrain-command"] = "none"
         timeout_s = NOTICED_WITHIN_S if point.kind in ("worker-stop", "driver-cut") else PATIENCE_S
         return Settings(
             name=point.name,
@@ -174,10 +173,14 @@ class Ground:
             Ts4sError: if it failed or was killed.
         """
         if point.place.endswith("-command"):
-            return self._run_command(point, settings)
+            self.command = self.start_command(point, settings, self.launch)
+            try:
+                return self.command.end()
+            finally:
+                self.log.lines += self.command.said
         program = self.program(point.place)
         program._settings = settings  # one program runs many points
-        job = {"job": "train", **{kind: str(ref) for kind, ref in self.inputs.items()}}
+        job = self.job()
         where = self.disk / "tmp" if point.place == "disk" and self.disk else self.temporary
         tempfile.tempdir = str(where)
         try:
@@ -198,25 +201,14 @@ class Ground:
         """JVMs that a process started."""
         return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
 
-    def _run_command(self, point: Point, settings: Settings) -> dict[str, Any]:
+    def job(self) -> dict[str, Any]:
+        """A training, as a job of a driver program."""
+        return {"job": "train", **{kind: str(ref) for kind, ref in self.inputs.items()}}
+
+    def start_command(self, point: Point, settings: Settings, launch: Launch) -> Command:
+        """Give the command of a place."""
         words = ["retrain"] if point.place == "retrain-command" else ["train", *(f"--from={ref}" for ref in self.inputs.values())]
-        command = [sys.executable, "-m", "flows.cli", *words, *flags(settings), "--json"]
-        log = self.folder / "command.log"
-        with log.open("w+", encoding="utf-8") as errors:
-            self.command = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.folder, start_new_session=True
-            )
-            try:
-                out, _ = self.command.communicate(timeout=COMMAND_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self.command.kill()
-                out, _ = self.command.communicate()
-        said = log.read_text(encoding="utf-8").strip().splitlines()
-        self.log.lines += said
-        if self.command.returncode != 0:
-            raise Ts4sError(f"exit {self.command.returncode}: {said[-1] if said else 'no word'}")
-        values = json.loads(out.splitlines()[-1])
-        return {**values, **values.get("train", {})}
+        return Command([*words, *flags(settings)], launch, folder=self.folder)
 
     def _environment(self) -> None:
         values = {MARK: self.mark, "TMPDIR": str(self.temporary), "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.folder / "hf")}
@@ -275,12 +267,3 @@ class Ground:
         self.stores["s3"] = folder / "faults" / "pre" / "fix"
         self._copy_inputs(self.stores["s3"])
         self.front = self._endings.enter_context(self._front(server.url))
-
-
-def flags(settings: Settings) -> list[str]:
-    """Settings as flags of the command line: what was given alone."""
-    words = [f"--name={settings.name}"]
-    for group, values in settings.model_dump(mode="json", exclude_unset=True).items():
-        if isinstance(values, dict):
-            words += [f"--{group}.{name}={value}" for name, value in values.items() if value not in (None, [], ())]
-    return words

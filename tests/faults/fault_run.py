@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 from fault_acts import fill, kill
+from fault_command import Launch
+from fault_disturbances import DISTURBANCES, Disturbance, store_problems
 from fault_ground import NOTICED_WITHIN_S, Ground, Refusals
 from fault_inputs import read_ledger
 from fault_leftovers import GONE_WITHIN_S, Before, leftovers, marked
@@ -20,6 +22,8 @@ from fault_points import STEPS, Point
 from fault_results import Record
 from fault_watch import Watch
 
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.keys import code_version
 from ts4s_core.errors import Ts4sError
 from ts4s_core.settings import Settings
@@ -50,6 +54,7 @@ class PointRun:
         self._refusals = Refusals(0, "pass")
         self._strangers: Strangers | None = None
         self._problems: list[str] = []
+        self._disturbance: Disturbance | None = None
         self._struck_at = 0.0
         self._noticed_s: float | None = None
 
@@ -57,14 +62,20 @@ class PointRun:
         """Run it and check everything."""
         ground, point = self._ground, self._point
         ground.ready(point.place)
+        settings = ground.settings(point, self._ledger)
+        if point.kind in DISTURBANCES:
+            self._disturbance = DISTURBANCES[point.kind](ground, point, settings, expected=self._expected)
+            self._disturbance.prepare()
         ground.log.lines.clear()
         before = Before.now(ground.temporary)
         began = time.monotonic()
-        watch, facts, errors = self._commands(ground.settings(point, self._ledger))
+        watch, facts, errors = self._commands(settings)
         seconds = time.monotonic() - began
         self._check(facts, errors)
         felt = bool(errors) or int(facts.get("restarts", 0)) > 0 or self._no_space > 0 or self._refusals.done > 0
         felt = felt or (self._strangers is not None and self._strangers.came >= CAME)
+        if self._disturbance is not None:
+            felt = self._disturbance.felt
         left = leftovers(
             before,
             ground.mark,
@@ -116,6 +127,9 @@ class PointRun:
                     self._after_failure()
             if self._strangers is not None:
                 self._strangers.end()
+            if self._disturbance is not None:
+                self._disturbance.settle()
+        ground.launch = Launch()
         ground.log.on_line.clear()
         if watch.failure is not None:
             raise watch.failure
@@ -127,6 +141,10 @@ class PointRun:
             self._problems.append(f"went on with {facts.get('workers')} workers after one of two executors was lost")
         if point.kind == "strangers" and (errors or facts.get("restarts")):
             self._problems.append("strangers ended an attempt")
+        if self._disturbance is not None:
+            self._disturbance.check(facts, errors)
+            self._problems += self._disturbance.problems
+        self._check_store()
         try:
             found = read_ledger(self._ledger)
         except AssertionError as exc:
@@ -136,8 +154,16 @@ class PointRun:
         if wrong or max(step for step, _part in found) != STEPS:
             self._problems.append(f"ledger differs from the undisturbed run's at {wrong[:3]}")
 
+    def _check_store(self) -> None:
+        self._refusals.left = 0
+        store = ArtifactStore.open(self._ground.storage(self._point.place))
+        damages = [f"{damage.path} {damage.problem}" for row in verify(store, self._point.name) for damage in row.damages]
+        self._problems += store_problems(store, self._point.name, damages)
+
     def _strike(self, workers: dict[int, int]) -> list[int]:
         self._struck_at = time.monotonic()
+        if self._disturbance is not None:
+            return self._disturbance.strike(list(workers.values()))
         return _STRIKES[self._point.kind](self, list(workers.values()))
 
     def _one_worker(self, workers: list[int]) -> list[int]:
@@ -226,6 +252,8 @@ class PointRun:
         """Before the same command is given again: what was started is gone by itself, and the fault is over."""
         self._empty_disk()
         self._refusals.left = 0
+        if self._disturbance is not None:
+            self._disturbance.settle()
         deadline = time.monotonic() + GONE_WITHIN_S
         while (left := self._orphans()) and time.monotonic() < deadline:
             time.sleep(0.05)

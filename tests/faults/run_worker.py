@@ -67,6 +67,7 @@ def main() -> None:
     done: dict[str, int] = {}
     for turn in range(rounds):
         mark = f"{number} {turn}"
+        time.sleep(random.Random(f"pause/{options['seed']}/{mark}").random() * options["longest_pause_s"])
         try:
             act = one_round(store, "demo", mark, random.Random(f"{options['seed']}/{mark}"))
         except (LeaseHeldError, ConflictError, IntegrityError, NotFoundError) as exc:

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from ts4s_core.artifacts.leases.lease import LIMITS, Limits
+from ts4s_core.artifacts.leases.lease import LIMITS, Limits, claims
 from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import ArtifactRef
@@ -28,15 +29,64 @@ from ts4s_core.training.job import storage_to_wire
 
 WORKER = Path(__file__).with_name("run_worker.py")
 PROCESSES, ROUNDS, LONGEST_STOP_S = 16, 500, 70.0
+#: How many processes are stopped at a time, how often each of the two stops one, and how long a process waits between its rounds.
+STOPPERS, STOPS, LONGEST_PAUSE_S = 2, 8, 12.0
 LIMIT_S = 3_300
 SEED = int(os.environ.get("FAULT_SEED") or 0)
 
 
+class Stopper(threading.Thread):
+    """Stops one process after the other for a while: now whoever holds the model, now anybody.
+
+    Attributes:
+        stopped_s: for how long each was stopped, in seconds.
+    """
+
+    def __init__(
+        self, processes: list[subprocess.Popen[str]], storage: Storage, *, stops: int, longest_s: float, seed: str
+    ) -> None:
+        super().__init__(name=f"stopper {seed}")
+        self.stopped_s: list[float] = []
+        self.ended = threading.Event()
+        self._processes, self._storage, self._stops, self._longest_s = processes, storage, stops, longest_s
+        self._choice = random.Random(f"stops/{seed}")
+
+    def run(self) -> None:
+        for number in range(self._stops):
+            if self.ended.wait(self._choice.random()):
+                return
+            victim = self._holder() if number % 2 == 0 else self._choice.choice(self._processes)
+            if victim is not None and victim.poll() is None:
+                victim.send_signal(signal.SIGSTOP)
+                began = time.monotonic()
+                self.ended.wait(self._choice.uniform(0.5, 1.0) * self._longest_s)
+                victim.send_signal(signal.SIGCONT)
+                self.stopped_s.append(time.monotonic() - began)
+
+    def _holder(self) -> subprocess.Popen[str] | None:
+        """Who is at the front of the queue for the model, as soon as there is one."""
+        while not self.ended.wait(0.02) and any(process.poll() is None for process in self._processes):
+            numbered = [claim for claim in claims(self._storage, "demo") if claim.number]
+            first = min(numbered, key=lambda claim: (claim.number, claim.token), default=None)
+            for process in self._processes:
+                if first is not None and process.pid == first.pid:
+                    return process
+        return None
+
+
 def run_all(
-    settings: StorageSettings, *, processes: int, rounds: int, limits: Limits, longest_stop_s: float, stops: int
+    settings: StorageSettings,
+    *,
+    processes: int,
+    rounds: int,
+    limits: Limits,
+    longest_stop_s: float,
+    stops: int,
+    longest_pause_s: float = 0.0,
 ) -> dict[str, int]:
     """Start the workers together, stop one after the other for a while, and wait; how often each act was done."""
-    wire = json.dumps({"storage": storage_to_wire(settings), "limits": asdict(limits), "seed": SEED})
+    options = {"limits": asdict(limits), "longest_pause_s": longest_pause_s, "seed": SEED}
+    wire = json.dumps({"storage": storage_to_wire(settings), **options})
     shares = [rounds // processes + (number < rounds % processes) for number in range(processes)]
     started = [
         subprocess.Popen(
@@ -48,27 +98,24 @@ def run_all(
         )
         for number, share in enumerate(shares)
     ]
-    choice, ended = random.Random(f"stops/{SEED}"), threading.Event()
-
-    def stop_some() -> None:
-        for _ in range(stops):
-            if ended.wait(choice.random()):
-                return
-            victim = choice.choice(started)
-            if victim.poll() is None:
-                victim.send_signal(signal.SIGSTOP)
-                ended.wait(choice.uniform(0.5, 1.0) * longest_stop_s)
-                victim.send_signal(signal.SIGCONT)
-
-    stopper = threading.Thread(target=stop_some)
-    stopper.start()
+    storage = ArtifactStore.open(settings).storage
+    stoppers = [
+        Stopper(started, storage, stops=stops, longest_s=longest_stop_s, seed=f"{SEED}/{number}") for number in range(STOPPERS)
+    ]
+    for stopper in stoppers:
+        stopper.start()
     done: dict[str, int] = {}
     deadline = time.monotonic() + LIMIT_S
     try:
-        results = [process.communicate(wire + "\n", timeout=max(1.0, deadline - time.monotonic())) for process in started]
+        for process in started:  # all before the first is waited for
+            assert process.stdin is not None
+            process.stdin.write(wire + "\n")
+            process.stdin.flush()
+        results = [process.communicate(timeout=max(1.0, deadline - time.monotonic())) for process in started]
     finally:
-        ended.set()
-        stopper.join()
+        for stopper in stoppers:
+            stopper.ended.set()
+            stopper.join()
         for process in started:
             process.kill()
             process.wait()
@@ -76,6 +123,8 @@ def run_all(
     for out, _ in results:
         for act, count in json.loads(out).items():
             done[act] = done.get(act, 0) + count
+    stopped_s = sorted(round(seconds) for stopper in stoppers for seconds in stopper.stopped_s)
+    print(f"{sum(done.values())} rounds: {dict(sorted(done.items()))}; stopped for {stopped_s} s")
     return done
 
 
@@ -111,7 +160,15 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, fronts: Callable[[st
 @pytest.mark.faults
 @pytest.mark.timeout(LIMIT_S + 300)
 def test_sixteen_processes_in_five_hundred_rounds(storage: StorageSettings) -> None:
-    done = run_all(storage, processes=PROCESSES, rounds=ROUNDS, limits=LIMITS, longest_stop_s=LONGEST_STOP_S, stops=PROCESSES)
+    done = run_all(
+        storage,
+        processes=PROCESSES,
+        rounds=ROUNDS,
+        limits=LIMITS,
+        longest_stop_s=LONGEST_STOP_S,
+        stops=STOPS,
+        longest_pause_s=LONGEST_PAUSE_S,
+    )
     assert sum(done.values()) == ROUNDS
     assert done["run"] > ROUNDS / 2
     check(storage)
@@ -119,8 +176,8 @@ def test_sixteen_processes_in_five_hundred_rounds(storage: StorageSettings) -> N
 
 def test_short_form_in_a_folder(tmp_path: Path) -> None:
     storage = StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache"))
-    limits = Limits(expires_s=1.5, renew_s=0.2, poll_s=0.05)
-    done = run_all(storage, processes=4, rounds=24, limits=limits, longest_stop_s=3.0, stops=2)
+    limits = Limits(expires_s=1.5, renew_s=0.2, poll_s=0.02)
+    done = run_all(storage, processes=4, rounds=24, limits=limits, longest_stop_s=3.0, stops=1, longest_pause_s=0.4)
     assert sum(done.values()) == 24
     assert done["run"] >= 8
     check(storage)

@@ -155,4 +155,6 @@ def _sizes(storage: Storage, stage: str) -> dict[str, int]:
 
 
 def _too_late(ref: ArtifactRef, path: str) -> ConflictError:
-    return ConflictError(f"File {path!r} comes too late for {ref}: that version was sealed or given up")
+    return ConflictError(
+        f"File {path!r} comes too late for {ref}: that version was sealed, given up or deleted meanwhile. Run the command again"
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from control_peers import RawWorker
 from toy import step_row
 
 from ts4s_core.errors import (
+    ConflictError,
     IntegrityError,
     NonFiniteError,
     SlotsError,
@@ -57,13 +59,13 @@ def attempts_until(store, failures: list[tuple[Ts4sError, int]]) -> tuple[int, T
     return launcher.attempts, error
 
 
-def failing(store, failures: list[tuple[Ts4sError, int]], *, free: int = 2) -> tuple[Failing, Ts4sError]:
+def failing(store, failures: list[tuple[Ts4sError, int]], *, free: int = 2, **options: Any) -> tuple[Failing, Ts4sError]:
     metrics = Metrics(lambda stage, fields: None)
     launcher = Failing(failures, metrics, free)
     job = TrainJob(
         name="toy", key="ab" * 32, dataset="", model="", output="", task="classification", train={}, storage={"uri": "nowhere"}
     )
-    attempts = Attempts(job, store, launcher, metrics=metrics, workers=2, max_restarts=5)
+    attempts = Attempts(job, store, launcher, metrics=metrics, workers=2, max_restarts=5, **options)
     with pytest.raises(Ts4sError) as caught:
         attempts.run()
     assert attempts.restarts == launcher.attempts - 1
@@ -95,6 +97,16 @@ def test_deaths_are_tried_again_however_often_they_come(store):
 )
 def test_what_cannot_be_mended_is_not_tried_again(store, error):
     assert attempts_until(store, [(error, 0)] * 2) == (1, error)
+
+
+def test_a_version_that_was_taken_away_is_not_trained_into_again(store):
+    """Another attempt would train to the end and fail there; a checkpoint that was taken away is another one's next time."""
+    late = ConflictError("File 'model.safetensors' comes too late")
+    writer = store.begin("trained", "toy", "ab" * 32, settings={}, upstream={})
+    assert failing(store, [(late, 3), (late, 4), (IntegrityError("x"), 5)], check_output=writer.check)[0].attempts == 3
+    store.storage.delete_tree(store.storage.stage(str(writer.ref)))
+    launcher, error = failing(store, [(late, 3), (late, 4)], check_output=writer.check)
+    assert (launcher.attempts, error) == (1, late)
 
 
 def test_slots_that_went_while_training_are_waited_for(store):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from ts4s_core.artifacts.leases.lease import check_fences
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep.unsealed import discard_unsealed
 from ts4s_core.errors import (
+    ConflictError,
     IntegrityError,
     NotFoundError,
     SlotsError,
@@ -58,7 +60,12 @@ class Attempts:
         workers: int,
         max_restarts: int,
         own_only: bool = False,
+        check_output: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            check_output: raises ConflictError once the version that the attempts write into was taken away.
+        """
         self.restarts = 0
         self.workers = workers
         self._job = job
@@ -67,6 +74,7 @@ class Attempts:
         self._metrics = metrics
         self._max_restarts = max_restarts
         self._own_only = own_only
+        self._check_output = check_output
         self._first_generation = 1 + last_generation(store, job.name, job.key)
         self._slots = launcher.slots()
         self._refused = False
@@ -94,7 +102,12 @@ class Attempts:
                     time.sleep(_OF_THE_STORE.pause_s(self.restarts))
 
     def _is_final(self, failure: Ts4sError) -> bool:
-        """Whether another attempt would fail in the same way: damaged files, too few slots, the same error at the same step."""
+        """Whether another attempt would fail in the same way.
+
+        That is so with damaged files, too few slots, an output that was taken away, and the same error at the same step.
+        """
+        if isinstance(failure, ConflictError) and not self._has_output():
+            return True
         if isinstance(failure, IntegrityError) or (isinstance(failure, SlotsError) and self._metrics.started is None):
             return True
         if isinstance(failure, _FROM_OUTSIDE):
@@ -104,6 +117,13 @@ class Attempts:
         if again:
             log.error("training failed twice in the same way at the same step, so it is not tried again")
         return again
+
+    def _has_output(self) -> bool:
+        try:
+            self._check_output()
+        except ConflictError:
+            return False
+        return True
 
     def _attempt(self) -> None:
         check_fences(self._store.storage, self._store.storage.fences)

@@ -152,6 +152,7 @@ def _run_and_seal(
         workers=workers,
         max_restarts=job.settings.max_restarts,
         own_only=own_only,
+        check_output=writer.check,
     )
     attempts.run()
     rows, result = metrics.rows(), metrics.result

@@ -1,0 +1,371 @@
+"""Faults of leases, clocks and the store's other users: what each does to a run, and how the run may take it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fault_acts import kill
+from fault_command import COMMAND_LIMIT_S, Command, Launch
+from fault_ground import Ground
+from fault_points import Point
+from lease_processes import NEW_NAMESPACE, WORKER, faked_clock
+
+from ts4s_core.artifacts.leases.lease import LEASES, LIMITS, claims
+from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.upkeep.collect import collect
+from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY, ArtifactRef
+from ts4s_core.errors import StoreError, Ts4sError
+from ts4s_core.settings import Settings
+from ts4s_core.spark.driver.client import SparkProgram
+from ts4s_core.training.facts import TrainedFacts
+from ts4s_core.training.job import storage_to_wire
+
+STOPPED_S = 70.0
+CLOCKS = ("+61", "-61", "+2", "-2", "+3d", "-3d", "+0")
+CLOCK_STEP_S = 0.3
+CLOCK_SITE = Path(__file__).with_name("clock_site")
+#: A worker that stands still for so long fails nothing; the run goes on for as long.
+HELD_UP_S = 8.0
+
+
+class Disturbance:
+    """A fault of one run. What every one of them must not do: change a weight, leave anything behind.
+
+    Attributes:
+        felt: whether the fault came to the run while it went on.
+        problems: what is not as it should be.
+    """
+
+    #: What a command may end with, after which the same command goes on. Nothing: the run must not be ended by it.
+    allowed = r"(?!)"
+
+    def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
+        self.felt = False
+        self.problems: list[str] = []
+        self._ground, self._point, self._settings, self._expected = ground, point, settings, expected
+
+    def prepare(self) -> None:
+        """Before the run begins."""
+
+    def strike(self, workers: list[int]) -> list[int]:
+        """Do it; who was hit."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """A command has ended: wait for what was started beside it."""
+
+    def check(self, facts: dict[str, Any], errors: list[str]) -> None:
+        """The last command has ended."""
+        self.problems += [f"ended with {error}" for error in errors if not re.search(self.allowed, error)]
+        if self.allowed == Disturbance.allowed and facts.get("restarts"):
+            self.problems.append(f"{facts['restarts']} attempts were ended by it")
+
+    def _store(self) -> ArtifactStore:
+        return ArtifactStore.open(self._ground.storage(self._point.place))
+
+    def _hold_up(self, workers: list[int]) -> None:
+        """Let one worker stand still for a while, so that the run lasts."""
+        pid = workers[self._point.victim % len(workers)]
+        kill([pid], signal.SIGSTOP, wanted=("T",))
+        timer = threading.Timer(HELD_UP_S, kill, ([pid], signal.SIGCONT), {"wanted": ("R", "S", "D", "Z", "")})
+        timer.daemon = True
+        timer.start()
+
+
+class HolderStop(Disturbance):
+    """Who holds a lease, or all of its host, stands still for 70 s; every other time the same command is given meanwhile."""
+
+    allowed = r"Lease of \S+ was lost|Spark program \(pid \d+\) was silent for"
+
+    def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
+        super().__init__(ground, point, settings, expected=expected)
+        self._woken = threading.Event()
+        self._woken.set()
+        self._successor: threading.Thread | None = None
+        self._came_to: list[tuple[dict[str, Any], str]] = []
+
+    def strike(self, workers: list[int]) -> list[int]:
+        self._woken.clear()
+        try:
+            victims = self._victims()
+            held = self._store().storage
+            if not {claim.pid for name in held.folders(LEASES) for claim in claims(held, name)} & set(victims):
+                self.problems.append("none of those that were stopped held a lease")
+            hit = kill(victims, signal.SIGSTOP, wanted=("T",))
+            stopped = time.monotonic()
+            if self._point.victim % 2 == 0:
+                self._successor = threading.Thread(target=self._succeed, name="successor")
+                self._successor.start()
+            time.sleep(max(0.0, STOPPED_S - (time.monotonic() - stopped)))
+            self.felt = len(hit) == len(victims)
+            for pid in hit:
+                if psutil.pid_exists(pid):
+                    os.kill(pid, signal.SIGCONT)
+            return hit
+        finally:
+            self._woken.set()
+
+    def settle(self) -> None:
+        self._woken.wait(STOPPED_S + 10)
+        if self._successor is not None:
+            self._successor.join(COMMAND_LIMIT_S + 10)
+
+    def check(self, facts: dict[str, Any], errors: list[str]) -> None:
+        super().check(facts, errors)
+        for found, error in self._came_to:
+            if error and not re.search(self.allowed, error):
+                self.problems.append(f"the successor ended with {error}")
+            if not error and found["weights_sha256"] != self._expected:
+                self.problems.append("the successor trained other weights")
+        store = self._store()
+        trained = store.versions("trained", self._point.name)
+        hashes = [TrainedFacts.of(store.manifest(ref)).weights_sha256 for ref in trained]
+        if hashes != [self._expected]:
+            self.problems.append(f"expected one sealed version, got {len(hashes)}")
+
+    def _victims(self) -> list[int]:
+        if not self._point.place.endswith("-command"):
+            pid = self._ground.program(self._point.place).pid
+            assert pid is not None
+            return [pid] if self._point.more < 3 else _tree(pid)
+        assert self._ground.command is not None
+        outer = self._ground.command.pid
+        if self._point.more == 1:
+            return [outer]
+        return _tree(outer) if self._point.more == 3 else [pid for pid in _tree(outer) if _is_program(pid)]
+
+    def _succeed(self) -> None:
+        """The same command, given by somebody else."""
+        try:
+            if self._point.place.endswith("-command"):
+                self._came_to.append((self._ground.start_command(self._point, self._settings, Launch()).end(), ""))
+            else:
+                with SparkProgram(self._settings) as program:
+                    found = dict(program.run(self._ground.job(), timeout_s=COMMAND_LIMIT_S)["facts"])
+                    self._came_to.append((found, ""))
+        except Ts4sError as exc:
+            self._came_to.append(({}, str(exc)[:300]))
+
+
+class ClockSteps(Disturbance):
+    """The clock that a process sees is stepped back and forth until the run ends: the command's alone, or every process's."""
+
+    def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
+        super().__init__(ground, point, settings, expected=expected)
+        self._clock = ground.folder / "clock"
+        self._ended = threading.Event()
+        self._steps = 0
+        self._thread = threading.Thread(target=self._step, name="clock", daemon=True)
+
+    def prepare(self) -> None:
+        self._clock.write_text("+0", encoding="ascii")
+        alone = {"FAULT_CLOCK_ALONE": "1"} if self._point.more < 3 else {}
+        path = os.pathsep.join(filter(None, (str(CLOCK_SITE), os.environ.get("PYTHONPATH"))))
+        self._ground.launch = Launch(env={**faked_clock(self._clock), **alone, "PYTHONPATH": path})
+
+    def strike(self, workers: list[int]) -> list[int]:
+        self._hold_up(workers)
+        self._thread.start()
+        return [0]
+
+    def settle(self) -> None:
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join(10)
+        self.felt = self._steps >= len(CLOCKS)
+
+    def _step(self) -> None:
+        choice, new = random.Random(f"clock/{self._point.name}"), self._clock.with_suffix(".new")
+        while not self._ended.wait(CLOCK_STEP_S):
+            new.write_text(choice.choice(CLOCKS), encoding="ascii")
+            new.replace(self._clock)
+            self._steps += 1
+
+
+class SecondNamespace(Disturbance):
+    """Somebody in another pid namespace wants the lease: a scheduled run, the same command, or one outside of the run's."""
+
+    def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
+        super().__init__(ground, point, settings, expected=expected)
+        self._other: subprocess.Popen[str] | Command | None = None
+        self._told = False
+
+    def prepare(self) -> None:
+        inside = self._point.more == 3
+        self._ground.launch = Launch(before=NEW_NAMESPACE if inside else ())
+        if self._point.more != 2:
+            command = [*(() if inside else NEW_NAMESPACE), sys.executable, str(WORKER), "try"]
+            self._other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def strike(self, workers: list[int]) -> list[int]:
+        self._hold_up(workers)
+        if self._other is None:
+            self._other = self._ground.start_command(self._point, self._settings, Launch(before=NEW_NAMESPACE))
+            return [self._other.pid]
+        assert isinstance(self._other, subprocess.Popen)
+        assert self._other.stdin is not None
+        name = self._point.name if self._point.place == "retrain-command" else f"_train-{self._point.name}"
+        options = {"storage": storage_to_wire(self._ground.storage(self._point.place)), "limits": asdict(LIMITS), "name": name}
+        self._other.stdin.write(json.dumps(options) + "\n")
+        self._other.stdin.flush()
+        self._told = True
+        return [self._other.pid]
+
+    def settle(self) -> None:
+        if isinstance(self._other, Command):
+            self._wait_for_the_same_command(self._other)
+        elif self._other is not None:
+            # Where the run ended before the strike it has no options yet, and fails.
+            said, _ = self._other.communicate(timeout=COMMAND_LIMIT_S)
+            self.felt = said.startswith("failed LeaseHeldError")
+            if self._told and not self.felt and self._point.aims[0].during != "end":  # by then it may be free
+                self.problems.append(f"somebody in another pid namespace was not turned away: {said!r}")
+        self._other = None
+
+    def _wait_for_the_same_command(self, other: Command) -> None:
+        try:
+            found = other.end()
+        except Ts4sError as exc:
+            self.problems.append(f"the same command in another pid namespace ended with {exc}")
+            return
+        self.felt = True
+        if found["weights_sha256"] != self._expected:
+            self.problems.append("the same command in another pid namespace trained other weights")
+
+
+class Upkeep(Disturbance):
+    """``models gc``, ``promote`` and ``rollback`` while the run goes on, where two champions and a version of no use were."""
+
+    def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
+        super().__init__(ground, point, settings, expected=expected)
+        self._acts = (("promote",), ("rollback",), ("promote", "rollback"))[point.more - 1]
+        self._commands: dict[str, Command] = {}
+        self._before: list[ArtifactRef] = []
+
+    def prepare(self) -> None:
+        ground, point = self._ground, self._point
+        store, registry = self._store(), Registry(self._store())
+        ground.ready("processes")
+        for steps in (1, 2, 3):
+            train = {**self._settings.train.model_dump(exclude_unset=True), "max_steps": steps, "ledger": None}
+            short = self._settings.model_copy(update={"train": self._settings.train.model_copy(update=train)})
+            ground.train(Point(0, 0, "none", "processes", (), 0, 1, 0), short)
+        self._before = store.versions("trained", point.name)
+        for ref in self._before[1:]:
+            registry.decide(point.name, to=ref.version, why="before", who="test")
+        uri = f"--storage.uri={self._ground.storage(point.place).uri}"
+        wanted = {
+            "gc": ["models", "gc", "--storage.grace_hours=0", "--storage.keep_last=1"],
+            "promote": ["models", "promote", point.name, self._before[1].version, "--reason=by hand"],
+            "rollback": ["models", "rollback", point.name, "--reason=by hand"],
+        }
+        for name in ("gc", *self._acts):
+            self._commands[name] = Command([*wanted[name], uri], Launch(ready=True), folder=ground.folder)
+
+    def strike(self, workers: list[int]) -> list[int]:
+        self._hold_up(workers)
+        for command in self._commands.values():
+            command.go_on()
+        self.felt = True
+        return [command.pid for command in self._commands.values()]
+
+    def settle(self) -> None:
+        for name, command in self._commands.items():
+            if not self.felt:
+                command.go_on()
+            try:
+                found = command.end()
+            except Ts4sError as exc:
+                self.problems.append(f"models {name} ended with {exc}")
+                continue
+            lost = [item["path"] for item in found.get("removed", ()) if item["reason"] in ("unreferenced", "half-written")]
+            if lost:
+                self.problems.append(f"gc removed {lost} while a run went on")
+        self._commands = {}
+
+    def check(self, facts: dict[str, Any], errors: list[str]) -> None:
+        super().check(facts, errors)
+        store = self._store()
+        entries = Registry(store).history(self._point.name).entries
+        by_hand = [entry.action for entry in entries if entry.why == "by hand"]
+        if sorted(by_hand) != sorted(self._acts):
+            self.problems.append(f"decisions by hand are in the history as {by_hand}")
+        collect(store, dry_run=False, grace_s=0.0, keep_last=1)
+        if store.sealed(self._before[0]):
+            self.problems.append("gc keeps what nobody needs after the run has ended")
+
+
+class StageVanishes(Disturbance):
+    """Somebody deletes the version that is being written."""
+
+    allowed = r"cannot be sealed|comes too late|was given up|was taken away|vanished|is not there"
+
+    def strike(self, workers: list[int]) -> list[int]:
+        storage, name = self._store().storage, self._point.name
+        for kind in ("checkpoint", "trained") if self._point.aims[0].during == "checkpoint" else ("trained", "checkpoint"):
+            listed = storage.list(f"{kind}/{name}", temporary=True)
+            folders = {"/".join(entry.path.split("/")[:3]) for entry in listed}
+            # Under its temporary name a version is not sealed, even if its manifest is written.
+            sealed = {entry.path.rpartition("/")[0] for entry in listed if entry.path.endswith(f"/{MANIFEST}")}
+            for folder in sorted({path for path in folders if TEMPORARY in path} | (folders - sealed)):
+                for _ in range(20):  # others write into it meanwhile
+                    try:
+                        storage.delete_tree(folder)
+                        self.felt = True
+                        return [0]
+                    except StoreError:
+                        time.sleep(0.01)
+        return []
+
+
+def store_problems(store: ArtifactStore, name: str, damages: list[str]) -> list[str]:
+    """What is wrong with the aliases and the history of a name; ``damages`` is what verify says."""
+    history, problems = Registry(store).history(name), list(damages)
+    if [entry.number for entry in history.entries] != list(range(1, history.number + 1)):
+        problems.append("the history has gaps")
+    stood: str | None = None
+    for entry in history.entries:
+        if entry.before != stood:
+            problems.append(f"the history forks at entry {entry.number}")
+        stood = stood if entry.action == "refuse" else entry.to
+    for alias, version in history.aliases.items():
+        if not store.sealed(ArtifactRef("trained", name, version)):
+            problems.append(f"@{alias} is no sealed version")
+    return problems
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all that it started, from the outside in."""
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return [pid]
+
+
+def _is_program(pid: int) -> bool:
+    try:
+        return "ts4s_core.spark.driver.program" in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+DISTURBANCES: dict[str, type[Disturbance]] = {
+    "holder-stop": HolderStop,
+    "clock-steps": ClockSteps,
+    "second-namespace": SecondNamespace,
+    "upkeep": Upkeep,
+    "stage-vanishes": StageVanishes,
+}
