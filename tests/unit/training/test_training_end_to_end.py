@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 from toy import ToyRows
 
-from ts4s_core.errors import NonFiniteError, WorkerFailedError, WorkerLostError
+from ts4s_core.artifacts.leases.lease import Lease
+from ts4s_core.errors import LeaseHeldError, NonFiniteError, WorkerFailedError, WorkerLostError
 from ts4s_core.training.checkpoints.listing import checkpoints
 from ts4s_core.training.checkpoints.writer import KEPT
 from ts4s_core.training.driver.local_launcher import LocalLauncher
@@ -61,6 +62,19 @@ def test_a_training_is_found_until_code_that_it_reaches_changes(run, edited):
     edited("training/worker/loop.py")
     anew = run(max_steps=1, reuse=True)
     assert (anew.reused, anew.facts["weights_sha256"]) == (False, first.facts["weights_sha256"])
+
+
+def test_workers_write_under_the_lease_of_who_began_the_run(run, store):
+    """The command holds it, in another process than theirs: once it is lost they seal no checkpoint, and nobody tries again."""
+    with Lease.hold(store, "toy") as lease:
+
+        def lose(stage, fields):
+            if stage == "train" and fields.get("step"):
+                store.storage.delete(lease.fence.path)
+
+        with pytest.raises(LeaseHeldError, match="Lease of toy was lost"):
+            run(workers=1, checkpoint_every_steps=12, epochs=3, max_restarts=3, extra={"read_s": 0.2}, progress=lose)
+    assert store.versions("checkpoint", "toy") == store.versions("trained", "toy") == []
 
 
 def test_steps_take_as_long_as_they_wait_for_their_rows(run, store):
