@@ -5,14 +5,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase as NormalisingLayer  # what batch and instance normalisation share
 
-__all__ = ["NormalisingLayer", "buffers_of", "children_of", "fused_adamw", "gloo_options", "parameters_of", "version_of"]
+__all__ = [
+    "NormalisingLayer",
+    "buffers_of",
+    "children_of",
+    "fused_adamw",
+    "gloo_options",
+    "optimizers_without_compiler",
+    "parameters_of",
+    "step_of",
+    "version_of",
+]
+
+_COMPILER = "torch._dynamo"
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -38,6 +55,32 @@ def version_of(tensor: torch.Tensor) -> int:
 def fused_adamw(*lists: list[torch.Tensor], **options: Any) -> None:
     """One step of AdamW over lists of tensors, in place: torch's optimiser would take whole parameters, not slices."""
     torch._fused_adamw_(*lists, **options)
+
+
+@contextlib.contextmanager
+def optimizers_without_compiler() -> Iterator[None]:
+    """Within, torch's optimizers are made without importing torch's compiler (3 s, 70 MiB), unless it is there already.
+
+    They import it only to tell it that it must leave ``add_param_group`` alone.
+    """
+    plain = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    if _COMPILER in sys.modules or hasattr(plain, "__dynamo_disable"):
+        yield
+        return
+    setattr(plain, "__dynamo_disable", plain)  # where torch looks for the disabled function
+    try:
+        yield
+    finally:
+        with contextlib.suppress(AttributeError):  # another thread's end of the same
+            delattr(plain, "__dynamo_disable")
+
+
+def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """What steps an optimizer, to be called under ``no_grad``: of torch's own kinds without importing torch's compiler."""
+    own = type(optimizer).__module__.startswith("torch.optim.")
+    if not own or optimizer.defaults.get("differentiable"):
+        return optimizer.step
+    return functools.partial(inspect.unwrap(type(optimizer).step), optimizer)
 
 
 def gloo_options(*, address: str, timeout_s: float) -> Any:

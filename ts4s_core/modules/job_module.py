@@ -13,7 +13,6 @@ from torch import nn
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, UnsupportedModelError, listed
 from ts4s_core.models.weights import Array, read_weights
-from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.losses import AnyLoss
 from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import Spec, build, paths_of
@@ -78,6 +77,8 @@ def make_module(spec: Spec, *, graph: bytes | None, weights: Mapping[str, Array]
         UnsupportedModelError: if the weights are another module's.
     """
     if graph is not None:
+        from ts4s_core.modules.graphs import module_of_onnx  # brings onnx, which no other module needs
+
         with tempfile.TemporaryDirectory(prefix="ts4s-graph-") as folder:
             module = module_of_onnx(graph, folder=Path(folder))
     else:

@@ -6,7 +6,7 @@ Legend: B rows, D numbers of a row, C numbers of a label.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from ts4s_core.data.dataset import Dataset
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.training.batches.batch import Block, RowBlock
 from ts4s_core.training.job import TrainJob
+
+#: A side of at most so many numbers (64 MiB) is kept whole: two windows of wider rows take as much.
+KEPT_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -41,39 +44,42 @@ class TableBatch:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """Some rows.
+    """Some rows of a table.
 
     Attributes:
-        numbers: (rows, D) float32 or int32.
-        labels: (rows,) int64 or (rows, C) float32.
+        numbers: (rows of the table, D) float32 or int32.
+        labels: (rows of the table,) int64 or (rows of the table, C) float32.
         ids: each row's 16 bytes.
         form: what forward gets of them.
+        places: which rows of the table these are, in order.
     """
 
     numbers: NDArray[Any]
     labels: NDArray[Any]
     ids: Sequence[bytes]
     form: InputForm
+    places: NDArray[np.int64]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """All rows cost the same."""
-        return np.ones(len(self.numbers), np.int64)
+        return np.ones(len(self.places), np.int64)
 
     def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
         """The rows' ids in hex."""
-        return [self.ids[row].hex() for row in rows]
+        return [self.ids[place].hex() for place in self.places[rows]]
 
     def batch(self, rows: NDArray[np.int64], *, pad_id: int) -> TableBatch:
         """Some rows as one part."""
-        labels = torch.from_numpy(np.ascontiguousarray(self.labels[rows]))
-        return TableBatch(self.form.arguments(self.numbers[rows]), labels)
+        places = self.places[rows]
+        return TableBatch(self.form.arguments(self.numbers[places]), torch.from_numpy(self.labels[places]))
 
 
 class TableRows:
-    """Rows of a dataset that :mod:`ts4s_core.spark.ml.rows` wrote, streamed by row group: columns id, x, and y or none.
+    """Rows of a dataset that :mod:`ts4s_core.spark.ml.rows` wrote: columns id, x, and y or none.
 
-    Without y the label of a row is the row itself.
+    They are streamed by row group. A side of few numbers is read once and kept: it takes no more memory than the two
+    windows that are held of a larger one. Without y the label of a row is the row itself.
     """
 
     def __init__(self, dataset: Dataset, form: InputForm, *, labelled: bool) -> None:
@@ -81,6 +87,7 @@ class TableRows:
         self._dataset = dataset
         self._form = form
         self._columns = ("id", "x", "y") if labelled else ("id", "x")
+        self._kept: dict[str, TableBlock] = {}
 
     def rows_per_group(self, side: str) -> tuple[int, ...]:
         """Rows of each row group of a side."""
@@ -88,13 +95,39 @@ class TableRows:
 
     def read(self, side: str, groups: Sequence[int]) -> Block:
         """Some row groups, in the order given."""
-        table = pa.concat_tables(self._dataset.read_row_groups(side, groups, self._columns)).combine_chunks()
-        ids = table.column("id").to_pylist()
-        values, offsets = _flat(table.column("x"))
-        labels = _labels(table.column("y")) if "y" in self._columns else values.reshape(len(ids), -1).astype(np.float32)
         if self._form.text:
-            return RowBlock(values.astype(np.int32, copy=False), offsets, labels, ids)
-        return TableBlock(values.reshape(len(ids), -1), labels, ids, self._form)
+            return self._texts(side, groups)
+        sizes = self.rows_per_group(side)
+        if sum(sizes) * sum(self._form.widths) > KEPT_NUMBERS:
+            return self._numbers(side, groups)
+        if side not in self._kept:
+            self._kept[side] = self._numbers(side, range(len(sizes)))
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        places = [np.arange(starts[group], starts[group + 1]) for group in groups]
+        return replace(self._kept[side], places=np.concatenate(places))
+
+    def _numbers(self, side: str, groups: Sequence[int]) -> TableBlock:
+        """Row groups one after the other, each put into its place as it is read."""
+        form, sizes = self._form, self.rows_per_group(side)
+        count = sum(sizes[group] for group in groups)
+        numbers = np.empty((count, sum(form.widths)), np.int32 if form.whole else np.float32)
+        labels, ids, start = [], [], 0
+        for table in self._dataset.read_row_groups(side, groups, self._columns):
+            values, _offsets = _flat(table.column("x"))
+            numbers[start : start + len(table)] = values.reshape(len(table), -1)
+            ids += table.column("id").to_pylist()
+            start += len(table)
+            if "y" in self._columns:
+                labels.append(_labels(table.column("y")))
+        own = np.concatenate(labels) if labels else numbers.astype(np.float32, copy=False)
+        return TableBlock(numbers, own, ids, form, np.arange(count))
+
+    def _texts(self, side: str, groups: Sequence[int]) -> RowBlock:
+        table = pa.concat_tables(self._dataset.read_row_groups(side, groups, self._columns)).combine_chunks()
+        values, offsets = _flat(table.column("x"))
+        ids = table.column("id").to_pylist()
+        labels = _labels(table.column("y")) if "y" in self._columns else values.reshape(len(ids), -1).astype(np.float32)
+        return RowBlock(values.astype(np.int32, copy=False), offsets, labels, ids)
 
 
 def rows_of_table(job: TrainJob, store: ArtifactStore) -> TableRows:

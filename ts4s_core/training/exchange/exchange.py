@@ -109,6 +109,10 @@ class PrivateBuckets:
         """Does nothing: there are no peers."""
 
 
+#: So few are complete only when backward ends: there is nothing to overlap, and a thread would cost more than it does.
+_FEW_BUCKETS = 2
+
+
 class Exchange:
     """One rank's end of the exchange: sums its slices of every bucket over all ranks, while backward still runs.
 
@@ -136,8 +140,10 @@ class Exchange:
         self._squares: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
         self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._reduced: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._reduce_all, name="gradient-exchange", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        if len(layout.bucket_sizes) > _FEW_BUCKETS:
+            self._thread = threading.Thread(target=self._reduce_all, name="gradient-exchange", daemon=True)
+            self._thread.start()
 
     def bucket_done(self, bucket: int) -> None:
         """This rank's sum of a bucket is complete: its exchange may start. Every rank names buckets in the same order."""
@@ -150,6 +156,9 @@ class Exchange:
         Raises:
             WorkerLostError: if a peer does not bring its share in time.
         """
+        if self._thread is None:
+            self._ready.put(None)
+            self._reduce_all()
         failure: BaseException | None = None
         for _bucket in self.layout.bucket_sizes:
             try:
@@ -170,8 +179,9 @@ class Exchange:
 
     def close(self) -> None:
         """Stop the thread. Shared memory goes with the last process that maps it."""
-        self._ready.put(None)
-        self._thread.join(timeout=5)
+        if self._thread is not None:
+            self._ready.put(None)
+            self._thread.join(timeout=5)
 
     def _reduce_all(self) -> None:
         while (bucket := self._ready.get()) is not None:

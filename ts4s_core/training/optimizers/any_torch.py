@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ts4s_core.errors import InputError, IntegrityError
+from ts4s_core.torch_internals import optimizers_without_compiler, step_of
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import chunks
 from ts4s_core.training.exchange.exchange import Exchange
@@ -39,7 +40,8 @@ def optimizer_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, lea
 
     def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         try:
-            made = kind(parameters, lr=learning_rate, **options)
+            with optimizers_without_compiler():
+                made = kind(parameters, lr=learning_rate, **options)
         except (TypeError, ValueError) as exc:
             raise InputError(f"optimizer {name} cannot be made: {exc}. See optimizerArgs") from exc
         if not isinstance(made, torch.optim.Optimizer):
@@ -65,14 +67,15 @@ def _probe(make: Make, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimizers = make([whole]), make(pieces)
+            steps = step_of(make([whole])), step_of(make(pieces))
             for _step in range(_PROBED_STEPS):
                 gradient = torch.randn(4, 64, generator=random)
                 whole.grad = gradient.clone()
                 for piece, (begin, end) in zip(pieces, cuts, strict=True):
                     piece.grad = gradient.reshape(-1)[begin:end].clone()
-                for optimizer in optimizers:
-                    optimizer.step()
+                with torch.no_grad():
+                    for step in steps:
+                        step()
         same = torch.equal(whole.detach().reshape(-1), torch.cat([piece.detach() for piece in pieces]))
     except (RuntimeError, TypeError, ValueError, InputError) as exc:
         if isinstance(exc, InputError) and "Muon" not in name:
@@ -109,6 +112,7 @@ class SlicedTorch:
         every = [parameter for own in self._chunks for parameter in own]
         # A rank without blocks has nothing to step; torch refuses an optimiser of nothing.
         self._optimizer = make(every) if every else None
+        self._step = step_of(self._optimizer) if self._optimizer is not None else None
 
     @property
     def moments(self) -> Sequence[tuple[torch.Tensor, ...]]:
@@ -117,15 +121,15 @@ class SlicedTorch:
 
     def step(self, number: int, *, learning_rate: float, divisor: float) -> None:
         """Update the own slices of the parameters; see :meth:`ts4s_core.training.optimizers.adamw.SlicedAdamW.step`."""
-        if self._optimizer is None:
+        if self._optimizer is None or self._step is None:
             return
         scale = torch.tensor(divisor, dtype=torch.float32)
         with torch.no_grad():
             for gradient in self._gradients:
                 gradient.div_(scale)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._step()
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the state, by ``kind/bucket/start/stop``; what chunks have in common once, as ``scalar/name/0/0``."""

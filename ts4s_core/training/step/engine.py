@@ -134,6 +134,8 @@ class Engine:
         rows = RowGradients(model, parameters) if forward is None else None
         self._tree = GradientTree(parameters, exchange, parts=self.parts_per_rank, rows=rows)
         self._squares = GlobalSquares(exchange.layout, exchange.world_size)
+        # torch.manual_seed notes a traceback for each kind of device that is not there: a tenth of a small network's step.
+        self._seed_torch = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
         self._record = step_record(parts=self.parts_per_rank, squares=self._squares.width)
         if self._record.itemsize // np.dtype(np.float64).itemsize - self._squares.width > GATHER_MARGIN:
             raise AssertionError("the gather's margin holds every part's numbers")
@@ -212,7 +214,7 @@ class Engine:
         self.exchange.close()
 
     def _backward(self, batch: PartBatch, *, step: int, part: int) -> PartNumbers:
-        torch.manual_seed(_torch_seed(self._seed, step, part))
+        self._seed_torch(_torch_seed(self._seed, step, part))
         self._seed_dropout(self.model, self._seed, step, part=part)
         loss = self._objective(self._forward(*batch.inputs), batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
