@@ -226,17 +226,22 @@ class SparkSettings(Group):
 
     master: str = Field(
         "local[*]",
-        pattern=r"^(none|local(\[(\*|[1-9]\d*)(,\d+)?\])?|spark://\S+|k8s://\S+|yarn)$",
-        description="local[N], a cluster's URL, or none: plain processes without Spark",
+        pattern=r"^(none|local(\[(\*|[1-9]\d*)(,\d+)?\])?|spark://\S+|k8s://\S+|yarn|sc://\S+)$",
+        description="local[N], a cluster's URL, sc://HOST:PORT (a Spark Connect server), or none: plain processes without Spark",
     )
     conf: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Spark configuration KEY=VALUE; may be given several times, and as a table [spark.conf] in a file"
     )
 
+    control: Literal["auto", "driver", "worker"] = Field(
+        "auto",
+        description="where training's workers meet: driver (they connect to it), worker (in rank 0's process, heard of "
+        "by the store), auto: the driver, but a worker over Spark Connect",
+    )
     secret: SecretStr | None = Field(
         None,
         description="secret that a standalone cluster shares with its programs (environment or file only); it turns "
-        "spark.authenticate and spark.network.crypto.enabled on",
+        "spark.authenticate and spark.network.crypto.enabled on. Of a Spark Connect server: its token",
     )
 
     @field_validator("conf", mode="before")

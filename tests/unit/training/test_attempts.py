@@ -21,8 +21,9 @@ from ts4s_core.errors import (
 )
 from ts4s_core.sockets import Interface
 from ts4s_core.training.control.messages import Started, Stepped
-from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.control.server import ControlServer, Follow
 from ts4s_core.training.driver.attempts import Attempts
+from ts4s_core.training.driver.launcher import control_here
 from ts4s_core.training.driver.metrics import Metrics
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.worker.worker import _unforeseen
@@ -38,8 +39,8 @@ class Failing:
     attempts: int = 0
     world_sizes: list[int] = dataclasses.field(default_factory=list)
 
-    def control_interface(self) -> Interface:
-        return Interface("127.0.0.1")
+    def control(self, job: TrainJob, *, world_size: int, listener: Follow) -> ControlServer:
+        return control_here(Interface("127.0.0.1"), job, world_size=world_size, listener=listener)
 
     def slots(self) -> int:
         return self.free

@@ -59,12 +59,16 @@ class JobContext:
         """The session, started at the first call.
 
         Raises:
-            SettingsError: if ``spark.conf`` contradicts what training relies on.
+            SettingsError: if ``spark.conf`` contradicts what training relies on, or the cluster's tasks do not see the store.
             SparkError: if Spark does not start.
         """
         plan = SessionPlan(self.settings.spark, self.settings.train.threads_per_worker, self.temporary)
         session = self.sessions.get(plan)
         if session is not self._told_of:
+            if cluster.is_connect(session) or not cluster.is_local(session):
+                from ts4s_core.spark.execution.same_store import require_same_store
+
+                require_same_store(session, self.settings.storage)
             self._told_of = session
             conf = functools.partial(cluster.conf_of, session)
             if line := keys_in_clear(conf, cluster.master_of(session), self.settings.storage):
@@ -97,7 +101,12 @@ class JobContext:
             from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
 
             workers = train.workers or train.logical_shards
-            return BarrierLauncher(self.session, threads_per_worker=train.threads_per_worker, workers=workers)
+            return BarrierLauncher(
+                self.session,
+                threads_per_worker=train.threads_per_worker,
+                workers=workers,
+                place=self.settings.spark.control,
+            )
         from ts4s_core.training.driver.local_launcher import LocalLauncher
 
         return LocalLauncher(threads_per_worker=train.threads_per_worker)

@@ -1,7 +1,8 @@
 """Training workers as the tasks of one Spark barrier stage: all start together, and one that fails ends the others.
 
 Spark never retries a barrier result stage, so an attempt that fails is the caller's to repeat. Workers find each other and
-report through the driver's control server; what Spark says of a task is only the second source of a failure's cause.
+report through a control server: the driver's, or rank 0's where workers cannot connect to the program that started them. What
+Spark says of a task is only the second source of a failure's cause.
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psutil
 
 from ts4s_core.artifacts.facts import JsonObject
-from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError
+from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError, to_wire
 from ts4s_core.sockets import Interface
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.cluster import JobGroup
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.jvm import answer_of
+from ts4s_core.training.control.mailbox import MailAddress
+from ts4s_core.training.control.remote import REFUSED, RemoteControl
+from ts4s_core.training.driver.launcher import control_here
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
-    from ts4s_core.training.control.server import ControlServer
+    from ts4s_core.training.control.hosted import Gather
+    from ts4s_core.training.control.server import ControlServer, Follow
     from ts4s_core.training.job import TrainJob
 
 logger = logging.getLogger(__name__)
@@ -43,6 +48,8 @@ CAUSE_LIMIT_S = 1.0
 _POLL_S = 0.1
 _SLOTS_EVERY_S = 2.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Where an attempt's control server is.
+Place: TypeAlias = Literal["auto", "driver", "worker"]
 _LOST = ("Python worker exited unexpectedly", "ExecutorLostFailure", "Python worker failed to connect back", "EOFError")
 
 
@@ -51,8 +58,8 @@ class Task:
     """The input of one task of the stage, as plain values that Spark carries.
 
     Attributes:
-        job: ``TrainJob.to_wire()``, without secrets: those come over the control channel.
-        control: ``ControlAddress.to_wire()``.
+        job: ``TrainJob.to_wire()``; without the store's secrets where these come over the driver's control channel.
+        control: ``ControlAddress.to_wire()``; with a server in rank 0's process, ``MailAddress.to_wire()``.
         rank: partition id.
         world_size: number of tasks.
         address: the interface by which the other tasks reach this one.
@@ -88,6 +95,7 @@ class BarrierLauncher:
         session: gives the session; called before every attempt, because its JVM may have died in the last one.
         threads_per_worker: threads of a worker, which is also ``spark.task.cpus``.
         workers: as many slots as are worth waiting for while a cluster's executors register.
+        place: where the control server is; ``auto``: the driver, but over Spark Connect rank 0.
         work: what a task runs.
     """
 
@@ -97,16 +105,29 @@ class BarrierLauncher:
         *,
         threads_per_worker: int,
         workers: int,
+        place: Place = "auto",
         work: Callable[[Task], JsonObject] = train_worker,
     ) -> None:
         self._session = session
+        self._place = place
         self._threads = threads_per_worker
         self._workers = workers
         self._work = work
 
+    def control(self, job: TrainJob, *, world_size: int, listener: Follow) -> ControlServer | RemoteControl:
+        """The attempt's control server here, or what is heard of the one in rank 0's process."""
+        if self._is_remote():
+            return RemoteControl(job, world_size=world_size, listener=listener)
+        return control_here(self.control_interface(), job, world_size=world_size, listener=listener)
+
+    def _is_remote(self) -> bool:
+        return self._place == "worker" or (self._place == "auto" and cluster.is_connect(self._session()))
+
     def control_interface(self) -> Interface:
         """The driver's own, as Spark's configuration names it: executors reach Spark's driver in the same way."""
         session = self._session()
+        if cluster.is_connect(session):
+            return Interface("127.0.0.1")  # the server is on this host, as who asks for this says
         host = cluster.conf_of(session, "spark.driver.host", "127.0.0.1")
         return Interface(host, cluster.conf_of(session, "spark.driver.bindAddress"))
 
@@ -118,7 +139,7 @@ class BarrierLauncher:
         """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""
         return answer_of(lambda: cluster.executor_figures(self._session()), [])
 
-    def run(self, job: TrainJob, *, world_size: int, control: ControlServer) -> None:
+    def run(self, job: TrainJob, *, world_size: int, control: ControlServer | RemoteControl) -> None:
         """Run one attempt to its end.
 
         Raises:
@@ -137,15 +158,19 @@ class BarrierLauncher:
             )
         stage = _Stage(session, work=self._work, threads=self._threads)
         try:
-            failure = stage.run(job.to_wire(), control=control, world_size=world_size)
+            failure = stage.run(job, control=control, world_size=world_size)
         finally:
             stage.end(control)
-        if failure is not None:
+        if isinstance(control, RemoteControl):
+            control.drain()
+        elif failure is not None:
             control.failed.wait(CAUSE_LIMIT_S)  # a dead worker's connection may end after its task
         if control.failure is not None:
             raise control.failure
         if failure is not None:
             raise _as_training_error(failure) from failure
+        if isinstance(control, RemoteControl):
+            control.take(stage.rows)
 
 
 class _Stage:
@@ -159,16 +184,29 @@ class _Stage:
         self._group = JobGroup(session, self._name, "training")
         self._failure: BaseException | None = None
         self._running = False
+        self.rows: list[JsonObject] = []
 
-    def run(self, job: str, *, control: ControlServer, world_size: int) -> BaseException | None:
+    def run(self, job: TrainJob, *, control: ControlServer | RemoteControl, world_size: int) -> BaseException | None:
         """Wait for the stage, or for the control server's word that the attempt failed; returns what Spark raised."""
         tasks = self._session.range(0, world_size, 1, world_size)
-        body = task_body(job, control.address.to_wire(), world_size=world_size, work=self._work, threads=self._threads)
+        if isinstance(control, RemoteControl):
+            sent, where, hosted = control.job.to_wire(), control.mail.to_wire(), True
+        else:
+            sent, where, hosted = job.to_wire(), control.address.to_wire(), False
+        body = task_body(
+            sent,
+            where,
+            world_size=world_size,
+            work=self._work,
+            threads=self._threads,
+            hosted=hosted,
+        )
 
         def collect() -> None:
             try:
                 with self._group.begun():
-                    tasks.mapInArrow(body, "result string", barrier=True).collect()
+                    rows = tasks.mapInArrow(body, "result string", barrier=True).collect()
+                self.rows = [json.loads(row[0]) for row in rows]
             except BaseException as exc:  # handed to the waiting thread
                 self._failure = exc
 
@@ -190,7 +228,7 @@ class _Stage:
         self._running = thread.is_alive()
         return self._failure
 
-    def _require_slots(self, control: ControlServer, world_size: int) -> None:
+    def _require_slots(self, control: ControlServer | RemoteControl, world_size: int) -> None:
         """Fail an attempt whose tasks can no longer start: Spark looks at its slots when a stage begins, and then waits."""
         if len(control.workers()) == world_size:
             return
@@ -199,7 +237,7 @@ class _Stage:
             lost = f"an executor was lost before every worker had begun: expected {world_size} task slots, got {left}"
             control.fail(WorkerLostError(f"training attempt on {cluster.master_of(self._session)}: {lost}"))
 
-    def end(self, control: ControlServer) -> None:
+    def end(self, control: ControlServer | RemoteControl) -> None:
         """See to it that nothing of the attempt goes on: tasks are cancelled, stopped or orphaned workers killed."""
         if self._running:
             self._group.cancel()
@@ -212,9 +250,18 @@ class _Stage:
 
 
 def task_body(
-    job: str, control: str, *, world_size: int, work: Callable[[Task], JsonObject], threads: int
+    job: str, control: str, *, world_size: int, work: Callable[[Task], JsonObject], threads: int, hosted: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The function of the stage: yields one JSON result a task."""
+    """The function of the stage: yields one JSON result a task.
+
+    Args:
+        job: see :class:`Task`.
+        control: see :class:`Task`.
+        world_size: number of tasks.
+        work: what a task runs.
+        threads: of each task.
+        hosted: whether the control server is in rank 0's process.
+    """
 
     def body(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -232,10 +279,27 @@ def task_body(
         context = BarrierTaskContext.get()
         rank = context.partitionId()
         address = bare(context.getTaskInfos()[rank].address.rsplit(":", 1)[0])
-        result = work(Task(job=job, control=control, rank=rank, world_size=world_size, address=address))
+        task = Task(job=job, control=control, rank=rank, world_size=world_size, address=address)
+        result = hosted_work(task, context.allGather, work) if hosted else work(task)
         yield pa.RecordBatch.from_pydict({"result": [json.dumps(result)]})
 
     return body
+
+
+def hosted_work(task: Task, gather: Gather, work: Callable[[Task], JsonObject]) -> JsonObject:
+    """Run a worker with the control server in rank 0's process; a refusal to begin is a row too, which Spark keeps whole."""
+    from ts4s_core.training.control.hosted import hosted_control
+    from ts4s_core.training.job import TrainJob
+
+    job, mail = TrainJob.from_wire(task.job), MailAddress.from_wire(task.control)
+    with contextlib.ExitStack() as stack:
+        try:
+            control = stack.enter_context(
+                hosted_control(job, mail, rank=task.rank, world_size=task.world_size, address=task.address, gather=gather)
+            )
+        except Ts4sError as exc:
+            return {REFUSED: to_wire(exc)}
+        return work(replace(task, job=job.without_secrets().to_wire(), control=control.to_wire()))
 
 
 def _as_training_error(failure: BaseException) -> Ts4sError:

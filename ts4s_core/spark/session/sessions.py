@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.host_user import is_known, user_name
 from ts4s_core.settings import SparkSettings
+from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
 from ts4s_core.spark.session.java import find_java, java_option
@@ -56,13 +57,18 @@ class SessionPlan:
     temporary: Path
 
 
+def given_conf(spark: SparkSettings) -> dict[str, str]:
+    """The user's own Spark configuration."""
+    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in spark.conf)}
+
+
 def session_conf(plan: SessionPlan) -> dict[str, str]:
     """The Spark configuration of a plan: ours, under the user's where that is allowed.
 
     Raises:
         SettingsError: if the user's configuration contradicts what training relies on.
     """
-    given = {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in plan.spark.conf)}
+    given = given_conf(plan.spark)
     fixed = {
         "spark.master": (plan.spark.master, "spark.master"),
         "spark.task.cpus": (str(plan.threads_per_worker), "train.threads_per_worker"),
@@ -122,12 +128,14 @@ def _java_options(temporary: Path) -> str:
 
 
 def start_session(plan: SessionPlan) -> SparkSession:
-    """Start Spark, or join the application that spark-submit started.
+    """Start Spark, join the application that spark-submit started, or become a client of a Spark Connect server.
 
     Raises:
         SettingsError: if ``spark.conf`` contradicts what training relies on.
         SparkError: if there is no Java, or Spark does not start.
     """
+    if plan.spark.master.startswith(client.SCHEME):
+        return _connected(plan)
     conf = session_conf(plan)
     for folder in (plan.temporary / "local", plan.temporary / "warehouse"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,6 +175,23 @@ def start_session(plan: SessionPlan) -> SparkSession:
     return session
 
 
+def _connected(plan: SessionPlan) -> SparkSession:
+    session = client.connect(plan.spark, given_conf(plan.spark))
+    _ship(session, plan.temporary)
+    cpus = cluster.task_cpus(session)
+    if cpus < plan.threads_per_worker:
+        logger.warning(
+            "tasks of %s have %d cores (spark.task.cpus), train.threads_per_worker is %d: workers share cores. "
+            "Start the server with spark.task.cpus=%d",
+            plan.spark.master,
+            cpus,
+            plan.threads_per_worker,
+            plan.threads_per_worker,
+        )
+    logger.info("Spark Connect session %s at %s", cluster.application_of(session), plan.spark.master)
+    return session
+
+
 def describe_session(session: SparkSession) -> str:
     """Application and UI, as a line for the run's log (in Prefect too, where the address is a link)."""
     shown = classic.ui_address(session) or "off, --spark.conf spark.ui.enabled=true turns it on"
@@ -193,9 +218,10 @@ class Sessions:
             SettingsError: as :func:`start_session`.
             SparkError: as :func:`start_session`.
         """
-        if self._session is not None and not classic.is_alive(self._session):
+        if self._session is not None and not _is_alive(self._session):
+            if not cluster.is_connect(self._session):
+                classic.abandon_dead_jvm(assume_dead=True)
             self._session = None
-            classic.abandon_dead_jvm(assume_dead=True)
         elif plan != self._plan:
             self.stop()
         if self._session is None:
@@ -206,5 +232,9 @@ class Sessions:
     def stop(self) -> None:
         """Stop the session if there is one."""
         session, self._session = self._session, None
-        if session is not None and classic.is_alive(session):
+        if session is not None and _is_alive(session):
             session.stop()
+
+
+def _is_alive(session: SparkSession) -> bool:
+    return client.is_alive(session) if cluster.is_connect(session) else classic.is_alive(session)

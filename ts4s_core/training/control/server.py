@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ts4s_core.errors import TrainingError, Ts4sError, WorkerLostError
 from ts4s_core.sockets import HANDSHAKE_LIMIT_S, MAX_PENDING, Listener, RejectedError, Serve, set_silence_limit
@@ -78,6 +78,36 @@ class WorkerInfo:
         return f"Worker {self.rank} on {self.host} (pid {self.pid})"
 
 
+class Witness(Protocol):
+    """Who is told what a server's own process would otherwise log, or keep."""
+
+    def joined(self, worker: WorkerInfo) -> None:
+        """A worker has connected."""
+        ...
+
+    def said(self, level: int, text: str) -> None:
+        """A worker's log record, with its level as in :mod:`logging`."""
+        ...
+
+    def failing(self, error: Ts4sError) -> None:
+        """The attempt fails; workers, who may share this process, are told to abort when this returns."""
+        ...
+
+
+class _Log:
+    """The witness of a server in the driver: its log."""
+
+    def joined(self, worker: WorkerInfo) -> None:
+        """Known already."""
+
+    def said(self, level: int, text: str) -> None:
+        """Into the log."""
+        log.log(level, "%s", text)
+
+    def failing(self, error: Ts4sError) -> None:
+        """Known already."""
+
+
 class _Worker:
     """A worker's connection, and what is still to be said on it: nobody waits for a worker that does not listen."""
 
@@ -126,6 +156,7 @@ class ControlServer:
         world_size: number of ranks.
         timeout_s: longest silence of a rank, and of the server to a rank.
         listener: called with (rank, message) for every message that is not the channel's own: metrics, events.
+        witness: told what is otherwise logged here.
         store_secrets: the store's secrets, sent to workers over the encrypted channel.
 
     Attributes:
@@ -145,6 +176,7 @@ class ControlServer:
         timeout_s: float,
         listener: Follow,
         bind: str = "",
+        witness: Witness | None = None,
         store_secrets: Mapping[str, str] | None = None,
         connect_limit_s: float = CONNECT_LIMIT_S,
     ) -> None:
@@ -153,6 +185,7 @@ class ControlServer:
         self.world_size = world_size
         self._timeout_s = timeout_s
         self._follow = listener
+        self._witness: Witness = witness or _Log()
         self._welcome = Welcome(timeout_s=timeout_s, store_secrets=dict(store_secrets or {}))
         self._connect_deadline = time.monotonic() + max(connect_limit_s, timeout_s)
         self._lock = threading.RLock()
@@ -188,6 +221,7 @@ class ControlServer:
             if self.failure is not None or self._closing or self.finished:
                 return
             self.failure = error
+        self._witness.failing(error)
         self.failed.set()
         self._tell_all(encoded(Abort()))
 
@@ -252,6 +286,7 @@ class ControlServer:
                 log.warning("rank %d from %s came twice or too late and was turned away", info.rank, peer)
                 return None
             self._workers[info.rank] = worker
+        self._witness.joined(info)
         log.info("worker %d of %d on %s is there (pid %d)", info.rank, self.world_size, info.host, info.pid)
         return worker
 
@@ -265,9 +300,9 @@ class ControlServer:
             case Failed():
                 self.fail(message.raised())
             case Warned():
-                log.warning("worker %d on %s: %s", info.rank, info.host, message.message)
+                self._witness.said(logging.WARNING, f"worker {info.rank} on {info.host}: {message.message}")
             case Note():
-                log.info("worker %d on %s: %s", info.rank, info.host, message.message)
+                self._witness.said(logging.INFO, f"worker {info.rank} on {info.host}: {message.message}")
             case Done():
                 worker.tell(encoded(Bye()))
                 worker.done = True

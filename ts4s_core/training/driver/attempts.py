@@ -26,7 +26,6 @@ from ts4s_core.errors import (
 from ts4s_core.retries import Backoff
 from ts4s_core.training.checkpoints.listing import checkpoints, last_generation
 from ts4s_core.training.checkpoints.training_progress import TrainingProgress
-from ts4s_core.training.control.server import ControlServer
 from ts4s_core.training.driver.launcher import Launcher
 from ts4s_core.training.driver.metrics import Metrics
 from ts4s_core.training.job import TrainJob
@@ -129,15 +128,7 @@ class Attempts:
         check_fences(self._store.storage, self._store.storage.fences)
         generation = self._first_generation + self.restarts
         job = replace(self._job, attempt=self.restarts, generation=generation, resume=self._go_on_from_newest())
-        interface = self._launcher.control_interface()
-        with ControlServer(
-            interface.host,
-            bind=interface.bind,
-            world_size=self.workers,
-            timeout_s=job.timeout_s,
-            listener=self._metrics.listen,
-            store_secrets=job.secrets,
-        ) as control:
+        with self._launcher.control(job, world_size=self.workers, listener=self._metrics.listen) as control:
             self._launcher.run(job.without_secrets(), world_size=self.workers, control=control)
             if control.failure is not None:
                 raise control.failure

@@ -18,7 +18,8 @@ import ts4s_core
 from ts4s_core.errors import Ts4sError, WorkerFailedError, WorkerLostError
 from ts4s_core.sockets import Interface
 from ts4s_core.training.control.client import ABORTED
-from ts4s_core.training.control.server import ControlServer
+from ts4s_core.training.control.server import ControlServer, Follow
+from ts4s_core.training.driver.launcher import control_here
 from ts4s_core.training.facts import ExecutorFigures
 from ts4s_core.training.job import TrainJob
 
@@ -65,9 +66,9 @@ class LocalLauncher:
         self._python_path = list(python_path)
         self._placements = tuple(placements)
 
-    def control_interface(self) -> Interface:
-        """The loopback interface, or the first placement's."""
-        return Interface(self._placements[0].address)
+    def control(self, job: TrainJob, *, world_size: int, listener: Follow) -> ControlServer:
+        """A control server here, on the loopback interface or the first placement's."""
+        return control_here(Interface(self._placements[0].address), job, world_size=world_size, listener=listener)
 
     def slots(self) -> int:
         """Workers that have cores of their own."""

@@ -1,0 +1,107 @@
+"""A real Spark Connect server, and a client that has no JVM: workers meet in rank 0's process, whose client they never see."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from connect_server import connect_server
+from trained_models import make_settings, prepare
+
+from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import ArtifactRef
+from ts4s_core.errors import SettingsError, SparkError
+from ts4s_core.models.import_step import import_model
+from ts4s_core.onnx.exporting.step import export_model
+from ts4s_core.settings import Settings, load_settings
+from ts4s_core.spark.driver.client import SparkProgram
+
+TRAIN = {"workers": 2, "logical_shards": 2, "max_steps": 3, "batch_size": 16, "timeout_s": 60}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A store with a model and a dataset that is as yet untrained on."""
+
+    plain: Settings
+    model: ArtifactRef
+    dataset: ArtifactRef
+
+    def settings(self, master: str, *, train: dict[str, Any] | None = None, **spark: str) -> Settings:
+        given = self.plain.plain()
+        return load_settings({**given, "spark": {"master": master, **spark}, "train": {**TRAIN, **(train or {})}})
+
+    def train(self, master: str, *, train: dict[str, Any] | None = None, **spark: str) -> tuple[str, list[int]]:
+        """Hash of the weights, and the steps that were shown."""
+        settings = self.settings(master, train=train, **spark)
+        settings = load_settings({**settings.plain(), "reuse": False})
+        steps: list[int] = []
+        with SparkProgram(settings) as program:
+            job = {"job": "train", "dataset": str(self.dataset), "model": str(self.model)}
+            done = program.run(job, progress=lambda _stage, fields: steps.append(int(str(fields["step"]))), timeout_s=280)
+        return str(done["facts"]["weights_sha256"]), steps
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    plain = make_settings(tmp_path_factory.mktemp("connect"), name="case")
+    store = ArtifactStore.open(plain.storage)
+    base = export_model(plain, store).ref
+    model = import_model(plain, store, onnx_ref=base, classes=3, label_names=["ham", "spam", "tofu"]).ref
+    return Prepared(plain, model, prepare(plain))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with connect_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+def test_training_over_connect_gives_the_weights_of_plain_processes(prepared: Prepared, url: str) -> None:
+    expected, _steps = prepared.train("none")
+    found, steps = prepared.train(url)
+    assert (found, steps[-1]) == (expected, 3)
+    store = Path(prepared.plain.storage.uri)
+    assert [path for path in store.rglob("*") if ".ts4s-tmp-" in path.name] == []
+
+
+def test_a_server_that_is_not_there_is_told_at_once(prepared: Prepared) -> None:
+    refusal = r"Spark Connect server sc://127\.0\.0\.1:1 cannot be reached: .*refused"
+    with SparkProgram(prepared.settings("sc://127.0.0.1:1")) as program, pytest.raises(SparkError, match=refusal):
+        program.run({"job": "echo", "items": ["a"]}, timeout_s=60)
+
+
+def test_what_the_servers_application_has_already_is_refused_by_name(prepared: Prepared, url: str) -> None:
+    settings = prepared.settings(url, conf="spark.executor.memory=2g")
+    with (
+        SparkProgram(settings) as program,
+        pytest.raises(SettingsError, match=r"spark\.executor\.memory .*cannot be set by a cl"),
+    ):
+        program.run({"job": "echo", "items": ["a"]}, timeout_s=60)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.getuid() != 0, reason="a mount that the server alone sees needs root")
+def test_a_store_that_tasks_do_not_see_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    plain = make_settings(tmp_path, name="case")
+    hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    store = tmp_path / "there" / "store"
+    given = {**plain.plain(), "storage": {"uri": str(store), "cache_dir": str(tmp_path / "cache")}}
+    with connect_server(tmp_path / "server", within=hidden) as url:
+        settings = load_settings({**given, "spark": {"master": url}})
+        with SparkProgram(settings) as program, pytest.raises(SettingsError) as caught:
+            program.run({"job": "scan"}, timeout_s=200)
+    assert f"storage.uri {store} is not the same store for the tasks of " in str(caught.value)
+    assert "No such file" in str(caught.value)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+@pytest.mark.long
+def test_classic_sessions_have_the_same_weights_wherever_workers_meet(prepared: Prepared) -> None:
+    assert len({prepared.train(*given)[0] for given in (("none",), ("local[2]",))}) == 1
+    assert prepared.train("local[2]", control="worker")[0] == prepared.train("none")[0]

@@ -1,0 +1,85 @@
+"""A session that is a client of a Spark Connect server: no JVM here, no Java, nothing of the cluster's started or ended.
+
+The server's application has its configuration already; what a session can still set is Spark SQL's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ts4s_core.errors import SettingsError, SparkError
+from ts4s_core.settings import SparkSettings
+from ts4s_core.spark.session.jvm import answer_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+#: How addresses of such servers begin.
+SCHEME = "sc://"
+_PORT = 15002
+_REACH_LIMIT_S = 10.0
+#: With one of these, gRPC goes by a proxy, and the server itself need not be reachable.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+#: Of the session, unless the user says otherwise: as sessions of ts4s are everywhere.
+_DEFAULTS = {"spark.sql.session.timeZone": "UTC"}
+
+
+def connect(spark: SparkSettings, conf: Mapping[str, str]) -> SparkSession:
+    """A new session of the server in ``spark.master``.
+
+    Args:
+        spark: the server's address, and perhaps its token as ``secret``.
+        conf: the user's configuration.
+
+    Raises:
+        SettingsError: if the server's application cannot be given some of the configuration any more.
+        SparkError: if the server cannot be reached.
+    """
+    _reach(spark.master)
+    from pyspark.sql import SparkSession
+
+    url = spark.master
+    if spark.secret is not None:
+        url += f"{'' if ';' in url else '/'};token={spark.secret.get_secret_value()}"
+    session = SparkSession.builder.remote(url).create()
+    refused = []
+    for name, value in {**_DEFAULTS, **conf}.items():
+        try:
+            session.conf.set(name, value)
+        except Exception as exc:  # of a class that versions name differently
+            refused.append(f"{name} ({str(exc).splitlines()[0][:200]})")
+    if refused:
+        session.stop()
+        raise SettingsError(
+            f"spark.conf {', '.join(refused)} cannot be set by a client of {spark.master}: its application has started already. "
+            "Set it where the server is started"
+        )
+    return session
+
+
+def is_alive(session: SparkSession) -> bool:
+    """Whether the server still knows a session."""
+    stopped = bool(session.is_stopped)  # type: ignore[attr-defined]
+    return not stopped and answer_of(lambda: bool(session.conf.get("spark.sql.session.timeZone")), False)
+
+
+def _reach(master: str) -> None:
+    """Refuse a server that nobody answers for, which gRPC would try to reach for ten minutes.
+
+    Raises:
+        SparkError: if there is no connection.
+    """
+    address = urlsplit(master.partition(";")[0])
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES):
+        return
+    try:
+        socket.create_connection((address.hostname or "", address.port or _PORT), timeout=_REACH_LIMIT_S).close()
+    except (OSError, ValueError) as exc:
+        raise SparkError(
+            f"Spark Connect server {master} cannot be reached: {exc}. Check the address in spark.master, and that the server "
+            "runs (sbin/start-connect-server.sh of Spark)"
+        ) from exc
