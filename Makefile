@@ -6,7 +6,7 @@ STAMP := $(VENV)/.set-up
 # Two at a time, a file by one of them, the longest (end to end) first: tests spend half their time in waiting for processes.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup run test test-long test-faults test-stack fuzz coverage lint bench clean
+.PHONY: setup run test test-long test-faults test-stack test-matrix fuzz coverage lint bench clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,11 @@ test-faults: setup
 # Prefect, a Spark cluster and an S3 server as separate processes, and a browser where chromium is installed.
 test-stack: setup
 	$(BIN)/python -m pytest -v -m stack
+
+# SPARK=3.5 PYTHON=3.12: another Spark beside the installed libraries, another Python with all resolved anew; made once, in $(VENV)/matrix.
+test-matrix:
+	@test -x $(BIN)/python || { echo "error: make test-matrix needs the environment of make setup: run that first" >&2; exit 2; }
+	$(BIN)/python infra/test_matrix.py $(if $(SPARK),--spark $(SPARK)) $(if $(filter 3.%,$(PYTHON)),--python $(PYTHON)) --keep
 
 # TARGETS="tsv onnx": only these; inputs and findings are kept in .fuzz/, figures in infra/fuzz/results.json.
 MINUTES ?= 10

@@ -20,6 +20,7 @@ from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.settings import Settings, load_settings
 from ts4s_core.spark.driver.client import SparkProgram
 
+pytestmark = pytest.mark.timeout(900)
 TRAIN = {"workers": 2, "logical_shards": 2, "max_steps": 3, "batch_size": 16, "timeout_s": 60}
 
 
@@ -42,7 +43,7 @@ class Prepared:
         steps: list[int] = []
         with SparkProgram(settings) as program:
             job = {"job": "train", "dataset": str(self.dataset), "model": str(self.model)}
-            done = program.run(job, progress=lambda _stage, fields: steps.append(int(str(fields["step"]))), timeout_s=280)
+            done = program.run(job, progress=lambda _stage, fields: steps.append(int(str(fields["step"]))), timeout_s=600)
         return str(done["facts"]["weights_sha256"]), steps
 
 
@@ -72,7 +73,7 @@ def test_training_over_connect_gives_the_weights_of_plain_processes(prepared: Pr
 def test_a_server_that_is_not_there_is_told_at_once(prepared: Prepared) -> None:
     refusal = r"Spark Connect server sc://127\.0\.0\.1:1 cannot be reached: .*refused"
     with SparkProgram(prepared.settings("sc://127.0.0.1:1")) as program, pytest.raises(SparkError, match=refusal):
-        program.run({"job": "echo", "items": ["a"]}, timeout_s=60)
+        program.run({"job": "echo", "items": ["a"]}, timeout_s=300)
 
 
 def test_what_the_servers_application_has_already_is_refused_by_name(prepared: Prepared, url: str) -> None:
@@ -81,7 +82,7 @@ def test_what_the_servers_application_has_already_is_refused_by_name(prepared: P
         SparkProgram(settings) as program,
         pytest.raises(SettingsError, match=r"spark\.executor\.memory .*cannot be set by a cl"),
     ):
-        program.run({"job": "echo", "items": ["a"]}, timeout_s=60)
+        program.run({"job": "echo", "items": ["a"]}, timeout_s=300)
 
 
 @pytest.mark.long
@@ -95,7 +96,7 @@ def test_a_store_that_tasks_do_not_see_is_refused_before_anything_is_written(tmp
     with connect_server(tmp_path / "server", within=hidden) as url:
         settings = load_settings({**given, "spark": {"master": url}})
         with SparkProgram(settings) as program, pytest.raises(SettingsError) as caught:
-            program.run({"job": "scan"}, timeout_s=200)
+            program.run({"job": "scan"}, timeout_s=600)
     assert f"storage.uri {store} is not the same store for the tasks of " in str(caught.value)
     assert "No such file" in str(caught.value)
     assert list((tmp_path / "there").iterdir()) == []

@@ -1,8 +1,5 @@
 """``TorchEstimator``: any PyTorch module trained on a DataFrame, as an estimator of Spark ML."""
 
-# ruff: noqa: N802
-# Spark ML's own methods are written in camel case.
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -10,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyspark.ml import Estimator
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
 from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.modules.losses import loss_spec
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import Spec, describe, import_path, paths_of, spec_of_call
 from ts4s_core.modules.trust import check_trusted, trust
-from ts4s_core.spark.ml.files import read_files, write_files
+from ts4s_core.spark.ml.files import StageWriter, read_files, read_metadata
 from ts4s_core.spark.ml.fit import Fit, Task
 from ts4s_core.spark.ml.params import FitParams, add_setters
-from ts4s_core.spark.ml_model import DATA, TorchModel, trusted_by
+from ts4s_core.spark.ml_model import TorchModel, trusted_by
 from ts4s_core.spark.session.internals import give_uid
 
 if TYPE_CHECKING:
@@ -59,8 +56,11 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         self._put(params)
 
     def write(self) -> MLWriter:
-        """Spark's writer of this stage."""
-        return _Writer(self)
+        """Spark's writer of this stage: its Params, and the module's first weights beside them."""
+        import safetensors.numpy
+
+        files = {} if self._weights is None else {_WEIGHTS: safetensors.numpy.save(self._weights)}
+        return StageWriter(self, files if self._graph is None else files | {_GRAPH: self._graph})
 
     @classmethod
     def read(cls) -> MLReader[TorchEstimator]:
@@ -178,41 +178,21 @@ def _optimizer_path(name: str) -> str:
     return f"torch.optim:{name}"
 
 
-class _Writer(MLWriter):
-    """Writes Params as Spark does, and the module's first weights beside them."""
-
-    def __init__(self, estimator: TorchEstimator) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._estimator = estimator
-
-    def saveImpl(self, path: str) -> None:
-        import safetensors.numpy
-
-        DefaultParamsWriter.saveMetadata(self._estimator, path, self.sparkSession)
-        files = {}
-        if self._estimator._weights is not None:
-            files[_WEIGHTS] = safetensors.numpy.save(self._estimator._weights)
-        if self._estimator._graph is not None:
-            files[_GRAPH] = self._estimator._graph
-        if files:
-            write_files(self.sparkSession, f"{path}/{DATA}", files)
-
-
 class _Reader(MLReader[TorchEstimator]):
-    """Reads what :class:`_Writer` wrote; nothing is imported that is not trusted."""
+    """Reads what :class:`StageWriter` wrote; nothing is imported that is not trusted."""
 
     def load(self, path: str) -> TorchEstimator:
         import safetensors.numpy
 
         session = self.sparkSession
-        metadata = DefaultParamsReader.loadMetadata(path, session)
+        metadata = read_metadata(session, path)
         paths = _paths({**metadata["defaultParamMap"], **metadata["paramMap"]})
         check_trusted(paths, also=trusted_by(session))
         trust(*paths)
         estimator = TorchEstimator()
         give_uid(estimator, metadata["uid"])
         DefaultParamsReader.getAndSetParams(estimator, metadata)
-        files = read_files(session, f"{path}/{DATA}", (_WEIGHTS, _GRAPH))
+        files = read_files(session, path, (_WEIGHTS, _GRAPH))
         estimator._weights = safetensors.numpy.load(files[_WEIGHTS]) if _WEIGHTS in files else None
         estimator._graph = files.get(_GRAPH)
         return estimator

@@ -1,8 +1,5 @@
 """``TorchModel``: a PyTorch module as a transformer of Spark ML."""
 
-# ruff: noqa: N802
-# Spark ML's own methods are written in camel case.
-
 from __future__ import annotations
 
 import hashlib
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyspark.ml import Model, PipelineModel
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
 from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.modules.inputs import InputForm
@@ -23,7 +20,7 @@ from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import describe
 from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.columns import OR_INVALID, input_column
-from ts4s_core.spark.ml.files import needed, read_files, write_files
+from ts4s_core.spark.ml.files import StageWriter, needed, read_files, read_metadata
 from ts4s_core.spark.ml.params import SharedParams, add_setters
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.column_names import alike
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
     from torch import nn
 
-DATA = "data"
 _TYPE = "struct<prediction:double,raw:array<double>,probability:array<double>>"
 _SCORES = "__ts4s_scores"
 
@@ -110,8 +106,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         return self._whole().facts
 
     def write(self) -> MLWriter:
-        """Spark's writer of this stage."""
-        return _Writer(self)
+        """Spark's writer of this stage: its Params, and the module's files beside them."""
+        return StageWriter(self, self._whole().to_files())
 
     @classmethod
     def read(cls) -> MLReader[TorchModel]:
@@ -262,26 +258,13 @@ def trusted_by(session: SparkSession) -> list[str]:
     return [name.strip() for name in str(session.conf.get(CONF, "")).split(",") if name.strip()]
 
 
-class _Writer(MLWriter):
-    """Writes Params as Spark does, and the module's files beside them."""
-
-    def __init__(self, model: TorchModel) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        files = self._model._whole().to_files()
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession)
-        write_files(self.sparkSession, f"{path}/{DATA}", files)
-
-
 class _Reader(MLReader[TorchModel]):
-    """Reads what :class:`_Writer` wrote; nothing is imported that is not trusted."""
+    """Reads what :class:`StageWriter` wrote; nothing is imported that is not trusted."""
 
     def load(self, path: str) -> TorchModel:
         session = self.sparkSession
-        metadata = DefaultParamsReader.loadMetadata(path, session)
-        files = read_files(session, f"{path}/{DATA}", FILES)
+        metadata = read_metadata(session, path)
+        files = read_files(session, path, FILES)
         needed(files, MODEL, path)
         saved = SavedModule.from_files(files, where=path)
         check_trusted(saved.paths, also=trusted_by(session))

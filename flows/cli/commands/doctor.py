@@ -56,7 +56,7 @@ def doctor_command(invocation: Invocation) -> Outcome:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, in the order in which a run needs what it looks at."""
-    yield Finding("python", "ok" if sys.version_info[:2] == (3, 11) else "failed", sys.version.split()[0])
+    yield Finding("python", "ok" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "failed", sys.version.split()[0])
     yield from (_library(name) for name in LIBRARIES)
     if settings.spark.master != "none":
         yield _asked("java", _java)

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.settings import SparkSettings
-from ts4s_core.spark.session.jvm import answer_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -62,9 +61,8 @@ def connect(spark: SparkSettings, conf: Mapping[str, str]) -> SparkSession:
 
 
 def is_alive(session: SparkSession) -> bool:
-    """Whether the server still knows a session."""
-    stopped = bool(session.is_stopped)  # type: ignore[attr-defined]
-    return not stopped and answer_of(lambda: bool(session.conf.get("spark.sql.session.timeZone")), False)
+    """Whether the server still knows a session; raises what its client makes of one that it does not reach."""
+    return not session.is_stopped and bool(session.conf.get("spark.sql.session.timeZone"))  # type: ignore[attr-defined]
 
 
 def _reach(master: str) -> None:

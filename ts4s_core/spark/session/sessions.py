@@ -16,6 +16,7 @@ from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
 from ts4s_core.spark.session.java import find_java, java_option
+from ts4s_core.spark.session.jvm import answer_of
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 from ts4s_core.spark.session.standalone import AUTHENTICATED, SECRET_VARIABLE
 from ts4s_core.spark.session.start_checks import check_start, said_by_jvm
@@ -237,4 +238,6 @@ class Sessions:
 
 
 def _is_alive(session: SparkSession) -> bool:
-    return client.is_alive(session) if cluster.is_connect(session) else classic.is_alive(session)
+    if cluster.is_connect(session):
+        return answer_of(lambda: client.is_alive(session), False)
+    return classic.is_alive(session)
