@@ -4,7 +4,8 @@
 # The groups of parameters are classes that are made when this module is imported, from the settings that the flow uses.
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from prefect import flow
 from pydantic import Field
@@ -15,6 +16,7 @@ from tasks.current_run import begun
 from tasks.predict import predict as predict_rows
 from tasks.prefect_ui.run_log import run_log
 from ts4s_core.pipeline.prediction_run import PredictionRun
+from ts4s_core.prediction.options import Embeddings, Errors, Form, PredictOptions
 from ts4s_core.settings import Settings
 
 FLOW = "predict"
@@ -26,10 +28,10 @@ _Spark, _Storage = (form_group(FLOW, group) for group in ("spark", "storage"))
 @flow(name=FLOW, persist_result=False, validate_parameters=False)
 def predict(
     model: Annotated[str, Field(min_length=1)],
-    output: str = "",
-    errors: Literal["mark", "refuse"] = "mark",
-    embeddings: Literal["none", "mean", "first"] = "none",
-    form: Literal["parquet", "vectors"] = "parquet",
+    output: str = PredictOptions.output,
+    errors: Errors = PredictOptions.errors,
+    embeddings: Embeddings = PredictOptions.embeddings,
+    form: Form = PredictOptions.form,
     data: _Data = _Data(),  # noqa: B008  frozen; and the form in Prefect's UI shows these defaults
     train: _Train = _Train(),  # noqa: B008
     more_data: _MoreData = _MoreData(),  # noqa: B008
@@ -56,10 +58,10 @@ def predict(
         the result as the command line prints it: rows, errors, rows_per_s, output.
     """
     groups = {"data": data, "train": train, "spark": spark, "storage": storage, "more_data": more_data, "more_train": more_train}
-    asked: dict[str, str | None] = {"output": output, "errors": errors, "embeddings": embeddings, "form": form}
-    return run_to_final_state(lambda: _predict(settings_of(FLOW, groups), model, asked))  # type: ignore[no-any-return]
+    given = {"output": output, "errors": errors, "embeddings": embeddings, "form": form}
+    return run_to_final_state(lambda: _predict(settings_of(FLOW, groups), model, PredictOptions.of(given)))  # type: ignore[no-any-return]
 
 
-def _predict(settings: Settings, model: str, asked: dict[str, str | None]) -> dict[str, Any]:
+def _predict(settings: Settings, model: str, options: PredictOptions) -> dict[str, Any]:
     with begun(PredictionRun(settings)) as run, run_log():
-        return predict_rows(str(run.check(model, asked)), asked)
+        return predict_rows(str(run.check(model, options)), asdict(options))

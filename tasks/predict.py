@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tasks.current_run import current_run
@@ -10,18 +9,19 @@ from tasks.prefect_ui.show import show_table
 from tasks.step import step
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.pipeline.prediction_run import PredictionRun
+from ts4s_core.prediction.options import PredictOptions
 
 
 @step("predict")
-def predict(trained: str, asked: Mapping[str, str | None]) -> dict[str, Any]:
+def predict(trained: str, options: dict[str, str | None]) -> dict[str, Any]:
     """Predict every row of the source.
 
     Args:
         trained: reference of the trained artifact.
-        asked: ``output``, ``errors``, ``embeddings``, ``form``; None: the default.
+        options: those of :class:`ts4s_core.prediction.options.PredictOptions`.
     """
     run = current_run(PredictionRun)
-    result = run.predict(ArtifactRef.parse(trained), asked)
+    result = run.predict(ArtifactRef.parse(trained), PredictOptions.of(options))
     rows = [{"figure": name, "value": str(value)} for name, value in result.items()]
     show_table("predictions", ArtifactRef.parse(trained).name, rows, description=f"predictions of {trained}")
     return result

@@ -48,7 +48,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Option:
-    """A flag of one command that is not a setting."""
+    """A flag of one command that is not a setting.
+
+    Attributes:
+        default: shown in help; it is that of the options that the command makes of its flags.
+    """
 
     flag: str
     help: str
@@ -56,6 +60,12 @@ class Option:
     repeat: bool = False
     switch: bool = False
     required: bool = False
+    default: object = None
+
+    @property
+    def note(self) -> str:
+        """What help says of it."""
+        return self.help if self.default is None else f"{self.help}; default: {self.default}"
 
     @property
     def dest(self) -> str:

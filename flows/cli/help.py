@@ -76,7 +76,7 @@ def command_help(command: Command) -> str:
         ]
     )
     own = [(argument.name.upper(), argument.help) for argument in command.arguments]
-    own += [(option.flag if option.switch else f"{option.flag} {option.metavar}", option.help) for option in command.options]
+    own += [(option.flag if option.switch else f"{option.flag} {option.metavar}", option.note) for option in command.options]
     lines = [usage, "", *_wrapped(command.summary)]
     if command.notes:
         lines += _wrapped(command.notes)

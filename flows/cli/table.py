@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flows.cli.command import Argument, Command, Option
+from flows.deployment.specs import DeployOptions
+from ts4s_core.planning.options import PlanOptions
+from ts4s_core.prediction.options import PredictOptions
 
 _PIPELINE = ("model", "data", "train", "evaluate", "spark", "storage")
 _FROM = Option(
@@ -15,11 +18,11 @@ _ALIAS = Option("--alias", "the alias to move; default: champion", "ALIAS")
 _MODEL = Argument("model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest trained version")
 
 _DEPLOY = (
-    Option("--pool", "the work pool; created as a pool of processes if it does not exist; default: ts4s", "NAME"),
-    Option("--cron", "when the nightly retraining starts; default: 0 2 * * *", "'M H D M W'"),
-    Option("--timezone", "time zone of --cron, as in Europe/Madrid; default: UTC", "ZONE"),
-    Option("--watch-every", "seconds between looks at data.source, 0: none; default: 300", "SECONDS"),
-    Option("--limit", "trainings at a time; default: 4", "N"),
+    Option("--pool", "the work pool; created as a pool of processes if it does not exist", "NAME", default=DeployOptions.pool),
+    Option("--cron", "when the nightly retraining starts", "'M H D M W'", default=DeployOptions.cron),
+    Option("--timezone", "time zone of --cron, as in Europe/Madrid", "ZONE", default=DeployOptions.timezone),
+    Option("--watch-every", "seconds between looks at data.source, 0: none", "SECONDS", default=DeployOptions.watch_every_s),
+    Option("--limit", "trainings at a time", "N", default=DeployOptions.limit),
 )
 _STACK_FOLDER = Option("--folder", "where its state, logs and data are; default: .ts4s-stack", "FOLDER")
 
@@ -103,10 +106,23 @@ COMMANDS: tuple[Command, ...] = (
             ),
             Option("--output", "new folder or s3:// prefix for the result; default: a sealed predictions artifact", "URI"),
             Option(
-                "--errors", "rows that cannot be predicted: mark them in the column error (default), or refuse", "mark|refuse"
+                "--errors",
+                "rows that cannot be predicted: mark them in the column error, or refuse",
+                "mark|refuse",
+                default=PredictOptions.errors,
             ),
-            Option("--embeddings", "in place of labels a vector: the mean of the tokens', or the first one's", "mean|first"),
-            Option("--form", "parquet (default), or vectors: the text form of word vectors, for embeddings", "parquet|vectors"),
+            Option(
+                "--embeddings",
+                "in place of labels a vector: the mean of the tokens', or the first one's",
+                "none|mean|first",
+                default=PredictOptions.embeddings,
+            ),
+            Option(
+                "--form",
+                "parquet, or vectors: the text form of word vectors, for embeddings",
+                "parquet|vectors",
+                default=PredictOptions.form,
+            ),
         ),
         notes="The source needs no labels: of a tsv line with a tab the part behind it is the text. Every row comes out. "
         "ONNX Runtime runs the model, with train.threads_per_worker threads a task.",
@@ -189,10 +205,10 @@ COMMANDS: tuple[Command, ...] = (
             _FROM,
             Option("--workers", "largest number of workers in the table; default: train.logical_shards", "N"),
             Option("--workers-per-host", "workers that share a host; default: as many as this machine has cores for", "N"),
-            Option("--network", "speed of a host's network; default: 1Gbit", "SPEED"),
+            Option("--network", "speed of a host's network", "SPEED", default=PlanOptions.network),
             Option("--memory", "memory of a host, as in 16GB; default: this machine's", "SIZE"),
-            Option("--rows", "training rows to assume where there is no dataset; default: 3000", "N"),
-            Option("--tokens", "typical tokens of a row to assume likewise; default: 60", "N"),
+            Option("--rows", "training rows to assume where there is no dataset", "N", default=PlanOptions.rows),
+            Option("--tokens", "typical tokens of a row to assume likewise", "N", default=PlanOptions.tokens),
         ),
         notes="Measures real steps on this machine for a few seconds: of the newest imported model and dataset under --name, or, "
         "where there are none yet, of random weights in the shape of model.source on rows of assumed lengths. "

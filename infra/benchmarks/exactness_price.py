@@ -30,7 +30,8 @@ from side_by_side import HERE, write_result
 from training_speed import NAME, prepared
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.planning.make_plan import PlanOptions, planning_job
+from ts4s_core.planning.make_plan import planning_job
+from ts4s_core.planning.options import PlanOptions
 from ts4s_core.settings import Settings
 from ts4s_core.training.batches.batch_plan import BatchPlan
 from ts4s_core.training.batches.read_ahead import planned_steps

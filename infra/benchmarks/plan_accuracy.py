@@ -24,7 +24,8 @@ from side_by_side import HERE, ts4s, write_result
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.planning.cost import Cluster, forecast
-from ts4s_core.planning.make_plan import PlanOptions, make_plan, planning_job
+from ts4s_core.planning.make_plan import make_plan, planning_job
+from ts4s_core.planning.options import PlanOptions
 from ts4s_core.settings import Settings
 from ts4s_core.training.driver.local_launcher import LocalLauncher
 from ts4s_core.training.driver.metrics import UNSTEADY_STEPS

@@ -110,7 +110,8 @@ def test_export_for_hugging_face_and_onnx(ts4s: Ts4s, folder: Path) -> None:
 
 
 def test_predict_finds_the_rows_that_the_model_was_trained_on(folder: Path, store: ArtifactStore) -> None:
-    from ts4s_core.prediction.job import PredictOptions, predict
+    from ts4s_core.prediction.job import predict
+    from ts4s_core.prediction.options import PredictOptions
 
     done = predict(
         settings(folder),

@@ -13,7 +13,8 @@ from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import ConflictError, DataError, SettingsError
 from ts4s_core.prediction.facts import PredictionFacts
-from ts4s_core.prediction.job import PredictOptions, predict
+from ts4s_core.prediction.job import predict
+from ts4s_core.prediction.options import PredictOptions
 from ts4s_core.prediction.output import SUCCESS, open_target
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.errors import DataError
-from ts4s_core.prediction.job import PredictOptions, predict
+from ts4s_core.prediction.job import predict
+from ts4s_core.prediction.options import PredictOptions
 from ts4s_core.settings import SparkSettings
 from ts4s_core.spark.execution.data_engine import SparkEngine
 from ts4s_core.spark.prediction import predict_frame, predict_udf

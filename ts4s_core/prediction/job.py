@@ -6,22 +6,21 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ts4s_core.artifacts.parquet_writer import RowGroupWriter
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.keys import step_key
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.data_engine import DataEngine
-from ts4s_core.errors import DataError, ParityError, SettingsError, Ts4sError, UnsupportedModelError
+from ts4s_core.errors import DataError, ParityError, Ts4sError, UnsupportedModelError
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.facts import PredictionFacts
+from ts4s_core.prediction.options import Embeddings, PredictOptions
 from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
-from ts4s_core.prediction.predict_split import Errors, InferenceSpec, PredictSplit, Runtime
+from ts4s_core.prediction.predict_split import InferenceSpec, PredictSplit, Runtime
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.runners import onnx_runner, torch_runner
 from ts4s_core.prediction.source_rows import TextSource, open_texts
@@ -29,8 +28,6 @@ from ts4s_core.progress import Progress, silent
 from ts4s_core.settings import Settings
 from ts4s_core.task_kinds.kind import load
 
-Embeddings = Literal["none", "mean", "first"]
-Form = Literal["parquet", "vectors"]
 STAGE = "predict"
 #: Where the code of this step begins, for its key.
 ENTRIES = (__name__,)
@@ -39,41 +36,6 @@ FACETS = ("head", "head_nodes", "predictions")
 #: ONNX Runtime against PyTorch before a job: a mistake shows as 1e-2 and more, FP32 rounding stays far below.
 TOLERANCE = 1e-4
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What is asked for beside model and data.
-
-    Attributes:
-        output: a new folder or an ``s3://`` prefix; empty: a sealed ``predictions`` artifact.
-        errors: rows that cannot be predicted are marked, or refuse the job.
-        embeddings: vectors in place of labels: the mean of the tokens' states, or the first token's.
-        form: Parquet, or the text form of word vectors (embeddings alone).
-    """
-
-    output: str = ""
-    errors: Errors = "mark"
-    embeddings: Embeddings = "none"
-    form: Form = "parquet"
-
-    @classmethod
-    def of(cls, asked: Mapping[str, str | None]) -> PredictOptions:
-        """The options of some words; None is the default.
-
-        Raises:
-            SettingsError: naming the option that is not valid, or contradicts another.
-        """
-        return cls(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-
-    def __post_init__(self) -> None:
-        given = {"errors": self.errors, "embeddings": self.embeddings, "form": self.form}
-        for name, allowed in (("errors", Errors), ("embeddings", Embeddings), ("form", Form)):
-            choices = getattr(allowed, "__args__")  # noqa: B009  Literal's own attribute, which mypy does not know
-            if given[name] not in choices:
-                raise SettingsError(f"--{name} {given[name]} is not valid: expected {' or '.join(choices)}")
-        if self.form == "vectors" and self.embeddings == "none":
-            raise SettingsError("--form vectors needs --embeddings mean or first: labels have no vectors")
 
 
 def predict(

@@ -16,6 +16,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.tokenizers import limit_tokenizer_threads, load_tokenizer, tokenize
 from ts4s_core.errors import DataError
 from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.prediction.options import Errors
 from ts4s_core.prediction.output import Sink
 from ts4s_core.prediction.result_table import Layout, error_lines, vector_lines
 from ts4s_core.prediction.runners import Floats, Run, onnx_runner, run_sorted, torch_runner
@@ -23,7 +24,6 @@ from ts4s_core.prediction.source_rows import TextRow, TextSource, TextSplit
 from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import StorageSettings
 
-Errors = Literal["mark", "refuse"]
 Runtime = Literal["onnxruntime", "torch"]
 #: Rows that are sorted by length together, and the most characters of them.
 ROWS_PER_CHUNK = 4_096

@@ -12,15 +12,8 @@ from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
 from ts4s_core.pipeline.checks import check_store
-from ts4s_core.planning.make_plan import (
-    ASSUMED_ROWS,
-    ASSUMED_TOKENS,
-    DEFAULT_NETWORK,
-    PlanOptions,
-    check_plan_options,
-    make_plan,
-    planning_job,
-)
+from ts4s_core.planning.make_plan import check_plan_options, make_plan, planning_job
+from ts4s_core.planning.options import PlanOptions
 from ts4s_core.settings.flows import completed
 
 _HEADS = ("workers", "hosts", "memory/worker", "s/step", "s/epoch", "MB sent/step", "speed-up")
@@ -33,10 +26,10 @@ def plan_command(invocation: Invocation) -> Outcome:
     plan_options = PlanOptions(
         workers=_count(options.workers, "--workers"),
         per_host=_count(options.workers_per_host, "--workers-per-host"),
-        network=options.network or DEFAULT_NETWORK,
-        memory=options.memory or "",
-        rows=_count(options.rows, "--rows") or ASSUMED_ROWS,
-        tokens=_count(options.tokens, "--tokens") or min(ASSUMED_TOKENS, settings.model.max_length),
+        network=options.network or PlanOptions.network,
+        memory=options.memory or PlanOptions.memory,
+        rows=_count(options.rows, "--rows") or PlanOptions.rows,
+        tokens=_count(options.tokens, "--tokens") or min(PlanOptions.tokens, settings.model.max_length),
     )
     check_plan_options(plan_options, settings)
     check_store(settings)

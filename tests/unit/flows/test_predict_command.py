@@ -14,7 +14,8 @@ from flows.cli import main as cli
 
 def ts4s(tiny_models: Any, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     storage = tiny_models.settings("roberta").storage
-    code = cli.main([*words, "--storage.uri", storage.uri, "--storage.cache_dir", storage.cache_dir, "--spark.master", "none"])
+    spark = [] if words[1] == "export" else ["--spark.master", "none"]
+    code = cli.main([*words, "--storage.uri", storage.uri, "--storage.cache_dir", storage.cache_dir, *spark])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -16,7 +16,7 @@ from ts4s_core.planning.cost import (
     forecast,
     worker_memory,
 )
-from ts4s_core.planning.make_plan import memory_size, network_speed
+from ts4s_core.planning.options import memory_size, network_speed
 
 MILLION = 1_000_000
 FAST = 1e15  # memory and network that cost nothing

@@ -20,7 +20,8 @@ from ts4s_core.models.length_batches import length_batches, padded
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.prediction import job as predict_module
 from ts4s_core.prediction import predict_split as work
-from ts4s_core.prediction.job import PredictOptions, predict
+from ts4s_core.prediction.job import predict
+from ts4s_core.prediction.options import PredictOptions
 from ts4s_core.prediction.runners import TOKENS_PER_BATCH
 
 

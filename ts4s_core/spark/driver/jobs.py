@@ -128,7 +128,8 @@ def _compare(job: Job, context: JobContext, progress: Progress) -> Result:
 
 def _predict(job: Job, context: JobContext, progress: Progress) -> Result:
     """What a ``trained`` version answers to every row of the source, written as the ``options`` say."""
-    from ts4s_core.prediction.job import PredictOptions, predict
+    from ts4s_core.prediction.job import predict
+    from ts4s_core.prediction.options import PredictOptions
 
     return predict(
         context.settings,
