@@ -12,6 +12,7 @@ import pytest
 from connect_server import connect_server
 from trained_models import make_settings, prepare
 
+from flows.cli.commands.doctor import differences
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, SparkError
@@ -68,6 +69,15 @@ def test_training_over_connect_gives_the_weights_of_plain_processes(prepared: Pr
     assert (found, steps[-1]) == (expected, 3)
     store = Path(prepared.plain.storage.uri)
     assert [path for path in store.rglob("*") if ".ts4s-tmp-" in path.name] == []
+
+
+def test_the_clusters_hosts_are_told(prepared: Prepared, url: str) -> None:
+    with SparkProgram(prepared.settings(url)) as program:
+        found = program.run({"job": "hosts"}, timeout_s=300)
+    here = found["here"]
+    assert (found["slots"], found["hosts"]) == (2, [here])
+    assert found["spark"] == here["pyspark"]
+    assert {finding.status for finding in differences(found)} == {"ok"}
 
 
 def test_a_server_that_is_not_there_is_told_at_once(prepared: Prepared) -> None:

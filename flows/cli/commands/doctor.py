@@ -1,4 +1,7 @@
-"""``ts4s doctor``: what a run needs of this machine; nothing is started, and what is written for a trial is gone at once."""
+"""``ts4s doctor``: what a run needs of this machine, and how a cluster differs; what is written for a trial is gone at once.
+
+Nothing is started where Spark is local; a cluster is asked by a job of seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -22,15 +25,17 @@ from flows.prefect_api.server import configured_api_url
 from ts4s_core.addresses import without_secrets
 from ts4s_core.artifacts.storage.folder import nearest
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import Ts4sError
+from ts4s_core.errors import Ts4sError, listed
 from ts4s_core.host_user import expanded, home
 from ts4s_core.pipeline.preflight import trials
 from ts4s_core.settings import Settings, local_slots
+from ts4s_core.spark.driver.client import SparkProgram
 from ts4s_core.spark.session.java import find_java
 
 MIN_MEMORY_GB = 4.0
 MIN_DISK_GB = 5.0
 SERVER_TIMEOUT_S = 5.0
+CLUSTER_TIMEOUT_S = 180.0
 LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "onnx2torch", "pyspark", "prefect", "fastapi", "pyarrow")
 _GB = 2**30
 Status = Literal["ok", "warning", "failed"]
@@ -58,12 +63,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, in the order in which a run needs what it looks at."""
     yield Finding("python", "ok" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "failed", sys.version.split()[0])
     yield from (_library(name) for name in LIBRARIES)
-    if settings.spark.master != "none":
+    if settings.spark.master != "none" and not settings.spark.master.startswith("sc://"):
         yield _asked("java", _java)
     yield _memory()
     yield _slots(settings)
     yield _disk(settings)
     yield from _writes(settings)
+    if local_slots(settings.spark.master) is None:
+        yield from _cluster(settings)
     yield _prefect()
 
 
@@ -118,6 +125,51 @@ def _writes(settings: Settings) -> Iterator[Finding]:
         return
     for trial in trials(settings, store):
         yield _asked(trial.name, trial.attempt)
+
+
+def _cluster(settings: Settings) -> Iterator[Finding]:
+    """How the cluster's hosts differ from this one in what training needs."""
+    try:
+        with SparkProgram(settings) as program:
+            found = program.run({"job": "hosts"}, timeout_s=CLUSTER_TIMEOUT_S)
+    except Ts4sError as exc:
+        yield Finding("cluster", "failed", str(exc))
+        return
+    yield from differences(found)
+
+
+def differences(found: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the job ``hosts`` found, beside what is here.
+
+    Args:
+        found: ``spark`` (the cluster's version), ``slots``, ``here`` and ``hosts`` (versions and instruction sets).
+    """
+    here, hosts = found["here"], found["hosts"]
+    yield Finding("cluster", "ok", f"{found['slots']} slots on {listed(sorted({host['host'] for host in hosts}))}")
+    same_spark = found["spark"].split(".")[:2] == here["pyspark"].split(".")[:2]
+    yield Finding("cluster spark", "ok" if same_spark else "warning", f"{found['spark']}; pyspark here is {here['pyspark']}")
+    pythons = {host["python"] for host in hosts}
+    minor = {tuple(python.split(".")[:2]) for python in (*pythons, here["python"])}
+    remedy = (
+        "" if len(minor) == 1 else ". PySpark wants one minor version: set spark.pyspark.python, or PYSPARK_PYTHON on the hosts"
+    )
+    status: Status = "ok" if len(minor) == 1 else "failed"
+    yield Finding("cluster python", status, f"{listed(sorted(pythons))}; {here['python']} here{remedy}")
+    for library in ("torch", "numpy", "pyarrow"):
+        there = {host[library] for host in hosts}
+        yield Finding(f"cluster {library}", *_compared(there, here[library], library))
+    instructions = {host["instructions"] for host in hosts}
+    mixed = "" if len(instructions) == 1 else ". Workers refuse a mixture: choose hosts of one kind"
+    yield Finding("cluster instructions", "ok" if not mixed else "failed", f"{listed(sorted(instructions))}{mixed}")
+
+
+def _compared(there: set[str], here: str, library: str) -> tuple[Status, str]:
+    shown = f"{listed(sorted(there))}; {here} here"
+    if "none" in there:
+        return "failed", f"{shown}. Workers need {library}: install it on every host, or send an environment"
+    if len(there) > 1:
+        return "failed", f"{shown}. Workers refuse a mixture: install one version on every host"
+    return ("ok", shown) if there == {here} else ("warning", f"{shown}: weights will be those of the cluster's")
 
 
 def _prefect() -> Finding:

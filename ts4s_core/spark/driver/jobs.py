@@ -6,6 +6,8 @@ A job is JSON: ``{"job": NAME, "settings": Settings.plain(), ...}``; so is its r
 from __future__ import annotations
 
 import importlib
+import json
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,21 @@ def _echo(job: Job, context: JobContext, progress: Progress) -> Result:
 def _folded(text: str) -> str:
     errors = importlib.import_module("ts4s_core.errors")  # the executor's own copy
     return str(errors.one_line(text))
+
+
+def _hosts(_job: Job, context: JobContext, _progress: Progress) -> Result:
+    """What the cluster's tasks run on, one record for each kind of host, and what this program has."""
+    session = context.session()
+    slots = context.slots()
+    found = context.engine().map(_host, list(range(min(slots, _MOST_HOSTS))), stage="hosts")
+    different = {json.dumps(one, sort_keys=True): one for one in found}
+    return {"spark": str(session.version), "slots": slots, "here": _host(0), "hosts": list(different.values())}
+
+
+def _host(_number: int) -> dict[str, str]:
+    environment = importlib.import_module("ts4s_core.artifacts.versions.environment")  # the executor's own copy
+    versions: dict[str, str] = environment.library_versions()
+    return {"host": socket.gethostname(), "instructions": environment.instruction_set(), **versions}
 
 
 def _scan(job: Job, context: JobContext, progress: Progress) -> Result:
@@ -142,11 +159,14 @@ def _predict(job: Job, context: JobContext, progress: Progress) -> Result:
     )
 
 
+#: Tasks that look at their host: as many as there are slots, so that each executor has some.
+_MOST_HOSTS = 256
 #: Jobs that read or write versions.
 _USE_STORE = ("prepare", "train", "evaluate", "compare", "predict")
 JOBS: dict[str, Callable[[Job, JobContext, Progress], Result]] = {
     "warm-up": _warm_up,
     "echo": _echo,
+    "hosts": _hosts,
     "scan": _scan,
     "prepare": _prepare,
     "train": _train,
