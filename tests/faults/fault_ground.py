@@ -68,6 +68,10 @@ class Refusals:
         return self.action
 
 
+#: What ``FAULT_INPUTS``, the store of an earlier session, saves making again; what its steps' keys do not fit is made again.
+KINDS_OF_INPUTS = ("onnx", "dataset", "model")
+
+
 class Ground:
     """The places of :data:`fault_points.KINDS`; ``close`` ends everything."""
 
@@ -89,6 +93,9 @@ class Ground:
         self._endings = contextlib.ExitStack()
         self._infrastructure: set[int] = set()
         self._environment()
+        if prepared := os.environ.get("FAULT_INPUTS"):
+            for kind in KINDS_OF_INPUTS:
+                shutil.copytree(Path(prepared) / kind, self.stores["folder"] / kind)
         self.inputs = self._prepare()
 
     def close(self) -> list[str]:

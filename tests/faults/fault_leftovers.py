@@ -140,8 +140,17 @@ def _all_pids() -> list[int]:
 def _memory(before: Before) -> Iterator[str]:
     new = set(_names(SHARED_MEMORY)) - before.shared_memory
     if new:
-        held = {path for pid in _all_pids() for path in open_files(pid)}
+        held = {path for pid in _all_pids() for path in (*open_files(pid), *_mapped(pid))}
         yield from (f"shared memory {name}" for name in sorted(new) if str(SHARED_MEMORY / name) not in held)
+
+
+def _mapped(pid: int) -> list[str]:
+    """Shared memory that a process has mapped; its files may be closed."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line[line.index(f"{SHARED_MEMORY}/") :] for line in lines if f"{SHARED_MEMORY}/" in line]
 
 
 def _names(folder: Path) -> list[str]:
