@@ -28,7 +28,7 @@ from ts4s_core.training.job import storage_to_wire
 WORKER = Path(__file__).with_name("lease_worker.py")
 #: Short, but long enough for a busy machine to renew in.
 SHORT = Limits(expires_s=4.0, renew_s=0.4, poll_s=0.05)
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 class Contender:

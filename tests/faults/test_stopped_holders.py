@@ -33,7 +33,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, fronts: Callable[[st
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_holder_that_was_stopped_for_seventy_seconds(storage: StorageSettings) -> None:
     with contender("run", storage, limits=LIMITS, mark="A") as first:
         first.expect("begun")
@@ -57,7 +57,7 @@ def test_a_holder_that_was_stopped_for_seventy_seconds(storage: StorageSettings)
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_holder_that_nobody_missed_goes_on(tmp_path: Path) -> None:
     """A laptop that was shut: nobody took the place, so nothing was lost."""
     storage = StorageSettings(uri=str(tmp_path / "store"))
@@ -69,4 +69,5 @@ def test_a_holder_that_nobody_missed_goes_on(tmp_path: Path) -> None:
         only.go_on()
         only.expect("sealed")
         only.expect("promoted 1")
+        assert only.ended() == 0
     assert history(ArtifactStore.open(storage)) == [(1, "promote", "A")]
