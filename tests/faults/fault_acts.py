@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 DISK_MIB = 12
+HELD_UP_S = 8.0
 
 
 @contextlib.contextmanager
@@ -57,6 +59,14 @@ def kill(pids: list[int], number: signal.Signals = signal.SIGKILL, *, wanted: tu
     while any(state(pid) not in wanted for pid in hit) and time.monotonic() < deadline:
         time.sleep(0.005)
     return [pid for pid in hit if state(pid) in wanted]
+
+
+def hold_up(pid: int) -> None:
+    """Let a worker stand still for a while, which fails nothing, so that its run lasts."""
+    kill([pid], signal.SIGSTOP, wanted=("T",))
+    timer = threading.Timer(HELD_UP_S, kill, ([pid], signal.SIGCONT), {"wanted": ("R", "S", "D", "Z", "")})
+    timer.daemon = True
+    timer.start()
 
 
 def state(pid: int) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_acts import kill
+from fault_acts import hold_up, kill
 from fault_command import COMMAND_LIMIT_S, Command, Launch
 from fault_ground import Ground
 from fault_points import Point
@@ -37,8 +37,6 @@ STOPPED_S = 70.0
 CLOCKS = ("+61", "-61", "+2", "-2", "+3d", "-3d", "+0")
 CLOCK_STEP_S = 0.3
 CLOCK_SITE = Path(__file__).with_name("clock_site")
-#: A worker that stands still for so long fails nothing; the run goes on for as long.
-HELD_UP_S = 8.0
 
 
 class Disturbance:
@@ -77,12 +75,7 @@ class Disturbance:
         return ArtifactStore.open(self._ground.storage(self._point.place))
 
     def _hold_up(self, workers: list[int]) -> None:
-        """Let one worker stand still for a while, so that the run lasts."""
-        pid = workers[self._point.victim % len(workers)]
-        kill([pid], signal.SIGSTOP, wanted=("T",))
-        timer = threading.Timer(HELD_UP_S, kill, ([pid], signal.SIGCONT), {"wanted": ("R", "S", "D", "Z", "")})
-        timer.daemon = True
-        timer.start()
+        hold_up(workers[self._point.victim % len(workers)])
 
 
 class HolderStop(Disturbance):

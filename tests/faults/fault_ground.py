@@ -204,6 +204,13 @@ class Ground:
         facts = self.train(point, self.settings(point, ledger))
         return str(facts["weights_sha256"]), read_ledger(ledger)
 
+    def forget(self, point: Point) -> None:
+        """Remove what a point's run made, so that it is made again."""
+        storage = ArtifactStore.open(self.storage(point.place)).storage
+        for kind in ("checkpoint", "trained", "report"):
+            storage.delete_tree(f"{kind}/{point.name}")
+        storage.delete_tree(f"registry/{point.name}")
+
     def java(self, pid: int) -> list[psutil.Process]:
         """JVMs that a process started."""
         return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_acts import fill, kill
+from fault_acts import fill, hold_up, kill
 from fault_command import Launch
 from fault_disturbances import DISTURBANCES, Disturbance, store_problems
 from fault_ground import NOTICED_WITHIN_S, Ground, Refusals
@@ -191,6 +191,7 @@ class PointRun:
     def _crowd(self, workers: list[int]) -> list[int]:
         pid = self._ground.program(self._point.place).pid
         assert pid is not None
+        hold_up(workers[self._point.victim % len(workers)])
         self._strangers = Strangers([pid, *workers])
         return self._strangers.start()
 

@@ -34,7 +34,7 @@ def trained(seed: int) -> tuple[bytes, float]:
     return weights.astype("<f8").tobytes(), float(((rows @ weights - target) ** 2).mean())
 
 
-def one_round(store: ArtifactStore, name: str, mark: str, choice: random.Random) -> str:
+def one_round(store: ArtifactStore, name: str, mark: str, choice: random.Random, *, longest_training_s: float) -> str:
     registry, act = Registry(store), choice.choices(("run", "rollback", "gc", "look"), (70, 10, 10, 10))[0]
     if act == "rollback":
         with Lease.hold(store, name):
@@ -51,7 +51,7 @@ def one_round(store: ArtifactStore, name: str, mark: str, choice: random.Random)
             weights, loss = trained(choice.randrange(2**31))
             with store.begin("trained", name, mark.encode().hex().ljust(64, "0")[:64], settings={}, upstream={}) as writer:
                 writer.add_bytes("model.safetensors", weights)
-                time.sleep(choice.random() * 0.05)
+                time.sleep(choice.random() * longest_training_s)
                 writer.add_json("metrics.json", {"loss": loss})
                 writer.seal()
             registry.decide(name, to=writer.ref.version, why=mark, who="test", expected=registry.history(name).number)
@@ -69,7 +69,8 @@ def main() -> None:
         mark = f"{number} {turn}"
         time.sleep(random.Random(f"pause/{options['seed']}/{mark}").random() * options["longest_pause_s"])
         try:
-            act = one_round(store, "demo", mark, random.Random(f"{options['seed']}/{mark}"))
+            choice = random.Random(f"{options['seed']}/{mark}")
+            act = one_round(store, "demo", mark, choice, longest_training_s=options["longest_training_s"])
         except (LeaseHeldError, ConflictError, IntegrityError, NotFoundError) as exc:
             act = type(exc).__name__
         done[act] = done.get(act, 0) + 1

@@ -28,9 +28,11 @@ from ts4s_core.settings import StorageSettings
 from ts4s_core.training.job import storage_to_wire
 
 WORKER = Path(__file__).with_name("run_worker.py")
-PROCESSES, ROUNDS, LONGEST_STOP_S = 16, 500, 70.0
-#: How many processes are stopped at a time, how often each of the two stops one, and how long a process waits between its rounds.
-STOPPERS, STOPS, LONGEST_PAUSE_S = 2, 8, 12.0
+PROCESSES, ROUNDS, LONGEST_STOP_S = 16, int(os.environ.get("FAULT_ROUNDS") or 500), 70.0
+#: How many processes are stopped at a time, and how often.
+STOPPERS, STOPS = 2, 8
+#: How long a process waits between its rounds, and while it trains.
+LONGEST_PAUSE_S, LONGEST_TRAINING_S = 12.0, 1.0
 LIMIT_S = 3_300
 SEED = int(os.environ.get("FAULT_SEED") or 0)
 
@@ -55,11 +57,12 @@ class Stopper(threading.Thread):
         for number in range(self._stops):
             if self.ended.wait(self._choice.random()):
                 return
-            victim = self._holder() if number % 2 == 0 else self._choice.choice(self._processes)
+            holding = number % 2 == 0
+            victim = self._holder() if holding else self._choice.choice(self._processes)
             if victim is not None and victim.poll() is None:
                 victim.send_signal(signal.SIGSTOP)
                 began = time.monotonic()
-                self.ended.wait(self._choice.uniform(0.5, 1.0) * self._longest_s)
+                self.ended.wait(self._choice.uniform(0.9 if holding else 0.5, 1.0) * self._longest_s)
                 victim.send_signal(signal.SIGCONT)
                 self.stopped_s.append(time.monotonic() - began)
 
@@ -82,10 +85,16 @@ def run_all(
     limits: Limits,
     longest_stop_s: float,
     stops: int,
-    longest_pause_s: float = 0.0,
+    longest_pause_s: float,
+    longest_training_s: float,
 ) -> dict[str, int]:
     """Start the workers together, stop one after the other for a while, and wait; how often each act was done."""
-    options = {"limits": asdict(limits), "longest_pause_s": longest_pause_s, "seed": SEED}
+    options = {
+        "limits": asdict(limits),
+        "longest_pause_s": longest_pause_s,
+        "longest_training_s": longest_training_s,
+        "seed": SEED,
+    }
     wire = json.dumps({"storage": storage_to_wire(settings), **options})
     shares = [rounds // processes + (number < rounds % processes) for number in range(processes)]
     started = [
@@ -168,6 +177,7 @@ def test_sixteen_processes_in_five_hundred_rounds(storage: StorageSettings) -> N
         longest_stop_s=LONGEST_STOP_S,
         stops=STOPS,
         longest_pause_s=LONGEST_PAUSE_S,
+        longest_training_s=LONGEST_TRAINING_S,
     )
     assert sum(done.values()) == ROUNDS
     assert done["run"] > ROUNDS / 2
@@ -177,7 +187,16 @@ def test_sixteen_processes_in_five_hundred_rounds(storage: StorageSettings) -> N
 def test_short_form_in_a_folder(tmp_path: Path) -> None:
     storage = StorageSettings(uri=str(tmp_path / "store"), cache_dir=str(tmp_path / "cache"))
     limits = Limits(expires_s=1.5, renew_s=0.2, poll_s=0.02)
-    done = run_all(storage, processes=4, rounds=24, limits=limits, longest_stop_s=3.0, stops=1, longest_pause_s=0.4)
+    done = run_all(
+        storage,
+        processes=4,
+        rounds=24,
+        limits=limits,
+        longest_stop_s=3.0,
+        stops=1,
+        longest_pause_s=0.4,
+        longest_training_s=0.05,
+    )
     assert sum(done.values()) == 24
     assert done["run"] >= 8
     check(storage)
