@@ -268,8 +268,8 @@ class Ground:
         return {"dataset": data, "model": model}
 
     def _copy_inputs(self, target: Path) -> None:
-        for kind in self.inputs:
-            shutil.copytree(self.stores["folder"] / kind / "inputs", target / kind / "inputs")
+        for kind in KINDS_OF_INPUTS:
+            shutil.copytree(self.stores["folder"] / kind, target / kind)
 
     def _start_s3(self) -> None:
         before = set(marked(self.mark))

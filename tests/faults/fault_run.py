@@ -13,13 +13,14 @@ from typing import Any
 import psutil
 from fault_acts import fill, hold_up, kill
 from fault_command import Launch
-from fault_disturbances import DISTURBANCES, Disturbance, store_problems
+from fault_disturbances import ClockSteps, Disturbance, HolderStop, SecondNamespace
 from fault_ground import NOTICED_WITHIN_S, Ground, Refusals
 from fault_inputs import read_ledger
 from fault_leftovers import GONE_WITHIN_S, Before, leftovers, marked
 from fault_network import Strangers
 from fault_points import STEPS, Point
 from fault_results import Record
+from fault_store_users import StageVanishes, Upkeep, store_problems
 from fault_watch import Watch
 
 from ts4s_core.artifacts.store import ArtifactStore
@@ -270,6 +271,13 @@ class PointRun:
         return [line for pid, line in marked(self._ground.mark).items() if pid not in kept]
 
 
+DISTURBANCES: dict[str, type[Disturbance]] = {
+    "holder-stop": HolderStop,
+    "clock-steps": ClockSteps,
+    "second-namespace": SecondNamespace,
+    "upkeep": Upkeep,
+    "stage-vanishes": StageVanishes,
+}
 _STRIKES: dict[str, Callable[[PointRun, list[int]], list[int]]] = {
     "worker-kill": PointRun._one_worker,
     "workers-kill": PointRun._all_workers,
