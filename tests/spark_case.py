@@ -50,7 +50,7 @@ def steps(master: str, folder: Path) -> dict[str, Any]:
     to_predict = load_settings({**settings.plain(), "data": {"source": str(texts), "format": "text"}})
     predicting = PredictionRun(to_predict)
     with predicting.program:
-        predicted = predicting.predict(trained.ref, {"output": str(folder / "predicted.jsonl"), "output_format": "jsonl"})
+        predicted = predicting.predict(trained.ref, {"output": str(folder / "predicted")})
     (folder / "trained.ref").write_text(str(trained.ref))
     return {
         "weights_sha256": facts.weights_sha256,

@@ -5,10 +5,13 @@ The server's application has its configuration already; what a session can still
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
+import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ts4s_core.errors import SettingsError, SparkError
@@ -63,6 +66,52 @@ def connect(spark: SparkSettings, conf: Mapping[str, str]) -> SparkSession:
 def is_alive(session: SparkSession) -> bool:
     """Whether the server still knows a session; raises what its client makes of one that it does not reach."""
     return not session.is_stopped and bool(session.conf.get("spark.sql.session.timeZone"))  # type: ignore[attr-defined]
+
+
+class SentFiles:
+    """Files that every executor has, for functions that run there.
+
+    They go to the server as a file of the session, once: a message of Spark Connect, which a function is part of, has a limit.
+    """
+
+    def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
+        self._name = name
+        self._files: Mapping[str, bytes] | None = files
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the files, where a function is sent."""
+        return {"_name": self._name, "_files": None}
+
+    @property
+    def value(self) -> Mapping[str, bytes]:
+        """The files by name."""
+        if self._files is None:
+            from pyspark import SparkFiles
+
+            with zipfile.ZipFile(SparkFiles.get(self._name)) as archive:
+                self._files = {name: archive.read(name) for name in archive.namelist()}
+        return self._files
+
+
+def send_files(session: SparkSession, files: Mapping[str, bytes], folder: Path) -> SentFiles:
+    """Send files to the executors of a session.
+
+    Args:
+        session: the session.
+        files: by name.
+        folder: for the file that is sent, until this program ends.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    # A name is taken once a session, for one content.
+    path = folder / f"ts4s-{digest.hexdigest()[:32]}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])
+    session.addArtifacts(str(path), file=True)  # type: ignore[attr-defined]
+    path.unlink()
+    return SentFiles(path.name, files)
 
 
 def _reach(master: str) -> None:

@@ -49,19 +49,18 @@ class StageWriter(MLWriter):
     def saveImpl(self, path: str) -> None:
         """See Spark."""
         session = self.sparkSession
-        if not cluster.is_connect(session):
-            DefaultParamsWriter.saveMetadata(self._stage, path, session)
-            if self._files:
-                _copy_to(session, f"{path}/{DATA}", self._files)
-            return
         mode = "overwrite" if self.shouldOverwrite else "error"
-        described = DefaultParamsWriter._get_metadata_to_save(self._stage, session)  # type: ignore[attr-defined]
+        # As Spark itself does from 4.0 on, with or without a JVM here.
+        described = DefaultParamsWriter._get_metadata_to_save(self._stage, session)  # type: ignore[arg-type]
         try:
             session.createDataFrame([(described,)], "value string").coalesce(1).write.mode(mode).text(f"{path}/{_METADATA}")
-            pieces = session.createDataFrame(_pieces(self._files), _TABLE)
-            pieces.coalesce(1).write.mode(mode).parquet(f"{path}/{DATA}")
+            if cluster.is_connect(session):
+                pieces = session.createDataFrame(_pieces(self._files), _TABLE)
+                pieces.coalesce(1).write.mode(mode).parquet(f"{path}/{DATA}")
         except Exception as exc:
             raise SparkError(f"Stage {path} cannot be saved: {first_cause(exc)}") from exc
+        if self._files and not cluster.is_connect(session):
+            _copy_to(session, f"{path}/{DATA}", self._files)
 
     def _handleOverwrite(self, path: str) -> None:
         if not cluster.is_connect(self.sparkSession):  # else each folder is replaced as it is written

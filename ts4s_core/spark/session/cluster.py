@@ -11,11 +11,11 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic
 from ts4s_core.training.facts import ExecutorFigures
 
@@ -115,16 +115,11 @@ def send_code(session: SparkSession, path: Path) -> None:
         classic.add_python_file(session, path)
 
 
-@dataclass(frozen=True)
-class Carried:
-    """A value that travels inside the function which uses it."""
-
-    value: Any
-
-
-def broadcast(session: SparkSession, value: Any) -> Any:
-    """A value for executors, as ``value`` of what is returned; sent once an application where the session can do that."""
-    return Carried(value) if is_connect(session) else classic.broadcast(session, value)
+def broadcast(session: SparkSession, files: Mapping[str, bytes]) -> Any:
+    """Files for executors, as ``value`` of what is returned; sent once an application."""
+    if is_connect(session):
+        return client.send_files(session, files, folder_for_code(session))
+    return classic.broadcast(session, dict(files))
 
 
 def folder_for_code(session: SparkSession) -> Path:
