@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import psutil
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError
 from ts4s_core.planning.cost import Cluster, Forecast, LoadMeasurement, Measurements, fit_parts, forecast
+from ts4s_core.planning.facts import PlanData, PlanMachine, PlanModel, PlanReport, PlanRow, ProbeFacts, StepShares
 from ts4s_core.planning.measuring import measure
 from ts4s_core.planning.options import PlanOptions, memory_size, network_speed
 from ts4s_core.progress import Progress, silent
@@ -26,44 +28,14 @@ class Plan:
     """A measured model and what it will cost.
 
     Attributes:
-        facts: of the machine, the model and the rows, as JSON values.
-        forecasts: by number of workers, ascending.
-        measured: what they come from.
+        report: as it is printed.
+        measured: what it comes from.
         cluster: where the workers would run.
-        memory_bytes: of a host.
     """
 
-    facts: dict[str, Any]
-    forecasts: tuple[Forecast, ...]
+    report: PlanReport
     measured: Measurements
     cluster: Cluster
-    memory_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        steps, total = self.facts["data"]["steps_per_epoch"], self.facts["data"]["steps"]
-        alone = self.forecasts[0].seconds
-        rows = [
-            {
-                "workers": each.workers,
-                "hosts": each.hosts,
-                "memory_gb": round(each.memory_bytes / _GB, 3),
-                "seconds_per_step": each.seconds,
-                "seconds_per_epoch": each.seconds * steps,
-                "seconds": each.seconds * total,
-                "traffic_mb_per_step": round(each.traffic_bytes / 1e6, 3),
-                "speed_up": round(alone / each.seconds, 3),
-                "fits": min(self.cluster.per_host, each.workers) * each.memory_bytes <= self.memory_bytes,
-                "of_step": {
-                    "compute": each.compute_s,
-                    "optimiser": each.optimiser_s,
-                    "exchange": each.exchange_s,
-                    "rest": each.rest_s,
-                },
-            }
-            for each in self.forecasts
-        ]
-        return {**self.facts, "workers": rows}
 
 
 def check_plan_options(options: PlanOptions, settings: Settings) -> None:
@@ -111,15 +83,34 @@ def make_plan(
         progress("measure", {"processes": crowd})
         several = measure(job, level=crowd, memory_bytes=memory, python_path=options.python_path)
     measured = _measured(alone, several, shards=train.logical_shards)
-    join_every = train.averaging_frequency or alone[0]["steps_in_epoch"]
+    join_every = train.averaging_frequency or alone[0].steps_in_epoch
     counts = [1 << power for power in range(most.bit_length())]
     forecasts = tuple(
         forecast(measured, cluster, workers=count, strategy=train.strategy, averaging_every=join_every) for count in counts
     )
     chosen = next((each for each in forecasts if each.workers == train.workers), forecasts[-1])
     _refuse_what_does_not_fit(chosen, per_host=per_host, memory_bytes=memory)
-    facts = _facts(settings, alone[0], several[0], options=options, memory_bytes=memory, assumed=assumed)
-    return Plan(facts, forecasts, measured, cluster, memory)
+    report = PlanReport(
+        machine=PlanMachine(
+            cores=len(os.sched_getaffinity(0)),
+            memory_gb=round(memory / _GB, 2),
+            threads_per_worker=train.threads_per_worker,
+            gemm_gflops=round(alone[0].machine.gemm_gflops, 1),
+            gemm_gflops_crowded=round(several[0].machine.gemm_gflops, 1),
+            memory_gb_per_s=round(alone[0].machine.memory_gb_per_s, 2),
+        ),
+        model=PlanModel(weights=alone[0].parameters, trained=sum(alone[0].bucket_elements), strategy=train.strategy),
+        data=PlanData(
+            rows=alone[0].rows,
+            assumed=assumed,
+            mean_tokens=round(alone[0].mean_tokens, 1),
+            steps_per_epoch=alone[0].steps_in_epoch,
+            steps=alone[0].total_steps,
+        ),
+        network=options.network,
+        workers=_rows(forecasts, alone[0], per_host=per_host, memory_bytes=memory),
+    )
+    return Plan(report, measured, cluster)
 
 
 def planning_job(
@@ -185,56 +176,42 @@ def _refuse_what_does_not_fit(chosen: Forecast, *, per_host: int, memory_bytes: 
         )
 
 
-def _measured(alone: list[dict[str, Any]], several: list[dict[str, Any]], *, shards: int) -> Measurements:
+def _measured(alone: Sequence[ProbeFacts], several: Sequence[ProbeFacts], *, shards: int) -> Measurements:
     first = alone[0]
     return Measurements(
         alone=_level(alone),
         crowded=_level(several),
-        bucket_elements=tuple(first["bucket_elements"]),
-        table_buckets=frozenset(first["table_buckets"]),
-        memory_bytes=int(first["peak_bytes"]),
-        memory_bytes_per_s=1e9 * min(found["machine"]["memory_gb_per_s"] for found in several),
-        steps=tuple(tuple((int(rows), int(length)) for rows, length in step) for step in first["shapes"]),
+        bucket_elements=tuple(first.bucket_elements),
+        table_buckets=frozenset(first.table_buckets),
+        memory_bytes=first.peak_bytes,
+        memory_bytes_per_s=1e9 * min(found.machine.memory_gb_per_s for found in several),
+        steps=tuple(map(tuple, first.shapes)),
         shards=shards,
     )
 
 
-def _level(found: list[dict[str, Any]]) -> LoadMeasurement:
-    samples = [tuple(sample) for each in found for sample in each["samples"]]
+def _level(found: Sequence[ProbeFacts]) -> LoadMeasurement:
     mean = 1 / len(found)
     return LoadMeasurement(
-        fit_parts(samples),
-        optimiser_s=mean * sum(each["optimiser_s"] for each in found),
-        rest_s=mean * sum(each["rest_s"] for each in found),
+        fit_parts([sample for each in found for sample in each.samples]),
+        optimiser_s=mean * sum(each.optimiser_s for each in found),
+        rest_s=mean * sum(each.rest_s for each in found),
     )
 
 
-def _facts(
-    settings: Settings,
-    alone: dict[str, Any],
-    crowded: dict[str, Any],
-    *,
-    options: PlanOptions,
-    memory_bytes: int,
-    assumed: bool,
-) -> dict[str, Any]:
-    trained = sum(alone["bucket_elements"])
-    return {
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_gb": round(memory_bytes / _GB, 2),
-            "threads_per_worker": settings.train.threads_per_worker,
-            "gemm_gflops": round(alone["machine"]["gemm_gflops"], 1),
-            "gemm_gflops_crowded": round(crowded["machine"]["gemm_gflops"], 1),
-            "memory_gb_per_s": round(alone["machine"]["memory_gb_per_s"], 2),
-        },
-        "model": {"weights": alone["parameters"], "trained": trained, "strategy": settings.train.strategy},
-        "data": {
-            "rows": alone["rows"],
-            "assumed": assumed,
-            "mean_tokens": round(alone["mean_tokens"], 1),
-            "steps_per_epoch": alone["steps_in_epoch"],
-            "steps": alone["total_steps"],
-        },
-        "network": options.network,
-    }
+def _rows(forecasts: Sequence[Forecast], found: ProbeFacts, *, per_host: int, memory_bytes: int) -> list[PlanRow]:
+    return [
+        PlanRow(
+            workers=each.workers,
+            hosts=each.hosts,
+            memory_gb=round(each.memory_bytes / _GB, 3),
+            seconds_per_step=each.seconds,
+            seconds_per_epoch=each.seconds * found.steps_in_epoch,
+            seconds=each.seconds * found.total_steps,
+            traffic_mb_per_step=round(each.traffic_bytes / 1e6, 3),
+            speed_up=round(forecasts[0].seconds / each.seconds, 3),
+            fits=min(per_host, each.workers) * each.memory_bytes <= memory_bytes,
+            of_step=StepShares(compute=each.compute_s, optimiser=each.optimiser_s, exchange=each.exchange_s, rest=each.rest_s),
+        )
+        for each in forecasts
+    ]

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import ts4s_core
 from ts4s_core.errors import InputError, Ts4sError, from_wire
+from ts4s_core.planning.facts import ProbeFacts, ProbeMessage, ProbeRequest
 from ts4s_core.training.job import TrainJob
 
 _BUDGET_S = 6.0
@@ -24,7 +24,7 @@ _PACKAGE_ROOT = str(Path(ts4s_core.__file__).resolve().parents[1])
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def measure(job: TrainJob, *, level: int, memory_bytes: int, python_path: Sequence[str]) -> list[dict[str, Any]]:
+def measure(job: TrainJob, *, level: int, memory_bytes: int, python_path: Sequence[str]) -> list[ProbeFacts]:
     """What ``level`` processes find that measure at once.
 
     Args:
@@ -45,7 +45,7 @@ def measure(job: TrainJob, *, level: int, memory_bytes: int, python_path: Sequen
             probe.answer()
         for probe in probes:
             probe.go()
-        return [probe.answer() for probe in probes]
+        return [found for probe in probes if (found := probe.answer().found) is not None]
 
 
 class _Process:
@@ -64,20 +64,20 @@ class _Process:
             text=True,
             start_new_session=True,
         )
-        request = {
-            "job": job.to_wire(),
-            "rank": rank,
-            "world_size": level,
-            "threads": threads,
-            "budget_s": _BUDGET_S,
-            "memory_bytes": memory_bytes,
-            "parent_pid": os.getpid(),
-            "python_path": list(python_path),
-        }
+        request = ProbeRequest(
+            job=job.to_wire(),
+            rank=rank,
+            world_size=level,
+            threads=threads,
+            budget_s=_BUDGET_S,
+            memory_bytes=memory_bytes,
+            parent_pid=os.getpid(),
+            python_path=list(python_path),
+        )
         self._limit = threading.Timer(_LIMIT_S, self._process.kill)
         self._limit.daemon = True
         self._limit.start()
-        self._write(json.dumps(request))
+        self._write(json.dumps(request.to_json()))
 
     def __enter__(self) -> _Process:
         return self
@@ -94,7 +94,7 @@ class _Process:
         """Let it measure."""
         self._write("go")
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> ProbeMessage:
         """Its next line.
 
         Raises:
@@ -110,9 +110,9 @@ class _Process:
                     "Lower train.batch_size or model.max_length, or plan on a larger machine"
                 )
             raise Ts4sError(f"The measuring process ended with code {code}: run it again with --debug")
-        message: dict[str, Any] = json.loads(line)
-        if "error" in message:
-            raise from_wire(message["error"])
+        message = ProbeMessage.model_validate_json(line)
+        if message.error is not None:
+            raise from_wire(message.error)
         return message
 
     def _write(self, line: str) -> None:

@@ -1,6 +1,6 @@
 """The measuring process: real parts of the real model through the real engine, without peers, and what this machine can do.
 
-``python -m ts4s_core.planning.probe`` reads its job as a line of JSON, writes ``{"ready": true}``, waits for a line, measures,
+``python -m ts4s_core.planning.probe`` reads its request as a line of JSON, says that it is ready, waits for a line, measures,
 and writes its measurements as a line of JSON. Several of them measure at once, so that they hinder each other as workers would.
 """
 
@@ -19,6 +19,7 @@ import torch
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, Ts4sError, to_wire
+from ts4s_core.planning.facts import MachineSpeed, ProbeFacts, ProbeMessage, ProbeRequest
 from ts4s_core.processes import die_with_parent
 from ts4s_core.task_kinds.registry import kind_of
 from ts4s_core.training.batches.batch import PartBatch
@@ -96,7 +97,7 @@ class Probe:
         )
         self._plan = BatchPlan(self._rows.rows_per_group("train"), settings.batch_size, settings.logical_shards, settings.seed)
 
-    def measure(self, *, budget_s: float) -> dict[str, Any]:
+    def measure(self, machine: MachineSpeed, *, budget_s: float) -> ProbeFacts:
         """Take some steps of the plan, the largest first."""
         total = min(STEPS_SEEN, self._plan.steps_in_epoch(0))
         planned = list(planned_steps(self._rows, "train", self._plan, first=0, stop=total))
@@ -118,20 +119,21 @@ class Probe:
                 rest_s.append(rest)
         self._engine.close()
         settings = self._settings
-        return {
-            "shapes": shapes,
-            "samples": samples,
-            "optimiser_s": float(np.median(optimiser_s)),
-            "rest_s": float(np.median(rest_s)),
-            "peak_bytes": _peak_bytes(),
-            "bucket_elements": self.layout.bucket_sizes,
-            "table_buckets": sorted({slot.bucket for slot in self.layout.slots if slot.name in self.tables}),
-            "parameters": self.weights,
-            "rows": sum(self._rows.rows_per_group("train")),
-            "steps_in_epoch": self._plan.steps_in_epoch(0),
-            "total_steps": self._plan.total_steps(settings.epochs, settings.max_steps),
-            "mean_tokens": float(np.mean(np.concatenate([step.block.lengths for step in planned]))),
-        }
+        return ProbeFacts(
+            shapes=shapes,
+            samples=samples,
+            optimiser_s=float(np.median(optimiser_s)),
+            rest_s=float(np.median(rest_s)),
+            peak_bytes=_peak_bytes(),
+            bucket_elements=list(self.layout.bucket_sizes),
+            table_buckets=sorted({slot.bucket for slot in self.layout.slots if slot.name in self.tables}),
+            parameters=self.weights,
+            rows=sum(self._rows.rows_per_group("train")),
+            steps_in_epoch=self._plan.steps_in_epoch(0),
+            total_steps=self._plan.total_steps(settings.epochs, settings.max_steps),
+            mean_tokens=float(np.mean(np.concatenate([step.block.lengths for step in planned]))),
+            machine=machine,
+        )
 
     def _step(self, planned: PlannedStep, number: int) -> tuple[list[tuple[int, int, bool, float]], float, float]:
         """Samples of the parts, the optimiser's seconds, and everything else's."""
@@ -157,14 +159,14 @@ class Probe:
         return samples, clock.stepped[1] - clock.stepped[0], rest
 
 
-def machine() -> dict[str, float]:
+def machine_speed() -> MachineSpeed:
     """GEMM rate in GFLOP/s and memory bandwidth in GB/s with the threads of a worker."""
     left, right = torch.randn(_GEMM_SIZE, _GEMM_SIZE), torch.randn(_GEMM_SIZE, _GEMM_SIZE)
     out = torch.empty(_GEMM_SIZE, _GEMM_SIZE)
     source, target = torch.ones(_COPY_ELEMENTS), torch.zeros(_COPY_ELEMENTS)
     multiplied = _rate(lambda: torch.mm(left, right, out=out), 2.0 * _GEMM_SIZE**3)
     copied = _rate(lambda: target.copy_(source), 8.0 * _COPY_ELEMENTS)
-    return {"gemm_gflops": multiplied / 1e9, "memory_gb_per_s": copied / 1e9}
+    return MachineSpeed(gemm_gflops=multiplied / 1e9, memory_gb_per_s=copied / 1e9)
 
 
 def _rate(act: Any, amount: float) -> float:
@@ -221,31 +223,31 @@ def _refuse_giants(job: TrainJob, memory_bytes: int) -> None:
 
 def main() -> int:
     """Measure the job that standard input holds."""
-    request = json.loads(sys.stdin.readline())
-    die_with_parent(request["parent_pid"])
-    sys.path[:0] = request["python_path"]
+    request = ProbeRequest.model_validate_json(sys.stdin.readline())
+    die_with_parent(request.parent_pid)
+    sys.path[:0] = request.python_path
     try:
-        torch.set_num_threads(int(request["threads"]))
+        torch.set_num_threads(request.threads)
         probe = Probe(
-            TrainJob.from_wire(request["job"]),
-            rank=request["rank"],
-            world_size=request["world_size"],
-            memory_bytes=request["memory_bytes"],
+            TrainJob.from_wire(request.job),
+            rank=request.rank,
+            world_size=request.world_size,
+            memory_bytes=request.memory_bytes,
         )
-        _write_line({"ready": True})
+        _write_line(ProbeMessage())
         sys.stdin.readline()
-        found = machine()
+        speed = machine_speed()
         keep_memory()  # as workers do; only now, so that what the machine was measured with is given back
         _forget_peak()
-        _write_line(probe.measure(budget_s=request["budget_s"]) | {"machine": found})
+        _write_line(ProbeMessage(found=probe.measure(speed, budget_s=request.budget_s)))
     except Ts4sError as exc:
-        _write_line({"error": to_wire(exc)})
+        _write_line(ProbeMessage(error=to_wire(exc)))
         return 1
     return 0
 
 
-def _write_line(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
+def _write_line(message: ProbeMessage) -> None:
+    sys.stdout.write(json.dumps(message.to_json()) + "\n")
     sys.stdout.flush()
 
 

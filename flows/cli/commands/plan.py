@@ -12,6 +12,7 @@ from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import SettingsError
 from ts4s_core.pipeline.checks import check_store
+from ts4s_core.planning.facts import PlanReport
 from ts4s_core.planning.make_plan import check_plan_options, make_plan, planning_job
 from ts4s_core.planning.options import PlanOptions
 from ts4s_core.settings.flows import completed
@@ -58,8 +59,7 @@ def plan_command(invocation: Invocation) -> Outcome:
     with reading, invocation.display.stage("plan"):
         plan = make_plan(settings, job, options=plan_options, assumed=dataset is None, progress=invocation.display.progress)
     sources = {"model": str(model or settings.model.source), "dataset": str(dataset) if dataset else None}
-    values = {"from": sources, **plan.to_json()}
-    return Outcome(values, text=_text(values))
+    return Outcome({"from": sources, **plan.report.to_json()}, text=_text(plan.report, **sources))
 
 
 def _count(text: str | None, flag: str) -> int:
@@ -70,28 +70,27 @@ def _count(text: str | None, flag: str) -> int:
     return int(text)
 
 
-def _text(values: dict[str, Any]) -> str:
-    machine, model, data = values["machine"], values["model"], values["data"]
-    source = "assumed lengths" if data["assumed"] else values["from"]["dataset"]
+def _text(plan: PlanReport, *, model: str | None, dataset: str | None) -> str:
+    machine, data = plan.machine, plan.data
     lines = [
-        f"machine: {machine['cores']} cores, {machine['memory_gb']:.1f} GB, a worker's {machine['threads_per_worker']} thread(s) "
-        f"do {machine['gemm_gflops']:.0f} GFLOP/s ({machine['gemm_gflops_crowded']:.0f} with all busy) "
-        f"and move {machine['memory_gb_per_s']:.1f} GB/s",
-        f"model: {values['from']['model']}, {model['weights']:,} weights, strategy {model['strategy']}",
-        f"rows: {data['rows']:,} of {data['mean_tokens']:.0f} tokens on average ({source}), "
-        f"{data['steps_per_epoch']} steps an epoch, {data['steps']} in all; network {values['network']}",
+        f"machine: {machine.cores} cores, {machine.memory_gb:.1f} GB, a worker's {machine.threads_per_worker} thread(s) "
+        f"do {machine.gemm_gflops:.0f} GFLOP/s ({machine.gemm_gflops_crowded:.0f} with all busy) "
+        f"and move {machine.memory_gb_per_s:.1f} GB/s",
+        f"model: {model}, {plan.model.weights:,} weights, strategy {plan.model.strategy}",
+        f"rows: {data.rows:,} of {data.mean_tokens:.0f} tokens on average ({dataset or 'assumed lengths'}), "
+        f"{data.steps_per_epoch} steps an epoch, {data.steps} in all; network {plan.network}",
         "",
     ]
     rows: list[tuple[str, ...]] = [
         (
-            str(row["workers"]),
-            str(row["hosts"]),
-            f"{row['memory_gb']:.2f} GB",
-            shown(row["seconds_per_step"]),
-            shown(row["seconds_per_epoch"]),
-            f"{row['traffic_mb_per_step']:.1f}",
-            f"{row['speed_up']:.2f}",
+            str(row.workers),
+            str(row.hosts),
+            f"{row.memory_gb:.2f} GB",
+            shown(row.seconds_per_step),
+            shown(row.seconds_per_epoch),
+            f"{row.traffic_mb_per_step:.1f}",
+            f"{row.speed_up:.2f}",
         )
-        for row in values["workers"]
+        for row in plan.workers
     ]
     return "\n".join([*lines, columns(_HEADS, rows)])
