@@ -186,7 +186,7 @@ def test_label_strings_and_rows_without_values(spark: Any, digits: Any) -> None:
         ({"module": network(), "learning_rate": 1}, "no parameter 'learning_rate': did you mean learningRate"),
         ({"module": network(), "epochs": 0}, "epochs 0 is below 1"),
         ({"module": network(), "strategy": "async"}, "'async' is not valid: expected one of synchronous, averaging, hogwild"),
-        ({"module": network(), "workers": 3}, "workers 3 does not divide train.logical_shards 4"),
+        ({"module": network(), "workers": 3}, "workers 3 does not divide logicalShards 4"),
         ({"module": network(), "optimizer": "Adafactor"}, "optimizer Adafactor needs whole tensors"),
         ({"module": network(), "loss": "Adam"}, "loss 'Adam' is not in torch.nn"),
         ({"module": network(), "earlyStoppingPatience": 2}, "earlyStoppingPatience needs validation rows"),

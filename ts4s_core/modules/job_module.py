@@ -40,7 +40,8 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """The module that ``extra`` describes, with the model artifact's weights if it has any.
 
     ``extra``: ``module``, ``loss`` and ``optimizer`` (descriptions), ``device``, ``sources`` (hash of each of the program's own
-    modules, see :func:`ts4s_core.modules.sources.renew`).
+    modules, see :func:`ts4s_core.modules.sources.renew`), ``weighted`` (whether rows have weights) and ``validates`` (whether
+    there are validation rows).
 
     Raises:
         InputError: if one of them cannot be built here.
@@ -61,7 +62,8 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     return BuiltModel(
         module,
         buffers=buffers,
-        objective=AnyLoss(job.extra["loss"]),
+        objective=AnyLoss(job.extra["loss"], weighted=job.extra["weighted"]),
+        validates=job.extra["validates"],
         # Averaging has AdamW of its own, whose moments it averages too; the driver made sure that this is what is wanted.
         optimizer=None if job.settings.strategy == "averaging" else lambda exchange: SlicedTorch(exchange, make=make),
         rate=constant,

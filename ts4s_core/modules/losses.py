@@ -16,12 +16,16 @@ from ts4s_core.modules.spec import Spec, describe, import_path, spec_of_call
 from ts4s_core.modules.trust import find
 from ts4s_core.training.step.objectives import PartLoss
 
-#: Losses that compare with a class number; all others compare with numbers of the output's own shape.
+#: Losses that compare with a class number.
 OF_CLASSES = ("torch.nn:CrossEntropyLoss", "torch.nn:NLLLoss", "torch.nn:MultiMarginLoss")
+#: Functions that do; whether another loss of a user's own does, only the user knows.
+FUNCTIONS_OF_CLASSES = tuple(f"torch.nn.functional:{name}" for name in ("cross_entropy", "nll_loss", "multi_margin_loss"))
 #: What turns outputs into probabilities, by the loss that they were trained with.
 ACTIVATIONS = {
     "torch.nn:CrossEntropyLoss": "softmax",
     "torch.nn:NLLLoss": "exp",
+    "torch.nn.functional:cross_entropy": "softmax",
+    "torch.nn.functional:nll_loss": "exp",
     "torch.nn:BCEWithLogitsLoss": "sigmoid",
     "torch.nn:MultiLabelSoftMarginLoss": "sigmoid",
     "torch.nn:BCELoss": "identity",
@@ -75,8 +79,9 @@ class AnyLoss:
         InputError: if the loss cannot be built.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, *, weighted: bool = False) -> None:
         self._path = str(spec["factory"])
+        self._weighted = weighted
         arguments = dict(spec.get("arguments", {}))
         made = find(self._path)
         self._options = {}
@@ -85,7 +90,7 @@ class AnyLoss:
                 name: torch.tensor(arguments[name]) for name in ("weight", "pos_weight") if arguments.get(name) is not None
             }
             if self._path.startswith("torch.nn:") and self._path != "torch.nn:KLDivLoss":
-                arguments["reduction"] = "sum" if self._path in _WEIGHED else "none"
+                arguments["reduction"] = "sum" if self._path in _WEIGHED and not weighted else "none"
             try:
                 self._loss = made(**{**arguments, **tensors})
             except TypeError as exc:
@@ -104,17 +109,39 @@ class AnyLoss:
         target = self._target(outputs[0], batch.labels)
         losses = self._loss(*outputs, target, **self._options)
         rows = float(len(batch.labels))
+        if self._weighted:
+            return self._by_weight(losses, target, batch.weights)
         if self._path in _WEIGHED:
             return PartLoss(losses, float(losses.detach().double()), self._weighed_items(target))
         if losses.ndim == 0:
             return PartLoss(losses * rows, float(losses.detach().double()) * rows, rows)
         return PartLoss(losses.sum(), float(losses.detach().double().sum()), float(losses.numel()))
 
+    def _by_weight(self, losses: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> PartLoss:
+        """The sum of weight times loss over the rows, and what the mean over all of them divides by.
+
+        Raises:
+            InputError: if the loss gives no loss for each row.
+        """
+        if losses.ndim == 0 or len(losses) != len(weights):
+            raise InputError(
+                f"loss {self._path} of {len(weights)} rows has the shape {tuple(losses.shape)}: weightCol needs a loss for each "
+                "row. Return them without a mean, or leave weightCol out"
+            )
+        by_row = losses.reshape(len(weights), -1)
+        total = (by_row * weights[:, None]).sum()
+        items = weights.double()
+        if self._path in _WEIGHED and target.dtype == torch.int64:
+            kept = target != self._loss.ignore_index
+            by_class = self._loss.weight
+            items = items * kept if by_class is None else items * torch.where(kept, by_class[target * kept], 0.0).double()
+        return PartLoss(total, float(total.detach().double()), float(items.sum()) * by_row.shape[1])
+
     def _target(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if labels.dtype == torch.int64:
+        if labels.dtype == torch.int64 or self._path in OF_CLASSES:
             return labels
-        if self._path in OF_CLASSES:
-            return labels
+        if labels.numel() != output.numel() and not self._path.startswith("torch.nn:"):
+            return labels  # what a loss of a user's own makes of them is its own matter
         if labels.numel() != output.numel():
             raise InputError(
                 f"loss {self._path} compares outputs of shape {tuple(output.shape)} with labels of shape {tuple(labels.shape)}: "

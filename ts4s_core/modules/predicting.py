@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -152,6 +153,21 @@ def matrix(rows: pa.Array, *, width: int) -> NDArray[Any]:
     start = rows.offsets[0].as_py()
     values: NDArray[Any] = rows.values.to_numpy(zero_copy_only=False)[start : start + len(rows) * width]
     return values.reshape(len(rows), width)
+
+
+def valid_numbers(rows: pa.Array, *, whole: bool) -> pa.Array:
+    """Lists of numbers as a module takes them, null where one of them is null, not a number or infinite."""
+    element = pa.int32() if whole else pa.float32()
+    numbers = rows.flatten()
+    finite = pc.fill_null(pc.is_finite(numbers), False)
+    bad = np.flatnonzero(~np.asarray(finite))
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(rows), 0))
+    ends = np.cumsum([0, *lengths], dtype=np.int32)
+    invalid = np.asarray(rows.is_null()).copy()
+    invalid[np.searchsorted(ends, bad, side="right") - 1] = True
+    kept = pc.if_else(finite, numbers, pa.scalar(0, numbers.type)).cast(element, safe=False)
+    lists = pa.ListArray.from_arrays(pa.array(ends), kept)
+    return pc.if_else(pa.array(~invalid), lists, pa.scalar(None, lists.type))
 
 
 def _lists(pieces: list[NDArray[np.float64]]) -> pa.Array:

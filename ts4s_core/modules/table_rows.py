@@ -26,10 +26,11 @@ KEPT_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class TableBatch:
-    """One part: forward's arguments, and labels (B,) int64 or (B, C) float32."""
+    """One part: forward's arguments, labels (B,) int64 or (B, C) float32, and weights (B,) float32, if rows have any."""
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor
+    weights: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -52,6 +53,7 @@ class TableBlock:
         ids: each row's 16 bytes.
         form: what forward gets of them.
         places: which rows of the table these are, in order.
+        weights: (rows of the table,) float32; None: all rows count alike.
     """
 
     numbers: NDArray[Any]
@@ -59,6 +61,7 @@ class TableBlock:
     ids: Sequence[bytes]
     form: InputForm
     places: NDArray[np.int64]
+    weights: NDArray[Any] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -72,7 +75,8 @@ class TableBlock:
     def batch(self, rows: NDArray[np.int64], *, pad_id: int) -> TableBatch:
         """Some rows as one part."""
         places = self.places[rows]
-        return TableBatch(self.form.arguments(self.numbers[places]), torch.from_numpy(self.labels[places]))
+        weights = None if self.weights is None else torch.from_numpy(self.weights[places])
+        return TableBatch(self.form.arguments(self.numbers[places]), torch.from_numpy(self.labels[places]), weights)
 
 
 class TableRows:
@@ -82,11 +86,11 @@ class TableRows:
     windows that are held of a larger one. Without y the label of a row is the row itself.
     """
 
-    def __init__(self, dataset: Dataset, form: InputForm, *, labelled: bool) -> None:
+    def __init__(self, dataset: Dataset, form: InputForm, *, labelled: bool, weighted: bool = False) -> None:
         self.pad_id = form.pad_id
         self._dataset = dataset
         self._form = form
-        self._columns = ("id", "x", "y") if labelled else ("id", "x")
+        self._columns = ("id", "x", *("y",) * labelled, *("weight",) * weighted)
         self._kept: dict[str, TableBlock] = {}
 
     def rows_per_group(self, side: str) -> tuple[int, ...]:
@@ -111,7 +115,7 @@ class TableRows:
         form, sizes = self._form, self.rows_per_group(side)
         count = sum(sizes[group] for group in groups)
         numbers = np.empty((count, sum(form.widths)), np.int32 if form.whole else np.float32)
-        labels, ids, start = [], [], 0
+        labels, weights, ids, start = [], [], [], 0
         for table in self._dataset.read_row_groups(side, groups, self._columns):
             values, _offsets = _flat(table.column("x"))
             numbers[start : start + len(table)] = values.reshape(len(table), -1)
@@ -119,8 +123,10 @@ class TableRows:
             start += len(table)
             if "y" in self._columns:
                 labels.append(_labels(table.column("y")))
+            if "weight" in self._columns:
+                weights.append(table.column("weight").to_numpy())
         own = np.concatenate(labels) if labels else numbers.astype(np.float32, copy=False)
-        return TableBlock(numbers, own, ids, form, np.arange(count))
+        return TableBlock(numbers, own, ids, form, np.arange(count), np.concatenate(weights) if weights else None)
 
     def _texts(self, side: str, groups: Sequence[int]) -> RowBlock:
         table = pa.concat_tables(self._dataset.read_row_groups(side, groups, self._columns)).combine_chunks()
@@ -131,9 +137,10 @@ class TableRows:
 
 
 def rows_of_table(job: TrainJob, store: ArtifactStore) -> TableRows:
-    """The rows of a job's dataset; ``extra`` has ``form`` and ``labelled``."""
+    """The rows of a job's dataset; ``extra`` has ``form``, ``labelled`` and ``weighted``."""
     form = InputForm.from_json(job.extra["form"])
-    return TableRows(Dataset.open(store, job.dataset_ref), form, labelled=job.extra["labelled"])
+    dataset = Dataset.open(store, job.dataset_ref)
+    return TableRows(dataset, form, labelled=job.extra["labelled"], weighted=job.extra["weighted"])
 
 
 def _labels(column: pa.ChunkedArray) -> NDArray[Any]:

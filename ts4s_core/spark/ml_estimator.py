@@ -21,6 +21,7 @@ from ts4s_core.spark.ml_model import TorchModel, trusted_by
 from ts4s_core.spark.session.internals import give_uid
 
 if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
     from pyspark.sql import DataFrame
 
     from ts4s_core.models.weights import Array
@@ -75,7 +76,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
             UnsupportedModelError: if it cannot be kept without pickling it.
         """
         given = self.value("module")
-        if not isinstance(given, (dict, str)):  # a value of a parameter grid
+        if not isinstance(given, (dict, str)) or str(given).endswith(".onnx"):  # a value of a parameter grid
             self._put({"module": given})
             given = self.value("module")
         if isinstance(given, str):
@@ -105,6 +106,10 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         self._weights = self._graph = None
         if module is None:
             raise SettingsError("module is None: give a torch.nn.Module, its class or a function, 'module:name', or a file.onnx")
+        if isinstance(module, TorchModel):
+            saved = module._whole()
+            self._weights, self._graph = None if saved.weights is None else dict(saved.weights), saved.graph
+            return saved.spec
         if isinstance(module, nn.Module):
             spec = describe(module)
             self._weights = weights_of(module)
@@ -132,7 +137,34 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         model = TorchModel(Fit(self, task).run(dataset))
         self._copyValues(model)
         give_uid(model, self.uid)
+        model.parent = self
         return model
+
+    def copy(self, extra: ParamMap | None = None) -> TorchEstimator:
+        """A copy with the values of a param map, in which objects become what can be saved: a tuned model's grid is.
+
+        A module becomes a :class:`TorchModel`, a loss a description, an optimizer class its import path.
+        """
+        for param, value in list((extra or {}).items()):
+            if param.parent == self.uid and param.name in _OBJECTS:
+                extra[param] = _savable(param.name, value)  # type: ignore[index]
+        return super().copy(extra)
+
+
+_OBJECTS = ("module", "loss", "optimizer")
+
+
+def _savable(name: str, value: Any) -> Any:
+    """A value of a param map as Spark's writers of tuned models take it: a stage, or JSON."""
+    from torch import nn
+
+    if isinstance(value, (str, dict, TorchModel)):
+        return value
+    if name != "module":
+        return _named(value)
+    if isinstance(value, nn.Module):
+        return TorchModel.from_torch(value)
+    return str(value) if isinstance(value, Path) else import_path(value)
 
 
 def _named(thing: Any) -> Any:

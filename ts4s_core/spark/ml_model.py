@@ -14,7 +14,7 @@ from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritabl
 from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import make_module, weights_of
-from ts4s_core.modules.predicting import STRUCT, Predictor, outputs_of
+from ts4s_core.modules.predicting import STRUCT, Predictor, outputs_of, valid_numbers
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import describe
@@ -22,6 +22,7 @@ from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.columns import OR_INVALID, input_column
 from ts4s_core.spark.ml.files import StageWriter, needed, read_files, read_metadata
 from ts4s_core.spark.ml.params import SharedParams, add_setters
+from ts4s_core.spark.ml.summary import TrainingSummary
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.column_names import alike
 from ts4s_core.spark.session.internals import give_uid
@@ -63,6 +64,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         self.saved = saved
         self._payload: Any = None
         self._tried: tuple[SavedModule | None, str] | None = None
+        #: The estimator that fitted it; None for a model that was loaded, or trained elsewhere.
+        self.parent: Any = None
         self._put(params)
 
     @classmethod
@@ -104,6 +107,59 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
     def facts(self) -> dict[str, Any]:
         """How it was trained: steps, restarts, weights_sha256 of the trained tensors, validation_loss, ..."""
         return self._whole().facts
+
+    @property
+    def hasSummary(self) -> bool:
+        """Whether it was fitted, and so has a history."""
+        return "epochs" in self._whole().facts
+
+    @property
+    def summary(self) -> TrainingSummary:
+        """Loss, validation loss and learning rate by epoch.
+
+        Raises:
+            SettingsError: if it was not fitted.
+        """
+        if not self.hasSummary:
+            raise SettingsError("TorchModel has no training summary: expected one that TorchEstimator.fit gave, this one was not")
+        return TrainingSummary.of(self.facts)
+
+    def udf(self) -> Any:
+        """The model as a function for Spark SQL: ``session.udf.register("predict", model.udf())``.
+
+        Its one argument is an array of numbers, or with a tokenizer a text; it gives a struct of ``prediction`` (double),
+        ``raw`` and ``probability`` (arrays). Invalid input, as in ``transform``, gives null, or fails with ``handleInvalid``
+        ``error``; a function cannot ``skip``.
+
+        Raises:
+            SettingsError: where a row has several arguments, or no session runs.
+        """
+        from pyspark.sql import SparkSession
+
+        self.check_shared()
+        saved = self._settled()
+        session = SparkSession.getActiveSession()
+        if session is None:
+            raise SettingsError("TorchModel.udf needs a Spark session: start one first")
+        if self.value("separateInputs"):
+            raise SettingsError("TorchModel.udf takes one column: leave separateInputs out, or use transform")
+        if saved.output == "auto":
+            raise SettingsError("output of this module is not known before a row is tried: set output to class, value or vector")
+        check_trusted(saved.paths, also=trusted_by(session))
+        sources = ship_code(session, saved.paths)
+        form = self._with_params(saved.form or InputForm(text=bool(saved.tokenizer)))
+        return arrow_function(self._server(session, saved, form, sources, checked=False), _TYPE)
+
+    def _with_params(self, form: InputForm) -> InputForm:
+        """A form as the Params say."""
+        return replace(
+            form,
+            separate=self.value("separateInputs"),
+            shape=tuple(self.value("inputShape")),
+            whole=self.value("wholeNumbers"),
+            max_length=self.value("maxLength"),
+            pad_id=self.value("padId"),
+        )
 
     def write(self) -> MLWriter:
         """Spark's writer of this stage: its Params, and the module's files beside them."""
@@ -155,15 +211,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         if self.value("separateInputs") and not widths:
             first = dataset.select(*sizes).first()
             widths = tuple(first) if first is not None else ()
-        form = replace(
-            known,
-            widths=widths,
-            separate=self.value("separateInputs"),
-            shape=tuple(self.value("inputShape")),
-            whole=self.value("wholeNumbers"),
-            max_length=self.value("maxLength"),
-            pad_id=self.value("padId"),
-        )
+        form = self._with_params(replace(known, widths=widths))
         if widths:
             form.check()
         return form
@@ -188,8 +236,10 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             self._tried = (self.saved, "value" if width in (1, None) else "class")
         return self._tried[1]
 
-    def _server(self, session: SparkSession, saved: SavedModule, form: InputForm, sources: dict[str, str]) -> Any:
-        """The function that executors run on batches of inputs."""
+    def _server(
+        self, session: SparkSession, saved: SavedModule, form: InputForm, sources: dict[str, str], *, checked: bool = True
+    ) -> Any:
+        """The function that executors run on batches of inputs; ``checked``: invalid ones are null already."""
         files = self._broadcast(session, saved)
         options = {
             "form": form,
@@ -204,7 +254,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             renew(sources)
             trust(*paths)  # the driver checked them
             predictor = Predictor.cached(key, files.value, **options)
-            for batch in batches:
+            for given in batches:
+                batch = given if checked or form.text else valid_numbers(given, whole=form.whole)
                 if refuse and batch.null_count:
                     raise DataError(
                         f"{batch.null_count} of {len(batch)} rows have null in their input ({OR_INVALID}): expected none. "

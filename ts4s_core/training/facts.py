@@ -50,7 +50,7 @@ class TrainedFacts(StrategyFacts, Facts):
         restarts: attempts that failed.
         workers: of the last attempt.
         executors: Spark's figures; none without Spark.
-        validation_loss: the best one, with early stopping.
+        validation_loss: the best one with early stopping, else the last one.
         best_step: after how many steps it was reached.
     """
 

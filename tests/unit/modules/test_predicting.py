@@ -17,7 +17,7 @@ from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, weights_of
-from ts4s_core.modules.predicting import Predictor
+from ts4s_core.modules.predicting import Predictor, valid_numbers
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import describe
 
@@ -149,3 +149,13 @@ def test_an_onnx_graph_trains(tmp_path: Path) -> None:
     assert all(parameter.grad is not None for parameter in module.parameters())
     with pytest.raises(UnsupportedModelError, match="ONNX graph cannot be read"):
         module_of_onnx(data[:40], folder=tmp_path)
+
+
+def test_numbers_that_are_none_make_their_row_null() -> None:
+    rows = pa.array([[1.0, 2.0], None, [3.0, None], [], [float("nan"), 4.0], [5.0, float("inf")], [6.0]], pa.list_(pa.float64()))
+    found = valid_numbers(rows, whole=False)
+    assert found.to_pylist() == [[1.0, 2.0], None, None, [], None, None, [6.0]]
+    assert found.type.value_type == pa.float32()
+    whole = valid_numbers(pa.array([[1, 2], [3, None], [4]]).slice(1), whole=True)
+    assert whole.to_pylist() == [None, [4]]
+    assert whole.type.value_type == pa.int32()

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from ts4s_core.errors import DataError, listed
 from ts4s_core.spark.session.column_names import alike, quoted
+from ts4s_core.spark.session.versions import arrow_function
 
 #: What ``handleInvalid`` is for. Null and not a number are invalid to Spark ML's own stages too; the others, which no module can
 #: make sense of, are ours.
 OR_INVALID = "or NaN, an infinite number, a NUL character"
+#: Of the struct that Spark's image reader gives, what its bytes are understood by.
+_IMAGE_FIELDS = {"height", "width", "nChannels", "data"}
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
-    from pyspark.sql.types import StructField
+    from pyspark.sql.types import DataType
 
 
 def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: bool) -> tuple[Column, list[Column]]:
@@ -41,9 +47,9 @@ def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: b
 
     check_columns(frame, names)
     if text:
-        if len(names) != 1 or not isinstance(_field(frame, names[0]).dataType, StringType):
+        words, kind = column_of(frame, names[0])
+        if len(names) != 1 or not isinstance(kind, StringType):
             raise DataError(f"Input of a tokenizer: expected one text column, got {listed(names)}. Set inputCol")
-        words = frame[quoted(names[0])]
         return F.when(~words.contains("\0"), words), []
     found = [_numbers(frame, name, "int" if whole else "float") for name in names]
     joined = found[0].array if len(found) == 1 else F.concat(*(numbers.array for numbers in found))
@@ -59,8 +65,7 @@ def label_kind(frame: DataFrame, name: str) -> str:
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql.types import ArrayType, BooleanType, NumericType, StringType
 
-    check_columns(frame, [name])
-    kind = _field(frame, name).dataType
+    _column, kind = column_of(frame, name)
     if isinstance(kind, StringType):
         return "text"
     if isinstance(kind, (NumericType, BooleanType)):
@@ -83,7 +88,7 @@ def label_column(frame: DataFrame, name: str, *, kind: str) -> Column:
     """
     from pyspark.sql import functions as F
 
-    column = frame[quoted(name)]
+    column, _type = column_of(frame, name)
     if kind == "text":
         return F.when(~column.contains("\0"), column)
     if kind == "class":
@@ -100,13 +105,57 @@ def check_columns(frame: DataFrame, names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
-    missing = [name for name in names if len(alike(frame.sparkSession, frame.columns, name)) != 1]
+    missing = [name for name in names if _found(frame, name) is None]
     if missing:
         raise DataError(f"The table has no column {listed(missing)}: it has {listed(frame.columns)}. Set inputCol and labelCol")
 
 
-def _field(frame: DataFrame, name: str) -> StructField:
-    return frame.schema[alike(frame.sparkSession, frame.columns, name)[0]]
+def column_of(frame: DataFrame, name: str) -> tuple[Column, DataType]:
+    """A column and its type, by its name or, for a field of a struct column, by its path (``s.features``).
+
+    Raises:
+        DataError: if it is not there.
+    """
+    check_columns(frame, [name])
+    found = _found(frame, name)
+    assert found is not None, "its name was checked"
+    return found
+
+
+def weight_column(frame: DataFrame, name: str) -> Column:
+    """The weight of each row, a float; null where it is invalid, or negative.
+
+    Raises:
+        DataError: if it is not there, or no number.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import NumericType
+
+    column, kind = column_of(frame, name)
+    if not isinstance(kind, NumericType):
+        raise DataError(f"Weight column {name} is {kind.simpleString()}: expected a number. Set weightCol")
+    weight = column.cast("float")
+    return F.when(_is_finite(weight) & (weight >= 0), weight)
+
+
+def _found(frame: DataFrame, name: str) -> tuple[Column, DataType] | None:
+    """A column whose name this is, dots included; else the field that the longest such beginning of it leads to."""
+    from pyspark.sql.types import StructType
+
+    pieces = name.split(".")
+    for cut in range(len(pieces), 0, -1):
+        first = alike(frame.sparkSession, frame.columns, ".".join(pieces[:cut]))
+        if len(first) != 1:
+            continue
+        column, kind = frame[quoted(first[0])], frame.schema[first[0]].dataType
+        for piece in pieces[cut:]:
+            fields = alike(frame.sparkSession, kind.names, piece) if isinstance(kind, StructType) else []
+            if len(fields) != 1:
+                break
+            column, kind = column.getField(fields[0]), kind[fields[0]].dataType  # type: ignore[index]
+        else:
+            return column, kind
+    return None
 
 
 def _is_finite(number: Column) -> Column:
@@ -127,10 +176,15 @@ def _numbers(frame: DataFrame, name: str, element: str) -> _Numbers:
     from pyspark.ml.functions import vector_to_array
     from pyspark.ml.linalg import VectorUDT
     from pyspark.sql import functions as F
-    from pyspark.sql.types import ArrayType, BooleanType, NumericType
+    from pyspark.sql.types import ArrayType, BinaryType, BooleanType, NumericType, StructType
 
-    column: Any = frame[quoted(name)]
-    kind = _field(frame, name).dataType
+    column: Any
+    column, kind = column_of(frame, name)
+    if isinstance(kind, StructType) and set(kind.names) >= _IMAGE_FIELDS:
+        column, kind = column.getField("data"), kind["data"].dataType
+    if isinstance(kind, BinaryType):
+        numbers = arrow_function(_numbers_of_bytes(element), f"struct<numbers:array<{element}>>")(column)["numbers"]
+        return _Numbers(numbers, F.size(numbers), numbers.isNotNull())
     # As they will be: a large double is an infinite float. Whole numbers are checked before, since their cast refuses NaN.
     seen = "double" if element == "int" else "float"
     if isinstance(kind, (NumericType, BooleanType)):
@@ -145,3 +199,18 @@ def _numbers(frame: DataFrame, name: str, element: str) -> _Numbers:
         )
     valid = F.forall(column.cast(f"array<{seen}>"), _is_finite)
     return _Numbers(column.cast(f"array<{element}>"), F.size(column), valid)
+
+
+def _numbers_of_bytes(element: str) -> Any:
+    """The function of Arrow batches that gives each row's bytes as numbers from 0 to 255; null stays null."""
+    kind = np.int32 if element == "int" else np.float32
+
+    def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        for batch in batches:
+            rows = [row or b"" for row in batch.to_pylist()]
+            offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+            ends = pa.array(offsets, mask=np.append(np.asarray(batch.is_null()), False))
+            numbers = np.frombuffer(b"".join(rows), np.uint8).astype(kind)
+            yield pa.StructArray.from_arrays([pa.ListArray.from_arrays(ends, pa.array(numbers))], ["numbers"])
+
+    return serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ts4s_core.host_user import expanded
 from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import WEIGHTS
-from ts4s_core.modules.losses import ACTIVATIONS, OF_CLASSES, AnyLoss
+from ts4s_core.modules.losses import ACTIVATIONS, FUNCTIONS_OF_CLASSES, OF_CLASSES, AnyLoss
 from ts4s_core.modules.predicting import outputs_of
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.modules.spec import Spec
@@ -27,19 +28,23 @@ from ts4s_core.progress import silent
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
-from ts4s_core.spark.ml.columns import OR_INVALID, input_column, label_column, label_kind
+from ts4s_core.spark.ml.columns import OR_INVALID, column_of, input_column, label_column, label_kind, weight_column
+from ts4s_core.spark.ml.param_names import with_param_names
 from ts4s_core.spark.ml.params import FitParams
 from ts4s_core.spark.ml.rows import RowSummary, layout_of, summarise, write_rows
 from ts4s_core.spark.ml.scratch import begin_model, scratch
-from ts4s_core.spark.session.column_names import quoted
+from ts4s_core.spark.ml.summary import epochs_of
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
+from ts4s_core.training.driver.attempts import largest_divisor
 from ts4s_core.training.driver.train_step import Factories, train
 from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.optimizers.any_torch import optimizer_maker
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+log = logging.getLogger(__name__)
 
 #: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
 _one_fit = threading.Lock()
@@ -95,7 +100,7 @@ class Fit:
         # All are tried on the driver, before any row is read. The module is built on the workers, who take its word.
         check_trusted(task.paths)
         self._settings(StorageSettings())
-        AnyLoss(task.loss)
+        AnyLoss(task.loss, weighted=bool(self._value("weightCol")))
         optimizer_maker(
             find(str(task.optimizer["factory"])), task.optimizer["arguments"], learning_rate=self._value("learningRate")
         )
@@ -111,7 +116,8 @@ class Fit:
         try:
             with _one_fit, scratch(str(self._value("scratchUri")), frame) as store:
                 return self._run(frame, store, tokenizer)
-        except Ts4sError:
+        except Ts4sError as exc:
+            exc.args = (with_param_names(str(exc)),)
             raise
         except Exception as exc:
             raise as_error(exc, what="TorchEstimator.fit") from exc
@@ -140,11 +146,13 @@ class Fit:
                 validation_fraction=fraction,
                 seed=self._value("seed"),
                 tokenizer=tokenizer,
+                weighted=bool(self._value("weightCol")),
             )
             dataset, counts = write_rows(rows, store, layout=layout)
         if self._value("earlyStoppingPatience") and not counts["validation"]:
             raise DataError("There are no validation rows for early stopping: raise validationFraction")
-        return self._train(frame, store, dataset, form=form, summary=summary, kind=kind, tokenizer=tokenizer)
+        trained = self._train(frame, store, dataset, form=form, kind=kind, validates=bool(counts["validation"]))
+        return replace(trained, output=self._output(kind, summary), labels=summary.labels, tokenizer=tokenizer)
 
     def _check_outputs(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: str) -> None:
         """Refuse classes beyond the module's outputs, by one forward over a few rows; a worker would find it after a minute.
@@ -171,9 +179,14 @@ class Fit:
         if not name:
             return "none"
         kind = label_kind(frame, name)
-        if kind == "number":
-            return "class" if self._task.loss["factory"] in OF_CLASSES else "vector"
-        return kind
+        asked = self._value("labelKind")
+        if kind != "number":
+            if asked != "auto":
+                raise SettingsError(f"labelKind {asked} says what a number is: labelCol {name} has a {kind}. Leave labelKind out")
+            return kind
+        if asked == "auto":
+            asked = "class" if self._task.loss["factory"] in (*OF_CLASSES, *FUNCTIONS_OF_CLASSES) else "number"
+        return "class" if asked == "class" else "vector"
 
     @contextlib.contextmanager
     def _rows(self, frame: DataFrame, kind: str, *, text: bool) -> Iterator[DataFrame]:
@@ -191,7 +204,11 @@ class Fit:
             columns["y"] = label_column(frame, self._value("labelCol"), kind=kind)
         indicator = self._value("validationIndicatorCol")
         if indicator:
-            columns["v"] = frame[quoted(indicator)].cast("boolean")
+            columns["v"] = column_of(frame, indicator)[0].cast("boolean")
+        if self._value("weightCol"):
+            if text:
+                raise SettingsError("weightCol with a tokenizer is not supported: leave one of them out")
+            columns["weight"] = weight_column(frame, self._value("weightCol"))
         chosen = frame.select(
             *(column.alias(name) for name, column in columns.items()), *(size.alias(f"w{at}") for at, size in enumerate(sizes))
         )
@@ -204,7 +221,7 @@ class Fit:
             count = chosen.where(bad == 1).count()
             if count:
                 raise DataError(
-                    f"{count} rows have null in their input or label ({OR_INVALID}): expected none. "
+                    f"{count} rows have null in their input or label ({OR_INVALID}; a weight below 0): expected none. "
                     "Set handleInvalid to skip to leave them out"
                 )
             yield chosen
@@ -218,16 +235,19 @@ class Fit:
         dataset: ArtifactRef,
         *,
         form: InputForm,
-        summary: RowSummary,
         kind: str,
-        tokenizer: str,
+        validates: bool,
     ) -> SavedModule:
         task, value = self._task, self._value
         settings = self._settings(store.storage.settings)
-        workers = settings.train.workers or settings.train.logical_shards
+        shards = settings.train.logical_shards
+        workers = settings.train.workers or shards
         launcher = BarrierLauncher(
             lambda: frame.sparkSession, threads_per_worker=settings.train.threads_per_worker, workers=workers
         )
+        slots = launcher.slots()
+        if not settings.train.workers and (taken := largest_divisor(shards, at_most=slots)) < slots:
+            log.warning("workers 0 takes %d of %d slots, because logicalShards is %d: raise it to use more", taken, slots, shards)
         extra = {
             "module": task.start.spec,
             "loss": task.loss,
@@ -236,6 +256,8 @@ class Fit:
             "form": form.to_json(),
             "labelled": kind != "none",
             "sources": self._sources,
+            "weighted": bool(value("weightCol")),
+            "validates": validates,
         }
         step = train(
             settings,
@@ -248,14 +270,12 @@ class Fit:
         )
         shown = TrainedFacts.of(step).shown()
         facts = {name: shown[name] for name in _FACTS if name in shown}
+        facts["epochs"] = epochs_of(store.local_file(step.ref, "metrics.csv"))
         return replace(
             task.start,
             weights=read_weights(store.local_file(step.ref, WEIGHTS)),
             form=form,
-            output=self._output(kind, summary),
             activation=self._activation(),
-            labels=summary.labels,
-            tokenizer=tokenizer,
             facts=facts,
         )
 
@@ -286,7 +306,7 @@ class Fit:
             # The launcher knows the session's slots; spark.master is for sessions that ts4s starts.
             return Settings(name="fit", train=train_settings, storage=storage, spark={"master": "none"})  # type: ignore[arg-type]
         except ValidationError as exc:
-            raise SettingsError("; ".join(problems_of(exc))) from None
+            raise SettingsError(with_param_names("; ".join(problems_of(exc)))) from None
 
     def _output(self, kind: str, summary: RowSummary) -> str:
         if self._value("output") != "auto":

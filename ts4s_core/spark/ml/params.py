@@ -20,6 +20,7 @@ from pyspark.ml.param.shared import (
     HasRawPredictionCol,
     HasSeed,
     HasValidationIndicatorCol,
+    HasWeightCol,
 )
 
 from ts4s_core.errors import SettingsError
@@ -30,6 +31,7 @@ P = TypeVar("P", bound=Params)
 OUTPUTS = ("auto", "class", "value", "vector")
 ACTIVATIONS = ("auto", "softmax", "sigmoid", "exp", "identity", "none")
 STRATEGIES = ("synchronous", "averaging", "hogwild")
+LABEL_KINDS = ("auto", "class", "number")
 
 
 def _param(name: str, doc: str, converter: Any = TypeConverters.identity) -> Any:
@@ -153,12 +155,12 @@ class SharedParams(
         )
 
 
-class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationIndicatorCol):
+class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationIndicatorCol, HasWeightCol):
     """Params of the estimator alone.
 
     Beside Spark's own: ``labelCol`` (a class number, a number, a string, or a vector; "" or None: the input is its own label),
     ``maxIter`` (iterations; 0: epochs decide), ``seed``, ``validationIndicatorCol`` (a boolean column, instead of
-    ``validationFraction``).
+    ``validationFraction``), ``weightCol`` (a number from 0: how much a row counts in the mean that is minimised; "": all alike).
     """
 
     module: Param[Any] = _param(
@@ -167,13 +169,19 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
     moduleArgs: Param[dict[str, Any]] = _param("moduleArgs", "keyword arguments of the class or function, built on the workers")
     loss: Param[Any] = _param("loss", "name of a loss in torch.nn, a loss object, 'module:name', or a function (output, target)")
     lossArgs: Param[dict[str, Any]] = _param("lossArgs", "keyword arguments of the loss")
+    labelKind: Param[str] = _param(
+        "labelKind",
+        "what a number in labelCol is: class (the loss gets whole numbers, one a row), number, auto (a class for the losses of "
+        "torch.nn that compare with classes, else a number)",
+        TypeConverters.toString,
+    )
     optimizer: Param[Any] = _param("optimizer", "name of an optimizer in torch.optim, its class, or 'module:name'")
     optimizerArgs: Param[dict[str, Any]] = _param("optimizerArgs", "keyword arguments of the optimizer, without lr")
     learningRate: Param[float] = _param("learningRate", "the optimizer's lr", TypeConverters.toFloat)
     epochs: Param[int] = _param("epochs", "passes over the training rows", TypeConverters.toInt)
     batchSize: Param[int] = _param("batchSize", "rows of a global mini-batch", TypeConverters.toInt)
     validationFraction: Param[float] = _param(
-        "validationFraction", "share of the rows that early stopping validates on", TypeConverters.toFloat
+        "validationFraction", "share of the rows whose loss is measured after each epoch, not trained on", TypeConverters.toFloat
     )
     earlyStoppingPatience: Param[int] = _param(
         "earlyStoppingPatience", "stop after this many epochs without a better validation loss; 0: never", TypeConverters.toInt
@@ -207,6 +215,8 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
         self._setDefault(
             labelCol="label",
             validationIndicatorCol="",
+            weightCol="",
+            labelKind="auto",
             module=None,
             moduleArgs={},
             loss="CrossEntropyLoss",
@@ -244,7 +254,8 @@ class FitParams(SharedParams, HasLabelCol, HasMaxIter, HasSeed, HasValidationInd
             ("maxIter", "workers", "earlyStoppingPatience", "averagingFrequency", "maxRestarts", "validationFraction"), 0
         )
         _refuse(
-            {"strategy": (self.value("strategy"), STRATEGIES)}, {name: (self.value(name), low) for name, low in least.items()}
+            {"strategy": (self.value("strategy"), STRATEGIES), "labelKind": (self.value("labelKind"), LABEL_KINDS)},
+            {name: (self.value(name), low) for name, low in least.items()},
         )
         if self.value("validationFraction") >= 1:
             raise SettingsError(f"validationFraction {self.value('validationFraction')} leaves no training rows: use less than 1")

@@ -118,6 +118,7 @@ class Layout:
         labels: class number of each label string; empty: labels are numbers.
         label: ``none``, ``class``, ``text`` or ``vector``.
         tokenizer: content of tokenizer.json, for texts.
+        weighted: whether rows have weights.
     """
 
     form: InputForm
@@ -127,14 +128,17 @@ class Layout:
     validation_fraction: float
     seed: int
     tokenizer: str
+    weighted: bool = False
 
     @property
     def schema(self) -> pa.Schema:
-        """Of a file: id, x, and y if rows are labelled."""
+        """Of a file: id, x, y if rows are labelled, and weight if they have one."""
         element = pa.int32() if self.form.text or self.form.whole else pa.float32()
         fields = [("id", pa.binary(16)), ("x", pa.list_(element))]
         if self.label != "none":
             fields.append(("y", pa.list_(pa.float32()) if self.label == "vector" else pa.int64()))
+        if self.weighted:
+            fields.append(("weight", pa.float32()))
         return pa.schema(fields)
 
     @property
@@ -145,7 +149,14 @@ class Layout:
 
 
 def layout_of(
-    summary: RowSummary, *, form: InputForm, label: str, validation_fraction: float, seed: int, tokenizer: str
+    summary: RowSummary,
+    *,
+    form: InputForm,
+    label: str,
+    validation_fraction: float,
+    seed: int,
+    tokenizer: str,
+    weighted: bool = False,
 ) -> Layout:
     """The layout of some rows."""
     files = 1
@@ -159,6 +170,7 @@ def layout_of(
         validation_fraction=validation_fraction,
         seed=seed,
         tokenizer=tokenizer,
+        weighted=weighted,
     )
 
 
@@ -166,7 +178,7 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     """Write the dataset artifact; the driver sees the names of its files alone.
 
     Args:
-        rows: columns x, y (if labelled), and v (whether it is for validation) or none.
+        rows: columns x, y (if labelled), weight (if weighted), and v (whether it is for validation) or none.
         store: scratch storage that every executor reaches.
         layout: see there.
 
@@ -179,6 +191,8 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     fields = {"x": "array<int>" if layout.form.text or layout.form.whole else "array<float>", "y": ""}
     if layout.label != "none":
         fields["y"] = ", y array<float>" if layout.label == "vector" else ", y bigint"
+    if layout.weighted:
+        fields["y"] += ", weight float"
     key = hashlib.sha256(repr(layout).encode()).hexdigest()
     with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
         from ts4s_core.training.job import storage_to_wire
@@ -240,6 +254,10 @@ class EncodeRows:
                 y = pa.array([layout.labels[name] for name in y.to_pylist()], pa.int64())
             labels = _bytes(y)
             columns["y"] = y
+        if layout.weighted:
+            columns["weight"] = batch.column("weight")
+            # Rows that differ in their weight alone have an order too.
+            labels = [one + two for one, two in zip(labels, _bytes(columns["weight"]), strict=True)]
         ids = [hashlib.sha256(b"%d:%b%b" % (len(one), one, two)).digest()[:16] for one, two in zip(inputs, labels, strict=True)]
         if "v" in batch.schema.names:
             held_out = batch.column("v").to_numpy(zero_copy_only=False).astype(bool)
@@ -270,6 +288,8 @@ def _bytes(column: pa.Array) -> list[bytes]:
         return [text.encode() for text in column.to_pylist()]
     if pa.types.is_integer(column.type):
         return [int(value).to_bytes(8, "little", signed=True) for value in column.to_pylist()]
+    if pa.types.is_floating(column.type):
+        return [value.tobytes() for value in column.to_numpy(zero_copy_only=False)]
     offsets = column.offsets.to_numpy()
     values = column.values.to_numpy(zero_copy_only=False)
     data, size = np.ascontiguousarray(values).tobytes(), values.dtype.itemsize

@@ -34,6 +34,7 @@ class BuiltModel:
         optimiser: makes the optimiser of a rank's slices; None: AdamW.
         rate: the learning rate of each step.
         forward: what to call instead of the module.
+        validates: whether the validation loss is measured after each epoch even where nothing stops by it.
     """
 
     module: nn.Module
@@ -44,6 +45,7 @@ class BuiltModel:
     optimizer: Callable[[Exchange], SlicedOptimizer] | None = None
     rate: Rate = learning_rate
     forward: Forward | None = None
+    validates: bool = False
 
     def stored_name(self, parameter: str) -> str:
         """The name that a parameter of the module is stored under."""

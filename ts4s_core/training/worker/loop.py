@@ -153,7 +153,7 @@ class Loop:
 
     def _validates_after(self, planned: PlannedStep) -> bool:
         last = planned.step + 1 == self.total_steps
-        return bool(self._settings.early_stopping_patience) and (planned.ends_epoch or last)
+        return bool(self._settings.early_stopping_patience or self._built.validates) and (planned.ends_epoch or last)
 
     def _own_batches(self, planned: PlannedStep) -> list[PartBatch | None]:
         """The rank's parts of a step; made ahead of it, in another thread."""
@@ -184,10 +184,12 @@ class Loop:
             self._checkpoints.wait()  # a kill in the next step must find it
 
     def _validate(self) -> bool:
-        """Measure the validation loss, keep the best weights; whether patience is at its end."""
+        """Measure the validation loss; with early stopping keep the best weights, and say whether patience is at its end."""
         loss = validation_loss(self._strategy, self._rows, self._settings)
-        state = self.progress
-        if state.best_loss is None or loss < state.best_loss:
+        state, patience = self.progress, self._settings.early_stopping_patience
+        if not patience:  # the weights are the last ones, and so is their loss
+            state.best_loss, state.best_step = loss, state.step
+        elif state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step, state.worse = loss, state.step, 0
             if self._peers.rank == 0:
                 self.best = {name: view.copy() for name, view in self.weights().items()}
@@ -198,7 +200,7 @@ class Loop:
             state.metrics[-1] = replace(state.metrics[-1], validation_loss=loss)
             self._unsent = [*self._unsent[:-1], state.metrics[-1]]
         self._tell(Validated(step=state.step, loss=loss))
-        return state.worse >= self._settings.early_stopping_patience
+        return bool(patience) and state.worse >= patience
 
     def _explained(self, error: GradientNotFiniteError, planned: PlannedStep, batches: list[PartBatch | None]) -> Exception:
         parts = error.parts or self._strategy.find_non_finite_parts(batches, step=planned.step)
