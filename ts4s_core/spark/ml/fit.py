@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 #: Two barrier stages may each hold half the slots and wait for ever, as CrossValidator's parallel fits would.
 _one_fit = threading.Lock()
 _NO_END = 100_000
+#: Tasks that encode rows: at least, and one more for so many rows.
+LEAST_TASKS, ROWS_PER_TASK = 8, 4_096
 FACTORIES = Factories(model="ts4s_core.modules.job_module:module_of_job", rows="ts4s_core.modules.table_rows:rows_of_table")
 #: What a fitted model says of its training.
 _FACTS = (
@@ -148,7 +150,9 @@ class Fit:
                 tokenizer=tokenizer,
                 weighted=bool(self._value("weightCol")),
             )
-            dataset, counts = write_rows(rows, store, layout=layout)
+            # Fewer partitions than there are stay as they are; of a few rows each, starting their tasks would be all the work.
+            together = rows.coalesce(LEAST_TASKS + summary.rows // ROWS_PER_TASK)
+            dataset, counts = write_rows(together, store, layout=layout)
         if self._value("earlyStoppingPatience") and not counts["validation"]:
             raise DataError("There are no validation rows for early stopping: raise validationFraction")
         trained = self._train(frame, store, dataset, form=form, kind=kind, validates=bool(counts["validation"]))
