@@ -38,8 +38,9 @@ def fitted(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Torch
             labelKind="class",
             weightCol="weight",
             loss="losses_of_a_test:squared_margin",
-            learningRate=0.01,
-            epochs=6,
+            learningRate=0.02,
+            batchSize=64,
+            epochs=5,
             validationFraction=0.2,
             logicalShards=2,
         )
@@ -70,12 +71,12 @@ def test_fields_weights_and_a_loss_over_classes(digits: Any, fitted: Any) -> Non
 def test_a_validation_share_is_reported_by_epoch(fitted: Any) -> None:
     estimator, model, warnings = fitted
     epochs = model.summary.epochs
-    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5, 6]
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5]
     assert epochs[-1].loss < epochs[0].loss / 2
     assert epochs[-1].validation_loss < epochs[0].validation_loss
     assert model.facts["validation_loss"] == epochs[-1].validation_loss
     assert model.summary.totalIterations == model.facts["steps"]
-    assert {epoch.learning_rate for epoch in epochs} == {0.01}
+    assert {epoch.learning_rate for epoch in epochs} == {0.02}
     assert model.parent is estimator
     assert warnings == ["workers 0 takes 2 of 4 slots, because logicalShards is 2: raise it to use more"]
     with pytest.raises(SettingsError, match="no training summary"):

@@ -140,6 +140,7 @@ class Exchange:
         self._squares: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
         self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._reduced: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._waiting: list[int] = []
         self._thread: threading.Thread | None = None
         if len(layout.bucket_sizes) > _FEW_BUCKETS:
             self._thread = threading.Thread(target=self._reduce_all, name="gradient-exchange", daemon=True)
@@ -148,7 +149,10 @@ class Exchange:
     def bucket_done(self, bucket: int) -> None:
         """This rank's sum of a bucket is complete: its exchange may start. Every rank names buckets in the same order."""
         self._transport.announce(bucket)
-        self._ready.put(bucket)
+        if self._thread is None:
+            self._waiting.append(bucket)
+        else:
+            self._ready.put(bucket)
 
     def collect(self) -> None:
         """Wait until every bucket was summed over all ranks.
@@ -157,16 +161,11 @@ class Exchange:
             WorkerLostError: if a peer does not bring its share in time.
         """
         if self._thread is None:
-            self._ready.put(None)
-            self._reduce_all()
-        failure: BaseException | None = None
-        for _bucket in self.layout.bucket_sizes:
-            try:
-                failure = failure or self._reduced.get(timeout=2 * self.timeout_s)
-            except queue.Empty:
-                failure = WorkerLostError(f"Rank {self.rank} waited {2 * self.timeout_s:g} s for the gradients of its peers")
-            if failure is not None:
-                raise failure
+            for bucket in self._waiting:
+                self._reduce(bucket)
+            self._waiting.clear()
+        else:
+            self._await_thread()
         self.squares = np.concatenate(self._squares)
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -182,6 +181,16 @@ class Exchange:
         if self._thread is not None:
             self._ready.put(None)
             self._thread.join(timeout=5)
+
+    def _await_thread(self) -> None:
+        failure: BaseException | None = None
+        for _bucket in self.layout.bucket_sizes:
+            try:
+                failure = failure or self._reduced.get(timeout=2 * self.timeout_s)
+            except queue.Empty:
+                failure = WorkerLostError(f"Rank {self.rank} waited {2 * self.timeout_s:g} s for the gradients of its peers")
+            if failure is not None:
+                raise failure
 
     def _reduce_all(self) -> None:
         while (bucket := self._ready.get()) is not None:
