@@ -109,7 +109,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         return self._whole().facts
 
     @property
-    def hasSummary(self) -> bool:
+    def hasSummary(self) -> bool:  # noqa: N802 - Spark's name
         """Whether it was fitted, and so has a history."""
         return "epochs" in self._whole().facts
 
