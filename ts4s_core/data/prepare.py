@@ -23,10 +23,9 @@ from ts4s_core.data.side_files import SideGroups, add_bad_rows, register_files, 
 from ts4s_core.data.sides import SIDES, SidePlan, row_digest, text_id
 from ts4s_core.data.sources import DataSource, Split
 from ts4s_core.data.tokenizers import (
-    TOKENIZER_FILE,
+    StoredTokenizer,
     load_tokenizer,
     pad_id_of,
-    shared_tokenizer,
     tokenize,
     tokenizer_sha256,
 )
@@ -43,9 +42,9 @@ _LabelsAndText = tuple[tuple[str, ...], str]
 
 @dataclass(frozen=True)
 class _Tokenizing:
-    """The tokenizer as text, so that executors need no file of the driver's."""
+    """How rows become tokens."""
 
-    text: str
+    stored: StoredTokenizer
     max_length: int
     fallback_id: int
 
@@ -62,7 +61,7 @@ class _ReadRows:
     tokenizing: _Tokenizing
 
     def __call__(self, split: Split) -> Iterator[pa.RecordBatch]:
-        tokenizer = shared_tokenizer(self.tokenizing.text, self.tokenizing.max_length)
+        tokenizer = self.tokenizing.stored.shared(max_length=self.tokenizing.max_length)
         index = {label: number for number, label in enumerate(self.labels)}
         multi_label = self.source.columns.multi_label
         schema = _shuffle_schema(multi_label)
@@ -221,9 +220,8 @@ def _build(
     groups = SideGroups(tuple(buckets_for(scan.sides[name], scan.text_bytes[name]) for name in SIDES))
     multi_label = scan.source.columns.multi_label
     pad_id, max_length = pad_id_of(tokenizer_folder), settings.model.max_length
-    text = (tokenizer_folder / TOKENIZER_FILE).read_text(encoding="utf-8")
     source = scan.source.without_splits()
-    tokenizing = _Tokenizing(text, max_length, pad_id)
+    tokenizing = _Tokenizing(StoredTokenizer.read(tokenizer_folder), max_length, pad_id)
     results = engine.regroup(
         scan.source.splits,
         _ReadRows(source, scan.side_plan, groups, scan.labels, scan.selection, tokenizing),

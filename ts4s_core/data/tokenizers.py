@@ -1,4 +1,8 @@
-"""Fast tokenizers from a folder with ``tokenizer.json``; nothing else of that folder is run or trusted."""
+"""Fast tokenizers from a folder with ``tokenizer.json``; nothing of that folder is run.
+
+What a tokenizer's configuration says outside ``tokenizer.json`` was resolved when it was taken from its source: lower case,
+added prefix spaces and special tokens are in the stored ``tokenizer.json``, the rest is in ``encoding.json`` beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.process_state import PROCESS
 
 TOKENIZER_FILE = "tokenizer.json"
+ENCODING_FILE = "encoding.json"
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,132 @@ def tokenizer_failures(what: str) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How texts are encoded beyond ``tokenizer.json``: content of ``encoding.json``, which is there where it is not the default.
+
+    Batches are padded on the right, whatever the source's ``padding_side``: heads read the first token, and with absolute
+    positions an answer would depend on the texts beside it.
+
+    Attributes:
+        truncation_side: where a long text loses tokens.
+        longest: tokens of a text at most, special ones included (``model_max_length``); None: any number.
+        split_special_tokens: whether a special token that a text spells out is text.
+    """
+
+    truncation_side: str = "right"
+    longest: int | None = None
+    split_special_tokens: bool = False
+
+    @classmethod
+    def parse(cls, data: bytes, *, where: str = ENCODING_FILE) -> Encoding:
+        """What :meth:`files` wrote.
+
+        Raises:
+            SourceError: it is damaged.
+        """
+        try:
+            found = cls(**json.loads(data))
+            limited = found.longest is None or (type(found.longest) is int and found.longest > 0)
+            if not (found.truncation_side in ("left", "right") and limited and isinstance(found.split_special_tokens, bool)):
+                raise ValueError(str(found))
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise SourceError(
+                f"Tokenizer file {where} cannot be read: expected a truncation_side, a longest and split_special_tokens, got "
+                f"{str(exc)[:200]}. Make the artifact again"
+            ) from exc
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        """The file of it, by name; none for the default."""
+        return {} if self == Encoding() else {ENCODING_FILE: json.dumps(asdict(self), sort_keys=True).encode() + b"\n"}
+
+    def within(self, max_length: int) -> int:
+        """Tokens that a text is cut to where ``model.max_length`` is so much."""
+        return max_length if self.longest is None else min(max_length, self.longest)
+
+
+@dataclass(frozen=True)
+class StoredTokenizer:
+    """A tokenizer as an artifact keeps it: text, so that executors need no file of the driver's.
+
+    Attributes:
+        text: content of ``tokenizer.json``.
+        encoding: what is beyond it.
+    """
+
+    text: str
+    encoding: Encoding = Encoding()
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredTokenizer:
+        """The tokenizer of a folder.
+
+        Raises:
+            SourceError: the folder has no tokenizer.json, or it cannot be read.
+        """
+        try:
+            return cls.of({path.name: path.read_bytes() for name in _OWN_FILES if (path := folder / name).is_file()})
+        except (OSError, UnicodeDecodeError, KeyError) as exc:
+            raise SourceError(f"Tokenizer in {folder} cannot be read: expected a file {TOKENIZER_FILE}, got {exc}") from exc
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> StoredTokenizer:
+        """The tokenizer of a tokenizer's files by name."""
+        encoding = Encoding.parse(files[ENCODING_FILE]) if ENCODING_FILE in files else Encoding()
+        return cls(files[TOKENIZER_FILE].decode("utf-8"), encoding)
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id of a token, added ones included: more than their count less one where ids have holes."""
+        return max(self.load().get_vocab(with_added_tokens=True).values())
+
+    def load(self, *, max_length: int | None = None, where: str = TOKENIZER_FILE) -> Tokenizer:
+        """A new tokenizer without padding, cutting texts to ``max_length`` tokens and to its own limit if that is given.
+
+        Raises:
+            SourceError: the text is not a valid ``tokenizer.json``.
+            SettingsError: the special tokens alone need so many.
+        """
+        tokenizer = tokenizer_from(self.text, where=where)
+        tokenizer.encode_special_tokens = self.encoding.split_special_tokens
+        if max_length is not None:
+            tokenizer.enable_truncation(self._checked(tokenizer, max_length), direction=self.encoding.truncation_side)
+        return tokenizer
+
+    def shared(self, *, max_length: int | None = None) -> Tokenizer:
+        """One tokenizer for all tasks of a process, as :meth:`load` makes it. Not to be changed.
+
+        Each tokenizer that has encoded keeps some memory of its threads for good when it goes.
+        """
+        return PROCESS.get_or_make("tokenizer", (self, max_length), lambda: self.load(max_length=max_length))
+
+    def _checked(self, tokenizer: Tokenizer, max_length: int) -> int:
+        length, special = self.encoding.within(max_length), tokenizer.num_special_tokens_to_add(is_pair=False)
+        if special < length:
+            return length
+        if length < max_length:
+            raise SettingsError(
+                f"The tokenizer's model_max_length {length} leaves no room for text: it adds {special} special tokens. "
+                "Correct its tokenizer_config.json"
+            )
+        raise SettingsError(
+            f"model.max_length {max_length} leaves no room for text: this tokenizer adds {special} special tokens. "
+            f"Use {special + 1} or more"
+        )
+
+
+_OWN_FILES = (TOKENIZER_FILE, ENCODING_FILE)
+
+
 def load_tokenizer(folder: Path, *, max_length: int | None = None) -> Tokenizer:
-    """The tokenizer of a folder, without padding, cutting texts to ``max_length`` tokens if that is given.
+    """The tokenizer of a folder, as :meth:`StoredTokenizer.load` makes it.
 
     Raises:
         SourceError: if the folder has no tokenizer.json, or it cannot be read.
         SettingsError: if the special tokens alone need ``max_length`` tokens.
     """
-    path = folder / TOKENIZER_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SourceError(f"Tokenizer in {folder} cannot be read: expected a file {TOKENIZER_FILE}, got {exc}") from exc
-    tokenizer = tokenizer_from(text, where=str(path))
-    return tokenizer if max_length is None else limited(tokenizer, max_length)
+    return StoredTokenizer.read(folder).load(max_length=max_length, where=str(folder / TOKENIZER_FILE))
 
 
 def tokenizer_from(text: str, *, where: str = TOKENIZER_FILE) -> Tokenizer:
@@ -102,39 +219,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         raise SourceError(f"Tokenizer file {path} cannot be read: {exc}") from exc
     return value if isinstance(value, dict) else {}
-
-
-def limited(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
-    """The tokenizer, cutting texts to ``max_length`` tokens, special ones included.
-
-    Raises:
-        SettingsError: if the special tokens alone need that many.
-    """
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    if special >= max_length:
-        raise SettingsError(
-            f"model.max_length {max_length} leaves no room for text: this tokenizer adds {special} special tokens. "
-            f"Use {special + 1} or more"
-        )
-    tokenizer.enable_truncation(max_length)
-    return tokenizer
-
-
-def shared_tokenizer(text: str, max_length: int | None = None) -> Tokenizer:
-    """One tokenizer for all tasks of a process, without padding, cut to ``max_length`` tokens if given. Not to be changed.
-
-    Each tokenizer that has encoded keeps some memory of its threads for good when it goes.
-
-    Raises:
-        SourceError: if the text describes none.
-        SettingsError: if the special tokens alone need ``max_length`` tokens.
-    """
-
-    def make() -> Tokenizer:
-        tokenizer = tokenizer_from(text)
-        return tokenizer if max_length is None else limited(tokenizer, max_length)
-
-    return PROCESS.get_or_make("tokenizer", (text, max_length), make)
 
 
 def limit_tokenizer_threads(threads: int) -> None:

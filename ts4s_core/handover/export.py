@@ -13,7 +13,7 @@ from typing import Any
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.errors import SettingsError, StoreError
+from ts4s_core.errors import SettingsError, StoreError, UnsupportedModelError
 from ts4s_core.progress import Progress, silent
 from ts4s_core.training.facts import TrainedFacts
 
@@ -24,7 +24,7 @@ _STAGE = "export"
 def export_trained(
     store: ArtifactStore, ref: ArtifactRef, *, form: str, to: Path, threads: int = 1, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write a trained version as ``form`` into a folder, whole or not at all, after checking that it computes the same.
+    """Write a trained version as ``form`` into a folder, whole or not at all, after checking that it answers the same.
 
     Beside the model are ``labels.json``, the tokenizer's files, and ``export.json`` with what was checked.
 
@@ -46,12 +46,22 @@ def export_trained(
     """
     check_export(form, to)
     progress(_STAGE, {"doing": "read"})
+    from ts4s_core.handover.answers import ANSWERING, check_answers
+    from ts4s_core.handover.tokenizer import write_tokenizer
     from ts4s_core.handover.trained import Trained
 
     trained = Trained(store.local(ref), store.manifest(ref))
+    if trained.spec.network is not None and form != "torch":
+        raise UnsupportedModelError(
+            f"Export as {form} of {ref}: expected a transformer or an imported graph, got a small network "
+            f"({trained.spec.network['architecture']}), which has no such form. Use --format torch"
+        )
     with _whole(to) as folder:
         made = _write(trained, folder, form=form, store=store, threads=threads, progress=progress)
-        tokenizer = _copy_tokenizer(trained, folder, beside=form == "hf")
+        tokenizer = write_tokenizer(trained, folder, beside=form == "hf")
+        if tokenizer is not None and form in ANSWERING and trained.spec.kind.predictions is not None:
+            progress(_STAGE, {"doing": "compare answers"})
+            made["answers"] = check_answers(trained, folder, store, form=form)
         labels = list(trained.spec.labels)
         (folder / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         record = {
@@ -102,26 +112,6 @@ def _write(trained: Any, folder: Path, *, form: str, store: ArtifactStore, threa
     from ts4s_core.handover.quantised import write_quantised
 
     return write_quantised(trained, folder, form=form, store=store, threads=threads, progress=progress)
-
-
-def _copy_tokenizer(trained: Any, folder: Path, *, beside: bool) -> str | None:
-    """The tokenizer's files, for ``hf`` beside the model where the library looks for them; cut at the model's length."""
-    source: Path = trained.tokenizer_folder
-    if not source.is_dir():
-        return None
-    target = folder if beside else folder / "tokenizer"
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if copy.exists():  # config.json of a tokenizer that was saved with its model
-            continue
-        shutil.copyfile(path, copy)
-    config = target / "tokenizer_config.json"
-    if config.is_file():
-        record = json.loads(config.read_bytes())
-        record["model_max_length"] = trained.spec.max_length
-        config.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return "." if beside else "tokenizer"
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def write_plain_file(trained: Trained, folder: Path) -> dict[str, Any]:
         raise
     except Exception as exc:  # ONNX Runtime's exceptions have no common base below Exception
         raise ParityError(f"Export as onnx of {trained.manifest.ref}: ONNX Runtime cannot run it: {exc}") from exc
-    return {"file": MODEL_FILE, "opset": model.opset_import[0].version, "difference": difference}
+    inputs = [value.name for value in model.graph.input]
+    return {"file": MODEL_FILE, "opset": model.opset_import[0].version, "inputs": inputs, "difference": difference}
 
 
 def session_of(path: Path, *, threads: int = 1) -> Any:

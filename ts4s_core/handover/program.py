@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy.typing as npt
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.handover.trained import Floats, Trained
-from ts4s_core.task_kinds.kind import load
 
 PROGRAM_FILE = "model.pt2"
 _EXPORT_SHAPE = (2, 8)
@@ -30,7 +30,7 @@ def write_program(trained: Trained, folder: Path) -> dict[str, Any]:
     path = folder / PROGRAM_FILE
     shape = trained.spec.fixed_shape or _EXPORT_SHAPE
     example = (torch.full(shape, trained.spec.pad_id, dtype=torch.int64), torch.ones(shape, dtype=torch.int64))
-    model = _library_module(trained) if trained.config else trained.merged
+    model = _traceable(trained)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     try:
@@ -38,53 +38,47 @@ def write_program(trained: Trained, folder: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             program = torch.export.export(model, example, dynamic_shapes=_dynamic(trained), strict=False)
             torch.export.save(program, path)
-            loaded = torch.export.load(path).module()
     except Exception as exc:  # the exporter's errors have no base class of their own
         raise UnsupportedModelError(
             f"Export as torch of {trained.manifest.ref}: torch.export does not support it: "
             f"{type(exc).__name__}: {str(exc)[:300]}. Use --format onnx"
         ) from exc
 
+    return {"file": PROGRAM_FILE, "difference": trained.check(load_program(folder), form="torch")}
+
+
+def load_program(folder: Path) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Floats]:
+    """The program in a folder, as its users load it."""
+    import torch
+
+    loaded = torch.export.load(folder / PROGRAM_FILE).module()
+
     def run(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Floats:
         with torch.inference_mode():
             logits: Floats = loaded(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
         return logits
 
-    return {"file": PROGRAM_FILE, "difference": trained.check(run, form="torch")}
+    return run
 
 
-def _library_module(trained: Trained) -> Any:
-    """The family's own module with the head behind it: its Python is what ``torch.export`` is made for.
-
-    The imported graph, which computes the same, reads constants as numbers, which the exporter takes only in part.
-    """
+def _traceable(trained: Trained) -> Any:
+    """The model in a form that ``torch.export`` takes; it shares the model's weights."""
     import torch
 
-    from ts4s_core.models.heads import HEAD
-    from ts4s_core.onnx.importing.importer import put_tensors
-    from ts4s_core.onnx.sources.families import ExportWrapper, build_module, config_object
+    from ts4s_core.models.graph_model import GraphModel
+    from ts4s_core.onnx.importing.symbolic_shapes import SymbolicShapes
 
-    spec = trained.spec
-    kind = spec.kind
-    encoder = build_module(config_object(dict(trained.config), source=str(trained.manifest.ref)), kind.base)
-    head = None if kind.head is None else load(kind.head)(spec.hidden_size, spec.classes, dropout=0.0)
-    with torch.no_grad():
-        for name, parameter in encoder.named_parameters(remove_duplicate=False):
-            array = trained.tensors.get(name)
-            if array is not None:
-                parameter.copy_(torch.from_numpy(np.array(array)))
-    if head is not None:
-        prefix = f"{HEAD}."
-        put_tensors(
-            head, {name.removeprefix(prefix): array for name, array in trained.tensors.items() if name.startswith(prefix)}
-        )
+    model = trained.merged
+    if not isinstance(model, GraphModel):
+        return model
+    encoder, head = SymbolicShapes(model), model.head
 
     class Whole(torch.nn.Module):
         """Encoder and head; or a language model."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = ExportWrapper(encoder, kind.base)
+            self.encoder = encoder
             self.head = torch.nn.Identity() if head is None else head
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -33,12 +33,13 @@ class Trained(ModelFolder):
 
     manifest: Manifest
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        """Tokens of the longest text that it takes."""
+        """Tokens of the longest text that it takes, as far as its configuration says; a file made elsewhere may take fewer."""
+        from ts4s_core.onnx.importing.sizes import longest_text
         from ts4s_core.onnx.sources.resolve import max_positions
 
-        return max_positions(self.config) if self.config else self.spec.max_length
+        return longest_text(self.merged, max_positions(self.config)) if self.config else self.spec.max_length
 
     @cached_property
     def references(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]]:

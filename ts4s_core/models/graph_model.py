@@ -32,11 +32,15 @@ class GraphModel(TrainableModel, ImportedGraph):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """See :meth:`TrainableModel.forward`."""
         output = self.encode(input_ids, attention_mask)
-        head = self._modules.get(HEAD)
-        if not self._has_head or head is None:
+        if self.head is None:
             return output
-        logits: torch.Tensor = head(output)
+        logits: torch.Tensor = self.head(output)
         return logits
+
+    @property
+    def head(self) -> nn.Module | None:
+        """What is behind the graph's output; None: nothing."""
+        return self._modules.get(HEAD) if self._has_head else None
 
 
 @graph_failures("Building of the model")

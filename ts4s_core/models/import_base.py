@@ -17,6 +17,7 @@ from ts4s_core.onnx.graph.failures import graph_failures
 from ts4s_core.onnx.graph.graph import Array, Graph
 from ts4s_core.onnx.importing.importer import assemble, put_tensors
 from ts4s_core.onnx.importing.parity import Original, Ranges, output_width, parity_gate, takes_other_shapes
+from ts4s_core.onnx.importing.sizes import check_sizes, token_rows
 from ts4s_core.onnx.rewriting.rewrite import rewrite
 from ts4s_core.onnx.sources.resolve import ModelSource, max_positions, resolve_source
 from ts4s_core.settings import Settings
@@ -73,8 +74,7 @@ def tied_of(exported: ModelFolder) -> dict[str, str]:
 
 def vocab_size_of(exported: ModelFolder, graph: Graph) -> int:
     """Rows of the table that the tokens are looked up in."""
-    rows = [node.attributes["shape"][0] for node in graph.nodes if node.op == "Embedding" and node.inputs == ["input_ids"]]
-    return int(rows[0] if rows else exported.config.get("vocab_size", 2))
+    return token_rows(graph) or int(exported.config.get("vocab_size", 2))
 
 
 @graph_failures("Import of the graph")
@@ -97,10 +97,14 @@ def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length
     one_shape = rewritten.fixed
     fixed = None if one_shape is None or takes_other_shapes(module, one_shape) else one_shape
     module.fixed = fixed
+    if not exported.names.get("parameters"):  # a file made elsewhere, whatever stands beside it
+        check_sizes(
+            module, rewritten.graph, largest_id=None, max_length=max_length, source=f"the graph {exported.path.parent.name}"
+        )
     ranges = Ranges(
         vocab_size=vocab_size_of(exported, rewritten.graph),
         pad_id=exported.pad_id,
-        max_length=max_positions(exported.config) if exported.config else max_length,
+        max_length=max_positions(exported.config) if exported.names.get("parameters") else max_length,
         fixed=one_shape,
     )
     figures = parity_gate(module, onnx_path=path, original=original, ranges=ranges)

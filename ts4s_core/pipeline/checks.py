@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.artifacts.storage.folder import nearest
@@ -13,9 +15,10 @@ from ts4s_core.settings import Settings
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
+    from ts4s_core.data.tokenizers import StoredTokenizer
     from ts4s_core.onnx.sources.resolve import ModelSource
 
-TOKENIZER_FILE = "tokenizer.json"
+_LOG = logging.getLogger(__name__)
 
 
 def check_store(settings: Settings) -> None:
@@ -50,20 +53,40 @@ def check_classes(settings: Settings, labels: Sequence[str]) -> None:
 
 
 def check_source(settings: Settings, source: ModelSource, store: ArtifactStore) -> None:
-    """Make sure that the source can be imported later, and that its tokenizer leaves room for text.
+    """Make sure that the source can be imported later, and that its tokenizer fits it and leaves room for text.
 
     Raises:
         UnsupportedModelError: naming the node and operator of an ONNX file that is not taken.
-        SettingsError: if ``model.max_length`` holds special tokens alone.
+        SourceError: if the tokenizer has ids beyond the model's table.
+        SettingsError: if ``model.max_length`` holds special tokens alone, or is longer than the model takes.
     """
-    from ts4s_core.data.tokenizers import limited, load_tokenizer, tokenizer_from
+    from ts4s_core.data.tokenizers import StoredTokenizer
 
     if source.ref is not None:
-        load_tokenizer(store.local(source.ref) / "tokenizer", max_length=settings.model.max_length)
-    elif TOKENIZER_FILE in source.tokenizer:
-        limited(tokenizer_from(source.tokenizer[TOKENIZER_FILE].decode("utf-8")), settings.model.max_length)
+        stored = StoredTokenizer.read(store.local(source.ref) / "tokenizer")
+    else:
+        stored = StoredTokenizer.of(source.tokenizer)
+    max_length = settings.model.max_length
+    stored.load(max_length=max_length)
+    if stored.encoding.within(max_length) < max_length:
+        _LOG.warning(
+            "texts are cut to %d tokens, the tokenizer's model_max_length, not to model.max_length %d",
+            stored.encoding.within(max_length),
+            max_length,
+        )
     if source.kind == "onnx" and source.path is not None:
-        from ts4s_core.onnx.importing.importer import assemble
-        from ts4s_core.onnx.rewriting.rewrite import rewrite
+        _check_file(source.path, stored, settings)
 
-        assemble(rewrite(source.path, None).graph)
+
+def _check_file(path: Path, stored: StoredTokenizer, settings: Settings) -> None:
+    from ts4s_core.onnx.importing.importer import assemble, put_tensors
+    from ts4s_core.onnx.importing.sizes import check_sizes
+    from ts4s_core.onnx.rewriting.rewrite import rewrite
+
+    rewritten, model = rewrite(path, None), settings.model
+    module = assemble(rewritten.graph)
+    put_tensors(module, rewritten.tensors)
+    module.fixed = rewritten.fixed
+    check_sizes(
+        module, rewritten.graph, largest_id=stored.largest_id, max_length=model.max_length, source=f"model.source {model.source}"
+    )

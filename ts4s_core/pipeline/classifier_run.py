@@ -87,7 +87,7 @@ class ClassifierRun(TrainingRun):
     def export_alone(self, to: Path | None) -> StepResult:
         """See :class:`TrainingRun`."""
         with self.stage("check"):
-            self.source()
+            check_source(self.settings, self.source(), self.store)
         return self._export_source(to)
 
     def export(self) -> StepResult:

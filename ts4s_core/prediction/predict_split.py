@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.tokenizers import limit_tokenizer_threads, load_tokenizer, tokenize
 from ts4s_core.errors import DataError
 from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.options import Errors
 from ts4s_core.prediction.output import Sink
 from ts4s_core.prediction.result_table import Layout, error_lines, vector_lines
@@ -55,16 +56,22 @@ class LoadedModel:
 
     run: Run
     tokenizer: Any
-    pad_id: int
+    spec: ModelSpec
 
-    def values(self, rows: Iterable[TextRow]) -> Floats | None:
-        """Values of the rows that have a text, in their order; None if none has."""
-        texts = [row.text for row in rows if row.text is not None]
-        if not texts:
-            return None
-        return run_sorted(
-            self.run, [tokens.ids for tokens in tokenize(self.tokenizer, texts, fallback_id=self.pad_id)], pad_id=self.pad_id
-        )
+    def answers(self, rows: Sequence[TextRow]) -> tuple[list[TextRow], Floats | None]:
+        """Each row, marked if the model has no row for one of its tokens; and values of the unmarked ones, in their order."""
+        marked = list(rows)
+        asked = [place for place, row in enumerate(rows) if row.reason is None]
+        texts = [str(rows[place].text) for place in asked]
+        tokens: list[list[int]] = []
+        for place, found in zip(asked, tokenize(self.tokenizer, texts, fallback_id=self.spec.pad_id), strict=True):
+            largest = max(found.ids)
+            if largest < self.spec.vocab_size:
+                tokens.append(found.ids)
+                continue
+            reason = f"token {largest} of the text is unknown to the model: expected at most {self.spec.vocab_size - 1}"
+            marked[place] = replace(rows[place], reason=reason)
+        return marked, run_sorted(self.run, tokens, pad_id=self.spec.pad_id) if tokens else None
 
 
 def model_of(use: InferenceSpec) -> LoadedModel:
@@ -82,7 +89,7 @@ def _load_model(use: InferenceSpec) -> LoadedModel:
     make: Any = onnx_runner if use.runtime == "onnxruntime" else torch_runner
     run: Run = make(opened, threads=use.threads, output=use.output)
     tokenizer = load_tokenizer(opened.tokenizer_folder, max_length=opened.spec.max_length)
-    return LoadedModel(run, tokenizer, opened.spec.pad_id)
+    return LoadedModel(run, tokenizer, opened.spec)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class PredictSplit:
             for number, rows in enumerate(chunks(self.source.read(split))):
                 if number % split.of != split.share:
                     continue
-                table, marked = self.layout.table(rows, model.values(rows))
+                table, marked = self.layout.table(*model.answers(rows))
                 if marked and self.errors == "refuse":
                     raise refused(table)
                 # The chunks of a shared split come from several tasks: a file each keeps the order of the names.

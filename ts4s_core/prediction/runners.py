@@ -37,22 +37,37 @@ class OnnxRunner:
 
     def __call__(self, ids: Ids, mask: Ids) -> Floats:
         """Values ``(B, D)``, or ``(B, T, V)`` of a language model."""
-        if self._fixed is None:
-            return self._run(ids, mask)
-        rows, length = self._fixed
+        return self._run(ids, mask) if self._fixed is None else in_fixed_shape(self._run, self._fixed)(ids, mask)
+
+    def _run(self, ids: Ids, mask: Ids) -> Floats:
+        values: Floats = self._session.run(None, self._inputs(ids, mask))[0]
+        return values
+
+
+def in_fixed_shape(run: Run, fixed: tuple[int, int]) -> Run:
+    """What takes any batch, by padded pieces, of what takes one batch and length alone.
+
+    Args:
+        run: ``fixed`` ids and mask to their values.
+        fixed: batch and length.
+
+    Raises:
+        DataError: when called with a longer text.
+    """
+    rows, length = fixed
+
+    def pieces(ids: Ids, mask: Ids) -> Floats:
         texts, tokens = ids.shape
         if tokens > length:
             raise DataError(f"Text of {tokens} tokens: expected at most {length}, for which the graph was made")
         room = ((0, -texts % rows), (0, length - tokens))
         padded_ids, padded_mask = np.pad(ids, room), np.pad(mask, room)
         padded_mask[texts:, 0] = 1  # a row without any token would not be a number
-        pieces = [self._run(padded_ids[at : at + rows], padded_mask[at : at + rows]) for at in range(0, len(padded_ids), rows)]
-        joined = np.concatenate(pieces)[:texts]
+        found = [run(padded_ids[at : at + rows], padded_mask[at : at + rows]) for at in range(0, len(padded_ids), rows)]
+        joined: Floats = np.concatenate(found)[:texts]
         return joined[:, :tokens] if joined.ndim == 3 else joined
 
-    def _run(self, ids: Ids, mask: Ids) -> Floats:
-        values: Floats = self._session.run(None, self._inputs(ids, mask))[0]
-        return values
+    return pieces
 
 
 def onnx_runner(opened: ModelFolder, *, threads: int, output: Output = "logits") -> OnnxRunner:

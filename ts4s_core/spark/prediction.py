@@ -39,7 +39,7 @@ class _Predictor:
     def answers(self, texts: pa.Array) -> pa.Table:
         """The model's columns of some texts; a text that cannot be predicted is marked in ``error``."""
         rows = [row_of(text) for text in texts.to_pylist()]
-        table, _marked = self.layout.table(rows, model_of(self.use).values(rows))
+        table, _marked = self.layout.table(*model_of(self.use).answers(rows))
         return table.drop_columns(["text"])
 
 

@@ -222,7 +222,7 @@ def test_damaged_folder_is_one_line_that_says_what(damage: str, tmp_path: Path, 
 def test_tokenizer_of_another_model_is_refused(tmp_path: Path, make_folder: MakeFolder, make_tokenizer: Any) -> None:
     folder = make_folder("bert")
     make_tokenizer(folder, words=201)
-    with pytest.raises(SourceError, match=r"expected at most 200 tokens .* got 201"):
+    with pytest.raises(SourceError, match=r"expected token ids below 200 .* got the largest id 200"):
         resolved(tmp_path, folder)
     make_tokenizer(tmp_path / "fits")
     assert resolved(tmp_path, folder, tokenizer=str(tmp_path / "fits")).slug.startswith("base-")

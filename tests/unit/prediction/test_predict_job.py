@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from model_specs import small_spec
+from tiny_networks import word_tokenizer
 
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import ArtifactRef
@@ -23,6 +25,7 @@ from ts4s_core.prediction import predict_split as work
 from ts4s_core.prediction.job import predict
 from ts4s_core.prediction.options import PredictOptions
 from ts4s_core.prediction.runners import TOKENS_PER_BATCH
+from ts4s_core.prediction.source_rows import TextRow
 
 
 @pytest.fixture
@@ -95,6 +98,25 @@ def test_rows_that_cannot_be_predicted_are_marked_or_refuse(job: Any, tmp_path: 
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(SettingsError, match="already exists"):
         job(path)
+
+
+def test_a_token_that_the_model_has_no_row_for_marks_its_row_alone() -> None:
+    def run(ids: Any, _mask: Any) -> Any:
+        assert ids.max() < 9
+        return ids[:, :1].astype(np.float32) + [[0, 1]]
+
+    model = work.LoadedModel(run, word_tokenizer(), small_spec(vocab_size=9))
+    rows = [TextRow("w7 w5"), TextRow(None, None, "null text"), TextRow("w8 w9"), TextRow("w8")]
+    marked, values = model.answers(rows)
+    assert [row.reason for row in marked] == [
+        None,
+        "null text",
+        "token 9 of the text is unknown to the model: expected at most 8",
+        None,
+    ]
+    assert values is not None
+    assert values.tolist() == [[7, 8], [8, 9]]
+    assert model.answers(rows[1:3])[1] is None
 
 
 def test_numbers_that_are_not_finite_are_marked(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

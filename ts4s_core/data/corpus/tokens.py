@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from ts4s_core.data.tokenizers import TOKENIZER_FILE, shared_tokenizer, tokenizer_failures, tokenizer_from
+from ts4s_core.data.tokenizers import StoredTokenizer, tokenizer_failures
 
 CONFIG_FILE = "tokenizer_config.json"
 _BEGIN_TOKENS = ("bos_token", "eos_token", "cls_token")
@@ -34,16 +34,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """A tokenizer as text, so that executors need no file of the driver's.
+    """A tokenizer and the tokens that a language model knows by their part.
 
     Attributes:
-        text: content of ``tokenizer.json``.
+        stored: the tokenizer itself.
         begin_id: token that every text begins with; None: the tokenizer has none.
         unknown_id: token of text outside the vocabulary; None: the tokenizer has none.
         vocabulary: number of tokens.
     """
 
-    text: str
+    stored: StoredTokenizer
     begin_id: int | None
     unknown_id: int | None
     vocabulary: int
@@ -55,20 +55,20 @@ class TextTokenizer:
         Raises:
             SourceError: if it cannot be read.
         """
-        text = files[TOKENIZER_FILE].decode("utf-8")
-        tokenizer = tokenizer_from(text)
+        stored = StoredTokenizer.of(files)
+        tokenizer = stored.load()
         config = json.loads(files[CONFIG_FILE]) if CONFIG_FILE in files else {}
         named = (_token(config.get(name)) for name in _BEGIN_TOKENS)
         begin = next(
             (tokenizer.token_to_id(token) for token in named if token and tokenizer.token_to_id(token) is not None), None
         )
-        unknown = json.loads(text)["model"].get("unk_token")
+        unknown = json.loads(stored.text)["model"].get("unk_token")
         unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
-        return cls(text, begin, unknown_id, max(tokenizer.get_vocab().values()) + 1)
+        return cls(stored, begin, unknown_id, max(tokenizer.get_vocab().values()) + 1)
 
     def load(self) -> Tokenizer:
         """The tokenizer itself, shared by all in this process."""
-        return shared_tokenizer(self.text)
+        return self.stored.shared()
 
     def encode(self, tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
         """Tokens of some texts, without the tokenizer's own special tokens, behind the begin token."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.manifest import Manifest
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.facts import DatasetFacts
+from ts4s_core.data.tokenizers import ENCODING_FILE, TOKENIZER_FILE, load_tokenizer, tokenize
 from ts4s_core.errors import DataError, listed
 from ts4s_core.evaluation.scoring.dataset_rows import dataset_labels
 from ts4s_core.models.model_folder import ModelFolder
@@ -17,7 +19,7 @@ from ts4s_core.models.spec import SPEC_FILE, ModelSpec
 if TYPE_CHECKING:
     from ts4s_core.models.trainable import TrainableModel
 
-TOKENIZER_FILE = "tokenizer/tokenizer.json"
+_ENCODING_FILES = (f"tokenizer/{TOKENIZER_FILE}", f"tokenizer/{ENCODING_FILE}")
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,6 @@ class Scorer:
 
     def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of some texts by the model's own tokenizer, cut to its length."""
-        from ts4s_core.data.tokenizers import tokenize
-
         assert self.tokenizer is not None, "asked for where the dataset's tokens are another tokenizer's"
         return [tokens.ids for tokens in tokenize(self.tokenizer, texts, fallback_id=self.pad_id)]
 
@@ -75,16 +75,18 @@ def spec_of(store: ArtifactStore, trained: ArtifactRef) -> ModelSpec:
 
 
 def same_tokens(store: ArtifactStore, trained: ArtifactRef, dataset: ArtifactRef) -> bool:
-    """Whether the dataset was tokenised as the model wants it: the same tokenizer file, the same length."""
+    """Whether the dataset was tokenised as the model wants it: the same tokenizer, the same length."""
     ours, theirs = store.manifest(trained), store.manifest(dataset)
     if DatasetFacts.of(theirs).max_length != spec_of(store, trained).max_length:
         return False
-    return ours.file(TOKENIZER_FILE).sha256 == theirs.file(TOKENIZER_FILE).sha256
+    return _encoding_files(ours) == _encoding_files(theirs)
+
+
+def _encoding_files(manifest: Manifest) -> dict[str, str]:
+    return {entry.path: entry.sha256 for entry in manifest.files if entry.path in _ENCODING_FILES}
 
 
 def _tokenizer(opened: ModelFolder) -> Any:
-    from ts4s_core.data.tokenizers import load_tokenizer
-
     return load_tokenizer(opened.tokenizer_folder, max_length=opened.spec.max_length)
 
 

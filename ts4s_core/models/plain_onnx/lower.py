@@ -27,6 +27,8 @@ OUTPUT_NAMES = {"logits": "logits", "mean": "embedding", "first": "embedding"}
 _RENAMED = {"DynamicReshape": "Reshape", "Slice": "Slice", "CumSum": "CumSum", "Flatten": "Flatten"}
 _OWN = "ts4s/own"
 _EPSILON = 1e-9
+#: What a lowered graph takes at most, ``(B, T)`` int64 each.
+INPUTS = ("input_ids", "attention_mask")
 
 
 def lower(graph: Graph, spec: ModelSpec, *, output: Output = "logits") -> Lowered:
@@ -42,6 +44,11 @@ def lower(graph: Graph, spec: ModelSpec, *, output: Output = "logits") -> Lowere
     """
     graph = _apart(graph, OUTPUT_NAMES[output])
     work = _Lowering(graph)
+    for name in list(graph.inputs):
+        if name in INPUTS:
+            work.cast_input(name)
+        else:
+            work.fold_input(name)
     for node in graph.nodes:
         work.lower(node)
     hidden = graph.output
@@ -62,14 +69,25 @@ def lower(graph: Graph, spec: ModelSpec, *, output: Output = "logits") -> Lowere
 
 
 def _apart(graph: Graph, name: str) -> Graph:
-    """The graph, a value of its own renamed where it is called what the output will be."""
-    if graph.output != name and not any(name in node.outputs for node in graph.nodes):
+    """The graph, a value of its own renamed where it is called what the output will be, and inputs of other types than int64."""
+    cast = [
+        given for given in graph.inputs if graph.dtypes.get(given, TensorProto.INT64) != TensorProto.INT64 and given in INPUTS
+    ]
+    clash = graph.output == name or any(name in node.outputs for node in graph.nodes)
+    if not clash and not cast:
         return graph
     graph = copy.deepcopy(graph)
-    for node in graph.nodes:
-        node.outputs = [_OWN if value == name else value for value in node.outputs]
-    graph.redirect(name, _OWN)
+    if clash:
+        for node in graph.nodes:
+            node.outputs = [_OWN if value == name else value for value in node.outputs]
+        graph.redirect(name, _OWN)
+    for given in cast:
+        graph.redirect(given, _cast(given))
     return graph
+
+
+def _cast(name: str) -> str:
+    return f"ts4s/{name}"
 
 
 def classification_head(work: GraphBuilder, hidden: str) -> None:
@@ -101,6 +119,22 @@ class _Lowering(GraphBuilder):
                 "Use --format hf or torch"
             )
         write(node)
+
+    def fold_input(self, name: str) -> None:
+        """Make an input that follows from the tokens out of them: token types are zeros, positions count from 0."""
+        dtype = self.result.dtypes[name]
+        self.result.inputs.remove(name)
+        shape = self.emit("Shape", ["input_ids"])
+        made = self.emit("ConstantOfShape", [shape], value=helper.make_tensor("value", TensorProto.INT64, [1], [0]))
+        if name == "position_ids":
+            made = self.emit("Add", [made, self.emit("Range", [self.constant(0), self.length(), self.constant(1)])])
+        self.emit("Cast", [made], output=name, to=dtype)
+
+    def cast_input(self, name: str) -> None:
+        """Take an input as int64, and hand it on as the type that the graph reads."""
+        if self.result.dtypes[name] != TensorProto.INT64:
+            self.emit("Cast", [name], output=_cast(name), to=self.result.dtypes[name])
+            self.result.dtypes[name] = TensorProto.INT64
 
     def pool(self, hidden: str, how: Output) -> None:
         """``(B, T, H)`` to ``embedding`` ``(B, H)``."""

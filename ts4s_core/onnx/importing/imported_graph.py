@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.onnx.graph.inputs import graph_input
@@ -22,6 +22,7 @@ class ImportedGraph(nn.Module):
         self.graph_inputs: tuple[str, ...] = ()
         self.float_inputs: frozenset[str] = frozenset()
         self.fixed: tuple[int, int] | None = None
+        self.operations: fx.Graph | None = None
         self._run: Callable[..., torch.Tensor] | None = None
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,7 @@ def assemble(
     root.graph_inputs = tuple(graph.inputs)
     root.float_inputs = frozenset(name for name in graph.inputs if graph.dtypes.get(name) == TensorProto.FLOAT)
     _place(root, converted)
+    root.operations = converted.graph
     root._run = type(fx.GraphModule(root, converted.graph)).forward
     return root
 

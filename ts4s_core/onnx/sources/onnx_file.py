@@ -37,7 +37,7 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
 
     Raises:
         SourceError: if the file is missing, damaged, refused by ONNX's checker, or keeps weights outside its folder.
-        UnsupportedModelError: on an opset that is not taken.
+        UnsupportedModelError: on an opset that is not taken, or half precision.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -57,11 +57,27 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
             f"model.source {source} has opset {opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}. "
             "Export it again with one of these"
         )
+    if _computes_in_half(model):
+        raise UnsupportedModelError(
+            f"model.source {source} computes in half precision: expected float32, in which models are trained. Export it again "
+            "from the float32 model, without converting it to float16 (a folder with safetensors in half precision is taken)"
+        )
     try:
         onnx.checker.check_model(str(path))
     except Exception as exc:  # the checker's own errors, and whatever its shape inference throws
         raise SourceError(f"model.source {source} is refused by ONNX's checker: {str(exc)[:500]}") from exc
     return model, external
+
+
+def _computes_in_half(model: onnx.ModelProto) -> bool:
+    """Whether values, not weights alone, are in half precision: the graph casts to it, or gives it out."""
+    import onnx
+
+    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    casts = (node for part in graphs_in(model.graph) for node in part.node if node.op_type == "Cast")
+    to = (attribute.i for node in casts for attribute in node.attribute if attribute.name == "to")
+    outputs = (value.type.tensor_type.elem_type for value in model.graph.output)
+    return any(kind in half for kind in (*to, *outputs))
 
 
 def _external_files(model: onnx.ModelProto, folder: Path, *, source: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The tokenizer of a source, as files that name nothing of the machine they were made on."""
+"""The tokenizer of a source with all that its configuration says, as files that name nothing of the machine they were made on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ts4s_core.data.tokenizers import Encoding
 from ts4s_core.errors import SourceError
 from ts4s_core.onnx.sources.folder import located
 
@@ -24,6 +25,8 @@ _LOCAL_KEYS = (
     "merges_file",
 )
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm.model", "sentencepiece.model")
+#: The library writes 1e30 where nothing limits a text.
+_UNLIMITED = 2**31
 #: Special tokens alone.
 _FEW_TOKENS = 16
 _HINTS = (TOKENIZER_JSON, "tokenizer_config.json", "vocab.txt", "vocab.json")
@@ -44,7 +47,7 @@ def source_tokenizer(source: str, beside: Path, *, given: str | None, vocabulary
         vocabulary: what its configuration says of the rows of its token table.
 
     Raises:
-        SourceError: the tokenizer is missing or damaged, or has more tokens than the model.
+        SourceError: the tokenizer is missing or damaged, or has ids beyond the model's table.
     """
     rows = vocabulary if isinstance(vocabulary, int) else None
     if given is not None:
@@ -59,7 +62,7 @@ def given_tokenizer(given: str, *, vocabulary: int | None) -> dict[str, bytes]:
     """Files of the tokenizer that ``model.tokenizer`` names: a folder, ``package:NAME`` or a hub id.
 
     Raises:
-        SourceError: the tokenizer is missing or damaged, or has more tokens than ``vocabulary``.
+        SourceError: the tokenizer is missing or damaged, or has ids beyond ``vocabulary``.
     """
     _kind, folder = located(given, setting="model.tokenizer", with_model=False)
     return tokenizer_files(folder, setting=f"model.tokenizer {given}", vocabulary=vocabulary)
@@ -74,16 +77,17 @@ def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> di
         vocabulary: rows of the model's token table, if known.
 
     Raises:
-        SourceError: if there is no tokenizer, it is damaged or slow, or it has more tokens than the model.
+        SourceError: if there is no tokenizer, it is damaged or slow, or it has ids beyond the model's table.
     """
     if not folder.is_dir() or not has_tokenizer(folder):
         _refuse_sentencepiece(folder, setting=setting)
         raise SourceError(f"{setting} has no tokenizer: expected a folder with tokenizer.json, as save_pretrained writes it")
     tokenizer = _loaded(folder, setting=setting)
-    if vocabulary is not None and len(tokenizer) > vocabulary:
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if vocabulary is not None and largest >= vocabulary:
         raise SourceError(
-            f"{setting}: tokenizer and model do not fit together: expected at most {vocabulary} tokens "
-            f"(vocab_size of config.json), got {len(tokenizer)}"
+            f"{setting}: tokenizer and model do not fit together: expected token ids below {vocabulary} (vocab_size of "
+            f"config.json), got the largest id {largest}. Give the model's own tokenizer as model.tokenizer"
         )
     with tempfile.TemporaryDirectory(prefix="ts4s-tokenizer-") as temporary:
         tokenizer.save_pretrained(temporary)
@@ -92,7 +96,7 @@ def tokenizer_files(folder: Path, *, setting: str, vocabulary: int | None) -> di
         raise SourceError(f"{setting} has no fast tokenizer: expected tokenizer.json. Convert it with transformers first")
     for name in [name for name in files if name.endswith("_config.json")]:
         files[name] = _without_local_keys(files[name])
-    return files
+    return {**files, **_encoding_of(tokenizer, setting=setting).files()}
 
 
 def tokenizer_hash(files: dict[str, bytes]) -> str:
@@ -119,6 +123,19 @@ def _loaded(folder: Path, *, setting: str) -> Any:
     if not tokenizer.is_fast:
         raise SourceError(f"{setting} has a slow tokenizer only: expected tokenizer.json. Convert it with transformers first")
     return tokenizer
+
+
+def _encoding_of(tokenizer: Any, *, setting: str) -> Encoding:
+    """What the loaded tokenizer does beyond its ``tokenizer.json``.
+
+    Raises:
+        SourceError: its ``model_max_length`` is no length.
+    """
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or longest < 1:
+        raise SourceError(f"{setting}: model_max_length of tokenizer_config.json: expected a number of tokens, got {longest!r}")
+    limit = int(longest) if longest < _UNLIMITED else None
+    return Encoding(str(tokenizer.truncation_side), limit, bool(tokenizer.split_special_tokens))
 
 
 def _refuse_sentencepiece(folder: Path, *, setting: str) -> None:
