@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -112,6 +113,23 @@ def test_csv_of_pandas_with_an_escape(table: Table, doubled: bool) -> None:
     frame = pd.DataFrame(table, columns=["label", "text"], dtype="string")
     frame.to_csv(sink, index=False, escapechar="\\", doublequote=doubled)
     assert read(sink.getvalue(), PYTHON)[0] == after_the_rules(table)
+
+
+POLARS: list[dict[str, Any]] = [
+    {},
+    {"quote_style": "always"},
+    {"quote_style": "non_numeric"},
+    {"line_terminator": "\r\n"},
+    {"include_bom": True},
+]
+
+
+@settings(deadline=None, max_examples=80)
+@given(TABLES, st.sampled_from(POLARS))
+def test_csv_of_polars(table: Table, options: dict[str, Any]) -> None:
+    sink = io.BytesIO()
+    pl.DataFrame(table, schema={"label": pl.String, "text": pl.String}, orient="row").write_csv(sink, **options)
+    assert read(sink.getvalue())[0] == after_the_rules(table)
 
 
 def by_spark(table: Table, *, all_quoted: bool, escape: str = "\\") -> bytes:

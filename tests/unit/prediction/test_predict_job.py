@@ -103,7 +103,7 @@ def test_rows_that_cannot_be_predicted_are_marked_or_refuse(job: Any, tmp_path: 
 def test_a_token_that_the_model_has_no_row_for_marks_its_row_alone() -> None:
     def run(ids: Any, _mask: Any) -> Any:
         assert ids.max() < 9
-        return ids[:, :1].astype(np.float32) + [[0, 1]]
+        return ids[:, :1].astype(np.float32) + np.array([[0, 1]])
 
     model = work.LoadedModel(run, word_tokenizer(), small_spec(vocab_size=9))
     rows = [TextRow("w7 w5"), TextRow(None, None, "null text"), TextRow("w8 w9"), TextRow("w8")]

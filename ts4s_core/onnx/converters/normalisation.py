@@ -1,4 +1,4 @@
-"""RMSNormalization and Gelu, which onnx2torch does not know."""
+"""RMSNormalization, Gelu and Mish, which onnx2torch does not know."""
 
 from __future__ import annotations
 
@@ -43,3 +43,8 @@ def _rms(node: Any) -> nn.Module:
 @register("Gelu", versions=(20,))
 def _gelu(node: Any) -> nn.Module:
     return Gelu(str(node.attributes.get("approximate", "none")))
+
+
+@register("Mish", versions=(18, 22))
+def _mish(_node: Any) -> nn.Module:
+    return nn.Mish()

@@ -88,7 +88,7 @@ def batches(ranges: Ranges) -> Iterator[Batch]:
     """Random batches of several shapes, with padding at the end of the rows."""
     random = np.random.default_rng(SEED)
     for rows, length in [ranges.fixed] if ranges.fixed else SHAPES:
-        length = min(length, ranges.max_length)
+        length = length if ranges.fixed else min(length, ranges.max_length)
         ids = random.integers(0, ranges.vocab_size - 1, size=(rows, length))
         ids += ids >= ranges.pad_id
         lengths = random.integers(max(1, length // 2), length + 1, size=rows)
