@@ -90,8 +90,13 @@ def _sizes(*values: Any) -> bool:
     return all(isinstance(value, np.ndarray) for value in values)
 
 
+def _kept(module: nn.Module, name: str) -> Any:
+    """An attribute of the ONNX node, as onnx2torch's module keeps it."""
+    return vars(module)[f"_{name}"]
+
+
 def _shape(module: Any, data: Any) -> Any:
-    return np.array(list(data.shape)[module._start : module._end], dtype=object)
+    return np.array(list(data.shape)[_kept(module, "start") : _kept(module, "end")], dtype=object)
 
 
 def _gather(module: Any, data: Any, index: Any) -> Any:
@@ -100,19 +105,19 @@ def _gather(module: Any, data: Any, index: Any) -> Any:
     if _sizes(data):
         return np.array(data[index.astype(np.int64)], dtype=object)
     if index.ndim == 0:
-        return data.select(module._axis, index.item())
-    return data.index_select(module._axis, _tensor(index)) if index.ndim == 1 else None
+        return data.select(_kept(module, "axis"), index.item())
+    return data.index_select(_kept(module, "axis"), _tensor(index)) if index.ndim == 1 else None
 
 
 def _gather_nd(module: Any, data: Any, index: Any) -> Any:
     # The library's own compares sizes, which fixes them.
-    if module._batch_dims or _sizes(data) or _sizes(index) or index.shape[-1] != data.dim():
+    if _kept(module, "batch_dims") or _sizes(data) or _sizes(index) or index.shape[-1] != data.dim():
         return None
     return data[tuple(index.unbind(-1))]
 
 
 def _unsqueeze(module: Any, data: Any, axes: Any = None) -> Any:
-    chosen = module._axes if axes is None else axes.tolist() if _sizes(axes) else None
+    chosen = _kept(module, "axes") if axes is None else axes.tolist() if _sizes(axes) else None
     if chosen is None:
         return None
     if _sizes(data):
