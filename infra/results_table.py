@@ -126,10 +126,12 @@ def _fuzzing(result: Result) -> str:
 
 
 def _faults(result: Result) -> str:
-    summary = result["summary"]
+    summary, points = result["summary"], [point for point in result["points"] if point["counted"]]
+    same = sum(point["weights_sha256"] == point["expected_sha256"] for point in points)
     return (
-        f"{summary['counted']} kills, stops, full disks and cut stores at seeded points of a run: "
-        f"{len(summary['hashes'])} hash, {summary['not_as_they_should_be']} not as they should be "
+        f"{summary['counted']} faults of {len(summary['by_kind'])} kinds at seeded points of a run (kills, stops, full disks, "
+        f"cut stores and networks, stepped clocks, ...): {same} ended with the undisturbed run's weights, "
+        f"{summary['not_as_they_should_be']} not as they should be "
         f"({summary['after_a_mend']} found a fault in ts4s that was mended)"
     )
 
@@ -150,7 +152,7 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"store_throughput.*\.json", _store, "python infra/benchmarks/store_throughput.py --mib 512 --rounds 5"),
     (r"prediction.*\.json", _prediction, ""),
     (r"fuzz/results\.json", _fuzzing, "make fuzz MINUTES=10"),
-    (r"faults/results\.json", _faults, "make test-faults POINTS=40 SEED=2"),
+    (r"faults/results\.json", _faults, "make test-faults POINTS=40 SEED=2; make test-faults POINTS=63 SEED=101"),
 )
 
 

@@ -61,10 +61,10 @@ def kill(pids: list[int], number: signal.Signals = signal.SIGKILL, *, wanted: tu
     return [pid for pid in hit if state(pid) in wanted]
 
 
-def hold_up(pid: int) -> None:
+def hold_up(pid: int, seconds: float = HELD_UP_S) -> None:
     """Let a worker stand still for a while, which fails nothing, so that its run lasts."""
     kill([pid], signal.SIGSTOP, wanted=("T",))
-    timer = threading.Timer(HELD_UP_S, kill, ([pid], signal.SIGCONT), {"wanted": ("R", "S", "D", "Z", "")})
+    timer = threading.Timer(seconds, kill, ([pid], signal.SIGCONT), {"wanted": ("R", "S", "D", "Z", "")})
     timer.daemon = True
     timer.start()
 

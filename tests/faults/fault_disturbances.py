@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_acts import hold_up, kill
+from fault_acts import HELD_UP_S, hold_up, kill
 from fault_command import COMMAND_LIMIT_S, Command, Launch
 from fault_ground import Ground
 from fault_points import Point
@@ -24,6 +24,7 @@ from lease_processes import NEW_NAMESPACE, WORKER, faked_clock
 
 from ts4s_core.artifacts.leases.lease import LEASES, LIMITS, claims
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.versions.refs import MANIFEST
 from ts4s_core.errors import Ts4sError
 from ts4s_core.settings import Settings
 from ts4s_core.spark.driver.client import SparkProgram
@@ -33,6 +34,8 @@ from ts4s_core.training.job import storage_to_wire
 STOPPED_S = 70.0
 CLOCKS = ("+61", "-61", "+2", "-2", "+3d", "-3d", "+0")
 CLOCK_STEP_S = 0.3
+#: Within which somebody who asks for a lease sees that it is renewed, on a busy machine.
+ANSWERED_WITHIN_S = 20.0
 CLOCK_SITE = Path(__file__).with_name("clock_site")
 
 
@@ -71,8 +74,8 @@ class Disturbance:
     def _store(self) -> ArtifactStore:
         return ArtifactStore.open(self._ground.storage(self._point.place))
 
-    def _hold_up(self, workers: list[int]) -> None:
-        hold_up(workers[self._point.victim % len(workers)])
+    def _hold_up(self, workers: list[int], seconds: float = HELD_UP_S) -> None:
+        hold_up(workers[self._point.victim % len(workers)], seconds)
 
 
 class HolderStop(Disturbance):
@@ -191,7 +194,8 @@ class SecondNamespace(Disturbance):
     def __init__(self, ground: Ground, point: Point, settings: Settings, *, expected: str) -> None:
         super().__init__(ground, point, settings, expected=expected)
         self._other: subprocess.Popen[str] | Command | None = None
-        self._told = False
+        self._answer: tuple[str, float] | None = None
+        self._listener: threading.Thread | None = None
 
     def prepare(self) -> None:
         inside = self._point.more == 3
@@ -201,7 +205,7 @@ class SecondNamespace(Disturbance):
             self._other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def strike(self, workers: list[int]) -> list[int]:
-        self._hold_up(workers)
+        self._hold_up(workers, ANSWERED_WITHIN_S)
         if self._other is None:
             self._other = self._ground.start_command(self._point, self._settings, Launch(before=NEW_NAMESPACE))
             return [self._other.pid]
@@ -211,19 +215,34 @@ class SecondNamespace(Disturbance):
         options = {"storage": storage_to_wire(self._ground.storage(self._point.place)), "limits": asdict(LIMITS), "name": name}
         self._other.stdin.write(json.dumps(options) + "\n")
         self._other.stdin.flush()
-        self._told = True
+        self._listener = threading.Thread(target=self._listen, args=(self._other,), name="other", daemon=True)
+        self._listener.start()
         return [self._other.pid]
 
     def settle(self) -> None:
         if isinstance(self._other, Command):
             self._wait_for_the_same_command(self._other)
         elif self._other is not None:
-            # Where the run ended before the strike it has no options yet, and fails.
-            said, _ = self._other.communicate(timeout=COMMAND_LIMIT_S)
+            self._other.communicate(timeout=COMMAND_LIMIT_S) if self._listener is None else self._listener.join(COMMAND_LIMIT_S)
+            self._other.wait(COMMAND_LIMIT_S)
+            said, at = self._answer or ("", 0.0)
             self.felt = said.startswith("failed LeaseHeldError")
-            if self._told and not self.felt and self._point.aims[0].during != "end":  # by then it may be free
-                self.problems.append(f"somebody in another pid namespace was not turned away: {said!r}")
+            if said == "admitted" and at < self._sealed_at():
+                self.problems.append("somebody in another pid namespace was admitted while the run went on")
         self._other = None
+
+    def _listen(self, other: subprocess.Popen[str]) -> None:
+        assert other.stdout is not None
+        said = other.stdout.readline().strip()
+        self._answer = said, time.time()
+
+    def _sealed_at(self) -> float:
+        """When the run's weights were sealed, until when it held its lease."""
+        store = self._store()
+        sealed = [f"{ref}/{MANIFEST}" for ref in store.versions("trained", self._point.name)]
+        return max(
+            (entry.mtime for entry in store.storage.list(f"trained/{self._point.name}") if entry.path in sealed), default=0.0
+        )
 
     def _wait_for_the_same_command(self, other: Command) -> None:
         try:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -187,6 +188,37 @@ def test_a_program_that_falls_silent_is_ended(folder: Path) -> None:
         assert gone([root])
         assert program.run({"job": "echo", "items": ["a"]}, silence_s=30) == {"items": ["a"]}
     assert list(folder.iterdir()) == []
+
+
+#: Runs a job, and says in which process.
+WAITER = """
+import sys
+from ts4s_core.settings import Settings
+from ts4s_core.spark.driver.client import SparkProgram
+with SparkProgram(Settings(spark={"master": "none"})) as program:
+    program.run({"job": "echo"})
+    print(program.pid, flush=True)
+    sys.stdin.readline()
+    print(program.run({"job": "echo", "items": ["a"]}, silence_s=8)["items"], flush=True)
+"""
+
+
+def test_who_stood_still_itself_takes_no_program_for_silent(folder: Path) -> None:
+    """A laptop that was shut, with both of them: on waking the waiting process may be the first that runs."""
+    waiter = subprocess.Popen([sys.executable, "-c", WAITER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with contextlib.closing(waiter.stdout), contextlib.closing(waiter.stdin):
+        program = psutil.Process(int(waiter.stdout.readline()))
+        program.suspend()
+        waiter.stdin.write("\n")
+        waiter.stdin.flush()
+        time.sleep(1.0)  # the job was sent
+        waiter.send_signal(signal.SIGSTOP)
+        time.sleep(10.0)
+        waiter.send_signal(signal.SIGCONT)
+        time.sleep(1.0)
+        program.resume()
+        assert waiter.stdout.readline() == "['a']\n"
+        assert waiter.wait(60) == 0
 
 
 def test_sigterm_ends_the_program_with_143(folder: Path) -> None:

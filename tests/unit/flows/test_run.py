@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import os
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.cli.commands.retrain import flow_parameters, secrets_in_environment
 from flows.cli.commands.steps import inputs
+from flows.lifecycle import hold_model
 from tasks.current_run import current_run, joined_run, open_run
-from ts4s_core.errors import DataError, InputError, NotFoundError, SettingsError, SourceError
+from ts4s_core.errors import DataError, InputError, LeaseHeldError, NotFoundError, SettingsError, SourceError
 from ts4s_core.pipeline import checks
 from ts4s_core.pipeline.checks import check_classes, check_store
 from ts4s_core.pipeline.run import Run
@@ -38,6 +41,19 @@ def test_a_run_is_found_by_its_tasks_and_only_while_it_lasts(tmp_path: Path) -> 
         current_run(Run)
     with joined_run(settings) as run:
         assert current_run(Run) is run
+
+
+def test_a_run_that_loses_the_model_fails_and_was_not_skipped(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold_model, "run_log", contextlib.nullcontext)
+    monkeypatch.setattr(run, "check_input", lambda: None)
+
+    def work() -> dict[str, Any]:
+        run.store.storage.delete(run.store.storage.fences[0].path)  # somebody took this process for dead
+        run.store.begin("trained", run.settings.name, "ab" * 32, settings={}, upstream={})
+        return {"status": "done"}
+
+    with pytest.raises(LeaseHeldError, match="was lost"):
+        hold_model.with_model_held(run.settings, work)
 
 
 def test_progress_reaches_everybody_who_listens(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class _Child:
         self._events: dict[int, Events] = {}
         self._lock = threading.Lock()
         self._dead = False
-        self._last_event_at = time.monotonic()
+        self._last_event_at = self._looked_at = time.monotonic()
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         arguments = ["--temporary", str(self.temporary), "--parent", str(os.getpid())]
         self.process = subprocess.Popen(
@@ -190,12 +190,16 @@ class _Child:
         return events
 
     def check_alive(self, name: str, silence_s: float) -> None:
-        """Check that the program sent something lately.
+        """Check that the program sent something lately. Only time in which this process looked counts.
 
         Raises:
             SparkError: if it was silent for longer than ``silence_s``.
         """
-        silent_s = time.monotonic() - self._last_event_at
+        now = time.monotonic()
+        if now - self._looked_at > silence_s / 2:
+            self._last_event_at = now  # this process stood still itself; what the program said meanwhile is not read yet
+        self._looked_at = now
+        silent_s = now - self._last_event_at
         if silent_s > silence_s:
             raise SparkError(
                 f"job {name} was lost: the Spark program (pid {self.process.pid}) was silent for {silent_s:.0f} s, "
