@@ -79,8 +79,8 @@ def test_any_number_of_rows_in_batches_of_any_size(
             full, left = divmod(counts[side], 256)
             assert list(groups) == [256] * full + [left] * bool(left)
             for number in range(len(groups)):
-                block: Any = source.read(side, [number])
-                found |= dict(zip(block.numbers[:, 0].tolist(), block.labels.tolist(), strict=True))
+                part: Any = source.read(side, [number]).batch(np.arange(groups[number]), pad_id=0)
+                found |= dict(zip(part.inputs[0][:, 0].tolist(), part.labels.tolist(), strict=True))
     assert found == {float(number): number % 3 for number in range(rows)}
 
 
