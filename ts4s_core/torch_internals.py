@@ -25,6 +25,7 @@ __all__ = [
     "gloo_options",
     "optimizers_without_compiler",
     "parameters_of",
+    "parametrized_again",
     "step_of",
     "version_of",
 ]
@@ -45,6 +46,15 @@ def buffers_of(module: nn.Module) -> dict[str, torch.Tensor | None]:
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """A module's own children by local name, in order, one that is there twice included; a view."""
     return module._modules
+
+
+def parametrized_again(module: nn.Module, names: list[str]) -> None:
+    """Compute some of a module's tensors by its child ``parametrizations``, which is there already."""
+    from torch.nn.utils import parametrize
+
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
 
 
 def version_of(tensor: torch.Tensor) -> int:

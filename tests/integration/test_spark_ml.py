@@ -17,7 +17,7 @@ from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
 from torch import nn
 
-from ts4s_core.errors import DataError, InputError, SettingsError, UnsupportedModelError
+from ts4s_core.errors import DataError, InputError, SettingsError
 from ts4s_core.spark import TorchEstimator, TorchModel
 
 PIXELS = [f"p{number}" for number in range(64)]
@@ -202,14 +202,6 @@ def test_mistakes_are_told_in_one_line(digits: Any, params: dict[str, Any], mess
     with pytest.raises((SettingsError, InputError, DataError), match=message) as caught:
         TorchEstimator(**{"maxRestarts": 0, **params}).fit(digits.where("number < 40"))
     assert "\n" not in str(caught.value)
-
-
-def test_classes_without_a_home_are_refused() -> None:
-    class Local(nn.Linear):
-        pass
-
-    with pytest.raises(UnsupportedModelError, match="cannot be imported by name"):
-        TorchEstimator(module=Local(64, 10))
 
 
 def test_setters_and_getters_are_sparks(digits: Any) -> None:

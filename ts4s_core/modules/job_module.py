@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,17 @@ import torch
 from torch import nn
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import InputError, UnsupportedModelError, listed
-from ts4s_core.models.weights import Array, read_weights
+from ts4s_core.errors import InputError
+from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.losses import AnyLoss
+from ts4s_core.modules.saved import CONSTANTS, GRAPH, WEIGHTS, SavedModule, fill, weights_of
 from ts4s_core.modules.sources import renew
-from ts4s_core.modules.spec import Spec, build, paths_of
+from ts4s_core.modules.spec import build, describe, paths_of
 from ts4s_core.modules.trust import find, trust
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.optimizers.any_torch import SlicedTorch, optimizer_maker
 from ts4s_core.training.optimizers.schedule import constant
 from ts4s_core.training.step.built_model import BuiltModel
-
-WEIGHTS, GRAPH = "model.safetensors", "graph.onnx"
-_STORED = (
-    torch.float32,
-    torch.float64,
-    torch.float16,
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint8,
-    torch.bool,
-)
 
 
 def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
@@ -48,12 +35,8 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     """
     renew(job.extra.get("sources", {}))
     # The driver's own code named these, or it would not have sent them.
-    trust(*paths_of(job.extra["module"]), str(job.extra["loss"]["factory"]), str(job.extra["optimizer"]["factory"]))
-    ref = job.model_ref
-    files = {entry.path for entry in store.manifest(ref).files}
-    graph = store.local_file(ref, GRAPH).read_bytes() if GRAPH in files else None
-    weights = read_weights(store.local_file(ref, WEIGHTS)) if WEIGHTS in files else None
-    module = make_module(job.extra["module"], graph=graph, weights=weights, seed=job.settings.seed)
+    trust(*(path for name in ("module", "loss", "optimizer") for path in paths_of(job.extra[name])))
+    module = make_module(_start(job, store), seed=job.settings.seed)
     optimizer = job.extra["optimizer"]
     rate = job.settings.learning_rate
     make = optimizer_maker(find(optimizer["factory"]), optimizer["arguments"], learning_rate=rate)
@@ -71,61 +54,45 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     )
 
 
-def make_module(spec: Spec, *, graph: bytes | None, weights: Mapping[str, Array] | None, seed: int = 0) -> nn.Module:
-    """A module as described, with these weights (None: its own).
+def _start(job: TrainJob, store: ArtifactStore) -> SavedModule:
+    """What training starts from, of the job's model artifact."""
+    ref = job.model_ref
+    files = {entry.path for entry in store.manifest(ref).files}
+    return SavedModule(
+        job.extra["module"],
+        read_weights(store.local_file(ref, WEIGHTS)) if WEIGHTS in files else None,
+        graph=store.local_file(ref, GRAPH).read_bytes() if GRAPH in files else None,
+        constants=read_weights(store.local_file(ref, CONSTANTS)) if CONSTANTS in files else {},
+    )
+
+
+def saved_module(module: nn.Module) -> SavedModule:
+    """An object as what can be sent and kept.
+
+    Raises:
+        UnsupportedModelError: naming what cannot be described.
+    """
+    spec, constants = describe(module)
+    return SavedModule(spec, weights_of(module), constants=constants)
+
+
+def make_module(saved: SavedModule, *, seed: int = 0) -> nn.Module:
+    """A module as described, with its weights (if it has none: random ones).
 
     Raises:
         InputError: if it cannot be built.
         UnsupportedModelError: if the weights are another module's.
     """
-    if graph is not None:
+    if saved.graph is not None:
         from ts4s_core.modules.graphs import module_of_onnx  # brings onnx, which no other module needs
 
         with tempfile.TemporaryDirectory(prefix="ts4s-graph-") as folder:
-            module = module_of_onnx(graph, folder=Path(folder))
+            module = module_of_onnx(saved.graph, folder=Path(folder))
     else:
-        module = build(spec, seed=seed)
-    if weights is not None:
-        fill(module, weights)
+        module = build(saved.spec, seed=seed, constants=saved.constants)
+    if saved.weights is not None:
+        fill(module, saved.weights)
     return module
-
-
-def fill(module: nn.Module, weights: Mapping[str, Array]) -> None:
-    """Put weights and buffers into a module; a tied weight may stand under any of its names.
-
-    Raises:
-        UnsupportedModelError: listing what does not fit.
-    """
-    tensors = {name: torch.tensor(array) for name, array in weights.items()}  # copies: read weights may be read-only
-    own = module.state_dict()
-    by_storage = {tensor.data_ptr(): name for name, tensor in own.items() if name in tensors and tensor.numel()}
-    missing = [name for name, tensor in own.items() if name not in tensors and tensor.data_ptr() not in by_storage]
-    problems = [f"no {name}" for name in missing] + [f"unknown {name}" for name in sorted(tensors.keys() - own.keys())]
-    problems += [
-        f"{name} of shape {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
-    ]
-    if problems:
-        raise UnsupportedModelError(
-            f"Weights do not fit the module {type(module).__name__}: got {listed(problems)}. Give the arguments it was made with"
-        )
-    module.load_state_dict(tensors, strict=False)
-
-
-def weights_of(module: nn.Module) -> dict[str, Array]:
-    """Parameters (a tied one once) and persistent buffers of a module, copied.
-
-    Raises:
-        UnsupportedModelError: on a type that is not kept.
-    """
-    kept = {name for name, _parameter in module.named_parameters()}
-    repeated = {name for name, _parameter in module.named_parameters(remove_duplicate=False)} - kept
-    state = {name: tensor for name, tensor in module.state_dict().items() if name not in repeated}
-    odd = [f"{name} ({tensor.dtype})" for name, tensor in state.items() if tensor.dtype not in _STORED]
-    if odd:
-        raise UnsupportedModelError(f"Weights of other types than are kept: got {listed(odd)}. Convert them with module.float()")
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
 
 
 class OnDevice:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from ts4s_core.errors import InputError
-from ts4s_core.modules.spec import Spec, describe, import_path, spec_of_call
+from ts4s_core.errors import InputError, listed
+from ts4s_core.modules.saved import fill, weights_of
+from ts4s_core.modules.spec import Spec, build, describe, spec_of_call
 from ts4s_core.modules.trust import find
 from ts4s_core.training.step.objectives import PartLoss
 
@@ -37,14 +39,14 @@ def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
     """The description of a loss.
 
     Args:
-        loss: a name in ``torch.nn``, ``module:name``, a class or function, or a ``torch.nn`` loss that is built already.
+        loss: a name in ``torch.nn``, ``module:name``, a class or function, or a loss that is built already.
         arguments: keyword arguments of the class; for a function, of every call.
 
     Raises:
         InputError: if it is not in ``torch.nn`` and cannot be imported, or has a reduction of its own.
     """
     if isinstance(loss, nn.Module):
-        spec = _described(loss)
+        spec = _described(loss, dict(arguments or {}))
     else:
         if isinstance(loss, str) and ":" not in loss:
             if not (isinstance(getattr(nn, loss, None), type) and issubclass(getattr(nn, loss), nn.Module)):
@@ -60,14 +62,21 @@ def loss_spec(loss: object, arguments: Mapping[str, Any] | None) -> Spec:
     return spec
 
 
-def _described(loss: nn.Module) -> Spec:
-    """The description of a loss object; its class weights are arguments."""
-    tensors = {name: getattr(loss, name, None) for name in ("weight", "pos_weight")}
-    weights = {name: value.tolist() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
-    if not weights:
-        return describe(loss)
-    plain = {name: getattr(loss, name) for name in ("ignore_index", "label_smoothing", "reduction") if hasattr(loss, name)}
-    return {"factory": import_path(type(loss)), "arguments": {**weights, **plain}}
+def _described(loss: nn.Module, arguments: dict[str, Any]) -> Spec:
+    """The description of a loss object, the values of its tensors among it: there are few."""
+    if arguments:
+        raise InputError(f"lossArgs {listed(arguments)} have no meaning with a loss that is built already: give its class")
+    spec, constants = describe(loss)
+    tensors = {**constants, **weights_of(loss)}
+    values = {name: [array.dtype.str, array.tolist()] for name, array in tensors.items()}
+    return {**spec, "values": values, "arguments": {"reduction": getattr(loss, "reduction", "mean")}}
+
+
+def _restored(spec: Spec) -> Any:
+    values = {name: np.array(value, dtype) for name, (dtype, value) in spec["values"].items()}
+    loss = build(spec, constants=values)
+    fill(loss, {name: values[name] for name in spec["tensors"]})
+    return loss
 
 
 class AnyLoss:
@@ -82,21 +91,27 @@ class AnyLoss:
     def __init__(self, spec: Spec, *, weighted: bool = False) -> None:
         self._path = str(spec["factory"])
         self._weighted = weighted
+        self._options: dict[str, Any] = {}
+        # The mean is this class's to take: a sum or one number an item is what it takes it of.
+        own = self._path.startswith("torch.nn:") and self._path != "torch.nn:KLDivLoss"
+        reduction = "sum" if self._path in _WEIGHED and not weighted else "none"
         arguments = dict(spec.get("arguments", {}))
+        if "objects" in spec:
+            self._loss = _restored(spec)
+            if own:
+                self._loss.reduction = reduction
+            return
         made = find(self._path)
-        self._options = {}
-        if isinstance(made, type):
-            tensors = {
-                name: torch.tensor(arguments[name]) for name in ("weight", "pos_weight") if arguments.get(name) is not None
-            }
-            if self._path.startswith("torch.nn:") and self._path != "torch.nn:KLDivLoss":
-                arguments["reduction"] = "sum" if self._path in _WEIGHED and not weighted else "none"
-            try:
-                self._loss = made(**{**arguments, **tensors})
-            except TypeError as exc:
-                raise InputError(f"loss {self._path} cannot be built: {exc}. See lossArgs") from exc
-        else:
+        if not isinstance(made, type):
             self._loss, self._options = made, arguments
+            return
+        tensors = {name: torch.tensor(arguments[name]) for name in ("weight", "pos_weight") if arguments.get(name) is not None}
+        if own:
+            arguments["reduction"] = reduction
+        try:
+            self._loss = made(**{**arguments, **tensors})
+        except TypeError as exc:
+            raise InputError(f"loss {self._path} cannot be built: {exc}. See lossArgs") from exc
 
     def __call__(self, logits: Any, batch: Any) -> PartLoss:
         """The part's loss.

@@ -45,7 +45,7 @@ class Predictor:
         self._saved = saved
         self._form = form
         self._batch_size = batch_size
-        self._module = make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+        self._module = make_module(saved).eval()
         self._forward = self._module if device == "cpu" else OnDevice(self._module, device)
         self._encode = encoder(saved.tokenizer, form) if form.text else None
 
@@ -117,7 +117,7 @@ def outputs_of(saved: SavedModule, form: InputForm, rows: list[Any], *, tokenize
     else:
         inputs = form.arguments(np.array(rows))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        module = make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+        module = make_module(saved).eval()
         try:
             found = module(*inputs)
         except Exception as exc:  # whatever a module of the user's raises

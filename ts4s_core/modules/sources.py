@@ -21,6 +21,7 @@ from typing import Any
 
 import ts4s_core
 from ts4s_core.errors import InputError
+from ts4s_core.modules.carried import carried
 from ts4s_core.process_state import PROCESS
 
 _SHOWN = 12
@@ -51,7 +52,13 @@ def sources(paths: Iterable[str]) -> dict[str, str]:
         InputError: if one was edited after it was imported: this process would compute something else than its workers.
     """
     found: dict[str, str] = {}
-    seen, waiting = {ts4s_core.__name__, "__main__"}, [path.partition(":")[0].partition(".")[0] for path in paths]
+    given = list(paths)
+    here = carried(given)
+    seen = {ts4s_core.__name__, "__main__"}
+    waiting = [path.partition(":")[0].partition(".")[0] for path in given if path not in here]
+    for thing in here.values():  # it is sent by itself, and refers to the modules that its own one has
+        home = sys.modules.get(thing.__module__)
+        waiting += [thing.__module__.partition(".")[0], *(_used_by(home) if home is not None else ())]
     while waiting:
         top = waiting.pop()
         if top in seen:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,12 @@ from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
 from ts4s_core.errors import SettingsError, SourceError
+from ts4s_core.modules.carried import is_nameless, refuse_nameless
+from ts4s_core.modules.job_module import saved_module
 from ts4s_core.modules.losses import loss_spec
-from ts4s_core.modules.saved import SavedModule
-from ts4s_core.modules.spec import Spec, describe, import_path, paths_of, spec_of_call
-from ts4s_core.modules.trust import check_trusted, trust
+from ts4s_core.modules.saved import FILES, MODEL, SavedModule
+from ts4s_core.modules.spec import Spec, build, paths_of, spec_of_call
+from ts4s_core.modules.trust import check_trusted, import_path, trust
 from ts4s_core.spark.ml.files import StageWriter, read_files, read_metadata
 from ts4s_core.spark.ml.fit import Fit, Task
 from ts4s_core.spark.ml.params import FitParams, add_setters
@@ -24,10 +28,6 @@ if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
     from pyspark.sql import DataFrame
 
-    from ts4s_core.models.weights import Array
-
-_WEIGHTS, _GRAPH = "model.safetensors", "graph.onnx"
-
 
 @add_setters
 class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimator"], MLWritable):
@@ -37,8 +37,8 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
     and partitioning of the rows.
 
     The module is an object (its weights are where training starts), a class or function, or an import path ``module:name``
-    (with ``moduleArgs``, built on the workers alone), or an ONNX file. A class or function of the program itself is found
-    again by the program's file name, which must be importable: guard the program with ``if __name__ == "__main__"``.
+    (with ``moduleArgs``, built on the workers), or an ONNX file. Classes and functions of the program itself, of a notebook or
+    of another function go to workers within the task, as Spark sends any function; the program is not imported again.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -52,16 +52,15 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
     def __init__(self, **params: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._fit_defaults()
-        self._weights: dict[str, Array] | None = None
-        self._graph: bytes | None = None
+        self._given = SavedModule({}, None)  # of a module that is an object or a graph: all but its description
         self._put(params)
 
     def write(self) -> MLWriter:
         """Spark's writer of this stage: its Params, and the module's first weights beside them."""
-        import safetensors.numpy
-
-        files = {} if self._weights is None else {_WEIGHTS: safetensors.numpy.save(self._weights)}
-        return StageWriter(self, files if self._graph is None else files | {_GRAPH: self._graph})
+        refuse_nameless(_paths({name: self.value(name) for name in ("module", "loss", "optimizer")}))
+        files = self._given.to_files()
+        del files[MODEL]
+        return StageWriter(self, files)
 
     @classmethod
     def read(cls) -> MLReader[TorchEstimator]:
@@ -76,47 +75,66 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
             UnsupportedModelError: if it cannot be kept without pickling it.
         """
         given = self.value("module")
-        if not isinstance(given, (dict, str)) or str(given).endswith(".onnx"):  # a value of a parameter grid
+        if str(given).endswith(".onnx"):  # a value of a parameter grid
             self._put({"module": given})
             given = self.value("module")
         if isinstance(given, str):
             spec: Spec = spec_of_call(given, self.value("moduleArgs"))
+            if is_nameless(given):  # what it makes has a name, more often than not
+                return saved_module(build(spec, seed=self.value("seed")))
         elif self.value("moduleArgs"):
             raise SettingsError("moduleArgs have no meaning with a module that is built already: give its class as module")
         else:
             spec = given
-        return SavedModule(spec, self._weights, graph=self._graph)
+        return replace(self._given, spec=spec)
 
     def _put(self, values: dict[str, Any]) -> None:
         """Set Params; modules, losses and optimizers as descriptions, which Spark can save."""
         values = dict(values)
         if "module" in values and not isinstance(values["module"], dict):
             values["module"] = self._described(values["module"])
+        if isinstance(values.get("optimizer"), functools.partial):
+            values |= self._of_partial(values["optimizer"], values)
         for name in ("loss", "optimizer"):
             if name in values and not isinstance(values[name], (str, dict)):
                 values[name] = _named(values[name])
         trust(*_paths(values))  # the program's own words; those of a saved stage do not come by this way
         super()._put(values)
 
+    def _of_partial(self, given: functools.partial[Any], beside: Mapping[str, Any]) -> dict[str, Any]:
+        """The Params that ``functools.partial`` of an optimizer stands for.
+
+        Raises:
+            SettingsError: if another Param says otherwise, or it holds arguments by place.
+        """
+        keywords = dict(given.keywords)
+        if given.args:
+            raise SettingsError("optimizer is a functools.partial with arguments by place: give them by name")
+        found: dict[str, Any] = {"optimizer": given.func}
+        if "lr" in keywords:
+            found["learningRate"] = float(keywords.pop("lr"))
+        found["optimizerArgs"] = keywords
+        for name, value in found.items():
+            known = beside[name] if name in beside else self.value(name) if self.isSet(self.getParam(name)) else value
+            if name != "optimizer" and known not in (value, {}):
+                raise SettingsError(f"{name} is {known} and {value} by the optimizer's functools.partial: give it once")
+        return found
+
     def _described(self, module: Any) -> Any:
         from torch import nn
 
-        from ts4s_core.modules.job_module import weights_of
-
-        self._weights = self._graph = None
+        self._given = SavedModule({}, None)
         if module is None:
             raise SettingsError("module is None: give a torch.nn.Module, its class or a function, 'module:name', or a file.onnx")
         if isinstance(module, TorchModel):
-            saved = module._whole()
-            self._weights, self._graph = None if saved.weights is None else dict(saved.weights), saved.graph
-            return saved.spec
+            self._given = module._whole()
+            return self._given.spec
         if isinstance(module, nn.Module):
-            spec = describe(module)
-            self._weights = weights_of(module)
-            return spec
+            self._given = saved_module(module)
+            return self._given.spec
         if isinstance(module, (str, Path)) and str(module).endswith(".onnx"):
             try:
-                self._graph = Path(module).read_bytes()
+                self._given = SavedModule({}, None, graph=Path(module).read_bytes())
             except OSError as exc:
                 raise SourceError(f"module {module} cannot be read: {exc}") from exc
             return {"onnx": True}
@@ -127,6 +145,9 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
         self.check_fit()
+        for name in ("module", "loss", "optimizer"):  # what a parameter grid holds
+            if not isinstance(self.value(name), (dict, str)):
+                self._put({name: self.value(name)})
         start = self.start()
         loss, optimizer = self.value("loss"), self.value("optimizer")
         task = Task(
@@ -214,8 +235,6 @@ class _Reader(MLReader[TorchEstimator]):
     """Reads what :class:`StageWriter` wrote; nothing is imported that is not trusted."""
 
     def load(self, path: str) -> TorchEstimator:
-        import safetensors.numpy
-
         session = self.sparkSession
         metadata = read_metadata(session, path)
         paths = _paths({**metadata["defaultParamMap"], **metadata["paramMap"]})
@@ -224,7 +243,5 @@ class _Reader(MLReader[TorchEstimator]):
         estimator = TorchEstimator()
         give_uid(estimator, metadata["uid"])
         DefaultParamsReader.getAndSetParams(estimator, metadata)
-        files = read_files(session, path, (_WEIGHTS, _GRAPH))
-        estimator._weights = safetensors.numpy.load(files[_WEIGHTS]) if _WEIGHTS in files else None
-        estimator._graph = files.get(_GRAPH)
+        estimator._given = SavedModule.of_tensors(read_files(session, path, FILES), where=path)
         return estimator

@@ -12,13 +12,14 @@ from pyspark.ml import Model, PipelineModel
 from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
 from ts4s_core.errors import DataError, SettingsError
+from ts4s_core.modules.carried import receive, refuse_nameless
 from ts4s_core.modules.inputs import InputForm
-from ts4s_core.modules.job_module import make_module, weights_of
+from ts4s_core.modules.job_module import make_module, saved_module
 from ts4s_core.modules.predicting import STRUCT, Predictor, outputs_of, valid_numbers
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.sources import renew
-from ts4s_core.modules.spec import describe
 from ts4s_core.modules.trust import CONF, check_trusted, trust
+from ts4s_core.spark.ml.carrying import carried_along
 from ts4s_core.spark.ml.columns import OR_INVALID, input_column
 from ts4s_core.spark.ml.files import StageWriter, needed, read_files, read_metadata
 from ts4s_core.spark.ml.params import SharedParams, add_setters
@@ -73,21 +74,20 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         """A module that is trained already, as a stage.
 
         Args:
-            module: its class must be importable, and keep its arguments as attributes.
+            module: any; see :mod:`ts4s_core.modules.state`.
             labels: label strings by class number.
             params: Params by name.
 
         Raises:
-            UnsupportedModelError: if it cannot be built anew from its class.
+            UnsupportedModelError: naming what of it cannot be described.
             SettingsError: on a Param that is not there.
         """
         output = "class" if labels else "auto"
-        return cls(SavedModule(describe(module), weights_of(module), output=output, labels=tuple(labels)), **params)
+        return cls(replace(saved_module(module), output=output, labels=tuple(labels)), **params)
 
     def to_torch(self) -> nn.Module:
         """The plain PyTorch module, in eval mode, with its weights: a copy."""
-        saved = self._whole()
-        return make_module(saved.spec, graph=saved.graph, weights=saved.weights).eval()
+        return make_module(self._whole()).eval()
 
     def attach_to(self, pipeline: PipelineModel) -> PipelineModel:
         """A pipeline with this stage at its end."""
@@ -163,7 +163,9 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
 
     def write(self) -> MLWriter:
         """Spark's writer of this stage: its Params, and the module's files beside them."""
-        return StageWriter(self, self._whole().to_files())
+        saved = self._whole()
+        refuse_nameless(saved.paths)
+        return StageWriter(self, saved.to_files())
 
     @classmethod
     def read(cls) -> MLReader[TorchModel]:
@@ -247,11 +249,14 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             "device": self.value("device"),
             "threads": self.value("threadsPerWorker"),
         }
-        key = hashlib.sha256(f"{_digest(files.value)} {saved.output} {saved.activation} {options} {sources}".encode()).hexdigest()
+        along = carried_along(saved.paths)
+        state = f"{_digest(files.value)} {saved.output} {saved.activation} {options} {sources} {along.sha256}"
+        key = hashlib.sha256(state.encode()).hexdigest()
         refuse, paths = self.value("handleInvalid") == "error", saved.paths
 
         def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
             renew(sources)
+            receive(along.things)
             trust(*paths)  # the driver checked them
             predictor = Predictor.cached(key, files.value, **options)
             for given in batches:

@@ -54,8 +54,14 @@ def test_parts_add_up_to_the_mean(loss: str, arguments: dict[str, Any], output: 
 
 def test_a_loss_object_is_described() -> None:
     spec = loss_spec(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]), label_smoothing=0.25), {})
-    assert spec["arguments"] == {"weight": [1.0, 2.0], "ignore_index": -100, "label_smoothing": 0.25, "reduction": "mean"}
-    assert loss_spec(nn.HuberLoss(delta=0.5), {})["arguments"]["delta"] == 0.5
+    assert spec["factory"] == "torch.nn:CrossEntropyLoss"
+    assert spec["values"] == {"weight": ["<f4", [1.0, 2.0]]}
+    state = spec["objects"][0]["state"]
+    assert (state["ignore_index"], state["label_smoothing"], state["reduction"]) == (-100, 0.25, "mean")
+    with pytest.raises(InputError, match="reduction 'sum'"):
+        loss_spec(nn.HuberLoss(delta=0.5, reduction="sum"), {})
+    with pytest.raises(InputError, match="lossArgs delta have no meaning"):
+        loss_spec(nn.HuberLoss(), {"delta": 2.0})
 
 
 def test_wrong_losses_are_refused() -> None:

@@ -16,16 +16,15 @@ from ts4s_core.errors import DataError, InputError, UnsupportedModelError
 from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.inputs import InputForm, encoder
-from ts4s_core.modules.job_module import OnDevice, weights_of
+from ts4s_core.modules.job_module import OnDevice, saved_module
 from ts4s_core.modules.predicting import Predictor, valid_numbers
-from ts4s_core.modules.saved import SavedModule
-from ts4s_core.modules.spec import describe
+from ts4s_core.modules.saved import weights_of
 
 ROWS = pa.array([[0.0, 1.0, 2.0], None, [3.0, 4.0, 5.0], [6.0, 7.0, 9.0]], pa.list_(pa.float32()))
 
 
 def predictor(module: nn.Module, *, form: InputForm | None = None, **saved: Any) -> Predictor:
-    whole = replace(SavedModule(describe(module), weights_of(module)), **saved)
+    whole = replace(saved_module(module), **saved)
     return Predictor(whole, form or InputForm(widths=(3,)), batch_size=2, device="cpu", threads=1)
 
 

@@ -14,10 +14,11 @@ from torch import nn
 
 from ts4s_core.errors import InputError, IntegrityError, UnsupportedModelError
 from ts4s_core.modules import trust as trusting
-from ts4s_core.modules.job_module import make_module, weights_of
-from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule
-from ts4s_core.modules.spec import build, describe, import_path, paths_of, spec_of_call
+from ts4s_core.modules.job_module import make_module, saved_module
+from ts4s_core.modules.saved import MODEL, WEIGHTS, SavedModule, weights_of
+from ts4s_core.modules.spec import build, describe, paths_of, spec_of_call
 from ts4s_core.modules.trust import check_trusted, find, trust
+from ts4s_core.process_state import PROCESS
 
 
 def cnn() -> nn.Module:
@@ -45,31 +46,22 @@ def cnn() -> nn.Module:
     ids=["cnn", "recurrent", "attention", "bilinear"],
 )
 def test_a_module_is_built_anew_from_its_description(module: nn.Module) -> None:
-    spec = json.loads(json.dumps(describe(module)))
-    again = build(spec)
-    again.load_state_dict(module.state_dict())
-    assert describe(again) == spec
-    assert {path.split(":")[0] for path in paths_of(spec)} == {"torch.nn"}
+    saved = SavedModule.from_files(saved_module(module).to_files(), where="here")
+    again = make_module(saved)
+    assert saved_module(again).to_files() == saved_module(module).to_files()
+    assert {path.split(":")[0] for path in saved.paths} <= {"torch.nn", "torch.nn.modules.linear"}
+    PROCESS.clear()  # as another process, which trusts torch.nn alone
+    check_trusted(saved.paths)
 
 
 def test_outputs_are_the_same_to_the_bit() -> None:
     module = cnn().eval()
-    saved = SavedModule(describe(module), weights_of(module))
+    saved = saved_module(module)
     again = SavedModule.from_files(saved.to_files(), where="here")
-    found = make_module(again.spec, graph=None, weights=again.weights).eval()
+    found = make_module(again).eval()
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     assert torch.equal(found(x), module(x))
     assert again.weights_sha256() == saved.weights_sha256()
-
-
-class Scaled(nn.Module):
-    """Not importable where tests are run by path."""
-
-    def __init__(self, size: int, *, scale: float = 1.0) -> None:
-        super().__init__()
-        self.size = size
-        self.linear = nn.Linear(size, 1)
-        self.factor = scale
 
 
 def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
@@ -82,51 +74,14 @@ def importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> No
     importlib.invalidate_caches()
 
 
-FORGETFUL = """
-class Net(nn.Module):
-    def __init__(self, hidden=4, scale=1.0):
-        super().__init__()
-        self.hidden = hidden
-        self.factor = scale
-        self.linear = nn.Linear(3, hidden)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x):
-        return self.drop(self.linear(x)) * self.factor
-"""
-
-
-def test_what_a_constructor_forgets_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    importable(monkeypatch, tmp_path, FORGETFUL)
-    trust("networks_of_a_test")
-    net = find("networks_of_a_test:Net")
-    spec = describe(net(hidden=7))
-    assert spec == {"factory": "networks_of_a_test:Net", "arguments": {"hidden": 7}}
-    with pytest.raises(UnsupportedModelError, match=r"Net\.factor is 2\.0 and would be 1\.0"):
-        describe(net(scale=2.0))
-    changed = net()
-    changed.drop.p = 0.1
-    with pytest.raises(
-        UnsupportedModelError, match=r"Net\.drop\.p is 0\.1 and would be 0\.5\. Give module='networks_of_a_test:Net'"
-    ):
-        describe(changed)
-
-
 def test_frozen_weights_stay_frozen() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     module[0].requires_grad_(False)
-    again = build(json.loads(json.dumps(describe(module))))
+    again = build(json.loads(json.dumps(describe(module)[0])))
     assert [parameter.requires_grad for parameter in again.parameters()] == [False, False, True, True]
 
 
-def test_classes_that_cannot_be_imported_are_refused() -> None:
-    class Local(nn.Linear):
-        pass
-
-    with pytest.raises(UnsupportedModelError, match=r"cannot be imported by name.*a function body"):
-        describe(Local(2, 1))
-    with pytest.raises(UnsupportedModelError, match="a function body"):
-        import_path(lambda: None)
+def test_hooks_and_arguments_that_are_no_json_are_refused() -> None:
     hooked = nn.Linear(2, 1)
     hooked.register_forward_hook(lambda *_args: None)
     with pytest.raises(UnsupportedModelError, match="has hooks"):
@@ -151,7 +106,7 @@ def test_what_cannot_be_built_is_told_in_one_line(spec: dict[str, object], messa
 
 
 def test_random_weights_hang_on_the_seed_alone() -> None:
-    spec = describe(nn.Linear(4, 4))
+    spec = spec_of_call(nn.Linear, {"in_features": 4, "out_features": 4})
     torch.manual_seed(99)
     one = build(spec, seed=3)
     before = torch.rand(1)
@@ -225,8 +180,7 @@ def test_a_description_that_is_none_is_refused() -> None:
 
 
 def test_damaged_files_are_refused() -> None:
-    files = SavedModule(describe(nn.Linear(2, 1)), weights_of(nn.Linear(2, 1))).to_files()
-    other = SavedModule(describe(nn.Linear(2, 1)), weights_of(nn.Linear(2, 1))).to_files()
+    files, other = saved_module(nn.Linear(2, 1)).to_files(), saved_module(nn.Linear(2, 1)).to_files()
     with pytest.raises(IntegrityError, match="other weights than were saved"):
         SavedModule.from_files({**files, WEIGHTS: other[WEIGHTS]}, where="x")
     with pytest.raises(IntegrityError, match="cannot be read"):
@@ -238,7 +192,7 @@ def test_damaged_files_are_refused() -> None:
 def test_weights_that_do_not_fit_are_listed() -> None:
     weights = {"weight": np.zeros((1, 2), np.float32), "gain": np.zeros(1, np.float32)}
     with pytest.raises(UnsupportedModelError, match=r"no bias, unknown gain"):
-        make_module(describe(nn.Linear(2, 1)), graph=None, weights=weights)
+        make_module(SavedModule(describe(nn.Linear(2, 1))[0], weights))
 
 
 def test_tied_weights_are_kept_once() -> None:

@@ -18,16 +18,16 @@ from ts4s_core.errors import DataError, SettingsError, SourceError, Ts4sError
 from ts4s_core.host_user import expanded
 from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.inputs import InputForm
-from ts4s_core.modules.job_module import WEIGHTS
 from ts4s_core.modules.losses import ACTIVATIONS, FUNCTIONS_OF_CLASSES, OF_CLASSES, AnyLoss
 from ts4s_core.modules.predicting import outputs_of
-from ts4s_core.modules.saved import SavedModule
-from ts4s_core.modules.spec import Spec
+from ts4s_core.modules.saved import WEIGHTS, SavedModule
+from ts4s_core.modules.spec import Spec, paths_of
 from ts4s_core.modules.trust import check_trusted, find
 from ts4s_core.progress import silent
 from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
+from ts4s_core.spark.ml.carrying import Carrying, carried_along
 from ts4s_core.spark.ml.columns import OR_INVALID, column_of, input_column, label_column, label_kind, weight_column
 from ts4s_core.spark.ml.param_names import with_param_names
 from ts4s_core.spark.ml.params import FitParams
@@ -83,7 +83,7 @@ class Task:
     @property
     def paths(self) -> list[str]:
         """Every import path that workers need."""
-        return [*self.start.paths, str(self.loss["factory"]), str(self.optimizer["factory"])]
+        return [*self.start.paths, *paths_of(self.loss), *paths_of(self.optimizer)]
 
 
 class Fit:
@@ -247,7 +247,10 @@ class Fit:
         shards = settings.train.logical_shards
         workers = settings.train.workers or shards
         launcher = BarrierLauncher(
-            lambda: frame.sparkSession, threads_per_worker=settings.train.threads_per_worker, workers=workers
+            lambda: frame.sparkSession,
+            threads_per_worker=settings.train.threads_per_worker,
+            workers=workers,
+            work=Carrying(carried_along(task.paths)),
         )
         slots = launcher.slots()
         if not settings.train.workers and (taken := largest_divisor(shards, at_most=slots)) < slots:

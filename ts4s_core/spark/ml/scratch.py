@@ -18,8 +18,7 @@ from ts4s_core.artifacts.leases.in_use import in_use
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, Ts4sError
-from ts4s_core.modules.job_module import GRAPH, WEIGHTS
-from ts4s_core.modules.saved import SavedModule
+from ts4s_core.modules.saved import CONSTANTS, GRAPH, WEIGHTS, SavedModule
 from ts4s_core.private_folders import PrivateFolder
 from ts4s_core.settings import load_settings
 from ts4s_core.spark.session import cluster
@@ -36,10 +35,10 @@ def begin_model(store: ArtifactStore, start: SavedModule) -> ArtifactRef:
     key = hashlib.sha256(json.dumps(start.spec, sort_keys=True).encode()).hexdigest()
     with store.begin("model", "start", key, settings={}, upstream={}) as writer, tempfile.TemporaryDirectory() as folder:
         writer.add_json("model.json", start.spec)
-        if start.weights is not None:
-            local = Path(folder) / WEIGHTS
-            write_tensors(local, start.weights)
-            writer.add_file(local, WEIGHTS)
+        for name, tensors in ((WEIGHTS, start.weights), (CONSTANTS, start.constants or None)):
+            if tensors is not None:
+                write_tensors(Path(folder) / name, tensors)
+                writer.add_file(Path(folder) / name, name)
         if start.graph is not None:
             writer.add_bytes(GRAPH, start.graph)
         writer.seal()
