@@ -49,6 +49,12 @@ class ProcessState:
                 entries.popitem(last=False)
         return cast(T, entry.value(make))
 
+    def put(self, kind: str, key: Hashable, value: Any) -> None:
+        """Keep a value in place of the one that was made before."""
+        with self._lock:
+            self._kinds.get(kind, OrderedDict()).pop(key, None)
+        self.get_or_make(kind, key, lambda: value)
+
     def clear(self) -> None:
         """Forget everything, as a new process would."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ import torch
 from torch import nn
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.errors import InputError
+from ts4s_core.errors import SettingsError
 from ts4s_core.models.weights import read_weights
+from ts4s_core.modules.inputs import InputForm, outputs_in
 from ts4s_core.modules.losses import AnyLoss
 from ts4s_core.modules.saved import CONSTANTS, GRAPH, WEIGHTS, SavedModule, fill, weights_of
 from ts4s_core.modules.sources import renew
 from ts4s_core.modules.spec import build, describe, paths_of
 from ts4s_core.modules.trust import find, trust
+from ts4s_core.onnx.seeded_dropout import seed_dropout
+from ts4s_core.process_state import PROCESS
 from ts4s_core.training.job import TrainJob
 from ts4s_core.training.optimizers.any_torch import SlicedTorch, optimizer_maker
 from ts4s_core.training.optimizers.schedule import constant
 from ts4s_core.training.step.built_model import BuiltModel
+from ts4s_core.training.step.engine import Forward
 
 
 def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
@@ -42,15 +47,18 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     make = optimizer_maker(find(optimizer["factory"]), optimizer["arguments"], learning_rate=rate)
     parameters = {name for name, _parameter in module.named_parameters(remove_duplicate=False)}
     buffers = {name: tensor for name, tensor in module.state_dict().items() if name not in parameters}
+    device = in_turn(str(job.extra["device"]), PROCESS.get_or_make("place on this host", (), lambda: 0))
+    forward = forward_of(module, device, names=InputForm.from_json(job.extra["form"]).names)
     return BuiltModel(
         module,
+        forward.begin if isinstance(forward, OnDevice) else seed_dropout,
         buffers=buffers,
         objective=AnyLoss(job.extra["loss"], weighted=job.extra["weighted"]),
         validates=job.extra["validates"],
         # Averaging has AdamW of its own, whose moments it averages too; the driver made sure that this is what is wanted.
         optimizer=None if job.settings.strategy == "averaging" else lambda exchange: SlicedTorch(exchange, make=make),
         rate=constant,
-        forward=None if job.extra["device"] == "cpu" else OnDevice(module, job.extra["device"]),
+        forward=forward,
     )
 
 
@@ -95,22 +103,88 @@ def make_module(saved: SavedModule, *, seed: int = 0) -> nn.Module:
     return module
 
 
-class OnDevice:
-    """Forward and backward on a GPU, of weights that stay in this host's memory, where workers exchange them."""
+def forward_of(module: nn.Module, device: str, *, names: Sequence[str]) -> Forward | None:
+    """What to call in place of a module; None: the module itself.
 
-    def __init__(self, module: nn.Module, device: str) -> None:
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device {device} is not on this worker: torch sees no GPU. Use device cpu")
+    Args:
+        module: the module.
+        device: where it computes.
+        names: its arguments' names; none: they are given by place.
+    """
+    if device != "cpu":
+        return OnDevice(module, device, names=names)
+    return (lambda *values: module(**dict(zip(names, values, strict=True)))) if names else None
+
+
+class OnDevice:
+    """Forward and backward on a GPU, of weights that stay in this host's memory, where workers exchange them.
+
+    Weights are copied to the device once a step (:meth:`begin`), and once for the parts that are evaluated between two steps.
+    """
+
+    def __init__(self, module: nn.Module, device: str, *, names: Sequence[str] = ()) -> None:
+        check_device(device, here=True)
         self._module = module
         self._device = device
+        self._names = names
+        self._step = -1
+        self._copies: dict[bool, dict[str, torch.Tensor]] = {}
+
+    def begin(self, model: nn.Module, seed: int, step: int, *, part: int) -> None:
+        """Seed the dropout of a part, as :func:`ts4s_core.onnx.seeded_dropout.seed_dropout` does; a new step has new weights."""
+        seed_dropout(model, seed, step, part=part)
+        self._copies.pop(False, None)
+        if step != self._step:
+            self._step = step
+            self._copies.clear()
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """The module's outputs on the CPU, with gradients that reach its parameters."""
-        there = {name: parameter.to(self._device) for name, parameter in self._module.named_parameters()}
+        there = self._weights()
         moved = {name: buffer.to(self._device) for name, buffer in self._module.named_buffers()}
-        found = torch.func.functional_call(self._module, {**there, **moved}, tuple(value.to(self._device) for value in inputs))
+        values = tuple(value.to(self._device) for value in inputs)
+        arguments = ((), dict(zip(self._names, values, strict=True))) if self._names else (values, {})
+        found = outputs_in(torch.func.functional_call(self._module, {**there, **moved}, *arguments))
         with torch.no_grad():
             for name, buffer in self._module.named_buffers():
                 if moved[name] is not buffer and not torch.equal(moved[name].cpu(), buffer):
                     buffer.copy_(moved[name])
-        return tuple(value.cpu() for value in found) if isinstance(found, tuple) else found.cpu()
+        return tuple(value.cpu() for value in found) if len(found) > 1 else found[0].cpu()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        learning = torch.is_grad_enabled()
+        if learning not in self._copies:
+            self._copies[learning] = {name: one.to(self._device) for name, one in self._module.named_parameters()}
+        return self._copies[learning]
+
+
+def check_device(device: str, *, here: bool) -> None:
+    """Refuse a device that torch does not know, or that a host does not have.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        here: whether it is to be on this host.
+
+    Raises:
+        SettingsError: if it cannot be used.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device {device!r} is not valid: expected cpu, cuda or cuda:N. Set device")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if here and found.type == "cuda" and (found.index or 0) >= count:
+        raise SettingsError(f"device {device} is not on this host: torch sees {count} GPUs. Use device cpu")
+
+
+def in_turn(device: str, number: int) -> str:
+    """The device of one of a host's processes: ``cuda`` alone stands for the host's GPUs in turn.
+
+    Args:
+        device: as given.
+        number: of the process on its host.
+    """
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return f"cuda:{number % count}" if count else device

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ts4s_core.errors import InputError, listed
+from ts4s_core.modules.inputs import outputs_in
 from ts4s_core.modules.saved import fill, weights_of
 from ts4s_core.modules.spec import Spec, build, describe, spec_of_call
 from ts4s_core.modules.trust import find
@@ -113,14 +114,20 @@ class AnyLoss:
         except TypeError as exc:
             raise InputError(f"loss {self._path} cannot be built: {exc}. See lossArgs") from exc
 
+    @property
+    def ignored(self) -> int | None:
+        """The class number that does not count, if there is one."""
+        return getattr(self._loss, "ignore_index", None)
+
     def __call__(self, logits: Any, batch: Any) -> PartLoss:
         """The part's loss.
 
         Args:
-            logits: what the module gave: a tensor, or a tuple of them, all of which the loss gets.
+            logits: what the module gave: a tensor, or a tuple of them, all of which the loss gets, or a map, of which it gets
+                one (:func:`ts4s_core.modules.inputs.outputs_in`).
             batch: the part; its labels are class numbers (B,), or numbers in as many places as the output has.
         """
-        outputs = logits if isinstance(logits, tuple) else (logits,)
+        outputs = outputs_in(logits)
         target = self._target(outputs[0], batch.labels)
         losses = self._loss(*outputs, target, **self._options)
         rows = float(len(batch.labels))

@@ -5,8 +5,9 @@ Legend: B rows, C numbers of an output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ts4s_core.errors import DataError, InputError
 from ts4s_core.models.length_batches import padded
-from ts4s_core.modules.inputs import InputForm, encoder
-from ts4s_core.modules.job_module import OnDevice, make_module
+from ts4s_core.modules.inputs import MASK, InputForm, encoder, outputs_in
+from ts4s_core.modules.job_module import check_device, forward_of, make_module
 from ts4s_core.modules.saved import SavedModule
 from ts4s_core.process_state import PROCESS
 
@@ -45,8 +47,11 @@ class Predictor:
         self._saved = saved
         self._form = form
         self._batch_size = batch_size
-        self._module = make_module(saved).eval()
-        self._forward = self._module if device == "cpu" else OnDevice(self._module, device)
+        check_device(device, here=True)
+        self._device = device
+        self._module = make_module(saved).eval().to(device)
+        self._forward = forward_of(self._module, "cpu", names=form.names) or self._module
+        self._dtype = dtype_of(self._module)
         self._encode = encoder(saved.tokenizer, form) if form.text else None
 
     @classmethod
@@ -61,30 +66,46 @@ class Predictor:
     def predict(self, column: pa.Array) -> pa.Array:
         """Predictions of a column, of texts or lists of numbers; a null is one for a null."""
         kept = column.drop_null()
+        if self._form.tokens and not self._form.mask and MASK not in self._form.names and len(kept) > 1:
+            return self._by_length(column)  # what a module sees of padding is not the row's own
         pieces = [self.scores(kept.slice(start, self._batch_size)) for start in range(0, len(kept), self._batch_size)]
-        prediction = np.concatenate([piece.prediction for piece in pieces]) if pieces else np.zeros(0)
-        fields = [pa.array(prediction), _lists([piece.raw for piece in pieces])]
-        if pieces and pieces[0].probability is not None:
-            fields.append(_lists([piece.probability for piece in pieces if piece.probability is not None]))
-        else:
-            fields.append(pa.nulls(len(kept), pa.list_(pa.float64())))
-        found = pa.StructArray.from_arrays(fields, fields=list(STRUCT))
+        found = self._structs(pieces)
         if not column.null_count:
             return found
         places = np.full(len(column), -1)
         places[np.asarray(column.is_valid())] = np.arange(len(kept))
         return found.take(pa.array(places, pa.int64(), mask=places < 0))
 
+    @staticmethod
+    def _structs(pieces: list[Scores]) -> pa.Array:
+        prediction = np.concatenate([piece.prediction for piece in pieces]) if pieces else np.zeros(0)
+        fields = [pa.array(prediction), _lists([piece.raw for piece in pieces])]
+        if pieces and pieces[0].probability is not None:
+            fields.append(_lists([piece.probability for piece in pieces if piece.probability is not None]))
+        else:
+            fields.append(pa.nulls(len(prediction), pa.list_(pa.float64())))
+        return pa.StructArray.from_arrays(fields, fields=list(STRUCT))
+
+    def _by_length(self, column: pa.Array) -> pa.Array:
+        """Predictions of rows of tokens, those of one length together, so that none is padded."""
+        lengths = np.asarray(column.value_lengths().fill_null(-1))
+        order = np.argsort(lengths, kind="stable")
+        cuts = np.flatnonzero(np.diff(lengths[order])) + 1
+        groups = np.split(order, cuts)
+        found = pa.concat_arrays([self._of_one_length(column.take(pa.array(group))) for group in groups])
+        return found.take(pa.array(np.argsort(order, kind="stable")))
+
+    def _of_one_length(self, column: pa.Array) -> pa.Array:
+        starts = range(0, len(column), self._batch_size)
+        if column.null_count:
+            return pa.nulls(len(column), STRUCT)
+        return pa.concat_arrays([self._structs([self.scores(column.slice(start, self._batch_size))]) for start in starts])
+
     def scores(self, rows: pa.Array) -> Scores:
         """Predictions of at most a batch of rows without nulls."""
-        if self._encode is not None:
-            ids, mask = padded(self._encode(rows.to_pylist()), pad_id=self._form.pad_id)
-            inputs: tuple[torch.Tensor, ...] = torch.from_numpy(ids), torch.from_numpy(mask)
-        else:
-            inputs = self._form.arguments(matrix(rows, width=sum(self._form.widths)))
+        inputs = _arguments(rows, self._form, self._encode, dtype=self._dtype)
         with torch.inference_mode():
-            found = self._forward(*inputs)
-        first = (found[0] if isinstance(found, tuple) else found).double()
+            first = outputs_in(self._forward(*(value.to(self._device) for value in inputs)))[0].cpu().double()
         return self._interpreted(first.reshape(len(rows), -1))
 
     def _interpreted(self, raw: torch.Tensor) -> Scores:
@@ -105,28 +126,71 @@ class Predictor:
         return Scores(best.numpy(), raw.numpy(), None if probability is None else probability.numpy())
 
 
-def outputs_of(saved: SavedModule, form: InputForm, rows: list[Any], *, tokenizer: str) -> int | None:
-    """How many numbers a module gives for each row, of a few rows (texts or lists of numbers); None: its output is no tensor.
+def try_rows(
+    module: nn.Module,
+    form: InputForm,
+    rows: list[Any],
+    *,
+    tokenizer: str = "",
+    objective: Callable[..., Any] | None = None,
+    labels: torch.Tensor | None = None,
+) -> int | None:
+    """How many numbers a module gives for each of a few rows, by one forward, and whether its loss takes them.
+
+    Args:
+        module: in eval mode.
+        form: what forward gets of a row.
+        rows: texts, or lists of numbers.
+        tokenizer: of texts.
+        objective: takes the outputs and a batch; None: none is tried.
+        labels: the rows', as workers give them to the objective.
+
+    Returns:
+        None if the first output is no tensor, or has one number a row without an axis for it.
 
     Raises:
-        InputError: if it cannot be built, or its forward fails on them.
+        InputError: if forward or the loss fails on them.
     """
-    if form.text:
-        ids, mask = padded(encoder(tokenizer, form)(rows), pad_id=form.pad_id)
-        inputs: tuple[torch.Tensor, ...] = torch.from_numpy(ids), torch.from_numpy(mask)
-    else:
-        inputs = form.arguments(np.array(rows))
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        module = make_module(saved).eval()
+    kind = pa.string() if form.text else pa.list_(pa.int32() if form.whole else pa.float32())
+    encode = encoder(tokenizer, form) if form.text else None
+    inputs = _arguments(pa.array(rows, kind), form, encode, dtype=dtype_of(module))
+    forward = forward_of(module, "cpu", names=form.names) or module
+    step = "The module's forward"
+    with torch.random.fork_rng(devices=[]):
         try:
-            found = module(*inputs)
-        except Exception as exc:  # whatever a module of the user's raises
+            found = outputs_in(forward(*inputs))
+            if objective is not None:
+                step = "The loss"
+                objective(found if len(found) > 1 else found[0], SimpleNamespace(labels=labels))
+        except InputError:
+            raise
+        except Exception as exc:  # whatever a module or a loss of the user's raises
             reason = str(exc).strip().partition("\n")[0]
+            shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
+            largest = f", the largest number {int(inputs[0].max())}" if form.whole and inputs[0].numel() else ""
             raise InputError(
-                f"The module's forward fails on the first rows: {type(exc).__name__}: {reason}. Check inputCol and inputShape"
+                f"{step} fails on the first rows: {type(exc).__name__}: {reason} (inputs {shapes}{largest}). "
+                "Check inputCol, inputShape, inputNames and the module"
             ) from exc
-    first = found[0] if isinstance(found, tuple) else found
+    first = found[0]
     return int(first.shape[1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """What a module's numbers are: those of its first floating parameter."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+
+
+def _arguments(rows: pa.Array, form: InputForm, encode: Any, *, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Forward's arguments of rows without nulls."""
+    if encode is not None:
+        ids, mask = padded(encode(rows.to_pylist()), pad_id=form.pad_id)
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+    if form.tokens:
+        lengths = np.diff(rows.offsets.to_numpy()) // form.tokens
+        return form.token_arguments(rows.flatten().to_numpy(zero_copy_only=False), lengths)
+    inputs = form.arguments(matrix(rows, width=sum(form.widths)))
+    return tuple(value.to(dtype) if value.is_floating_point() else value for value in inputs)
 
 
 def _probabilities(raw: torch.Tensor, activation: str) -> torch.Tensor | None:

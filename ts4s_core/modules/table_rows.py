@@ -79,6 +79,55 @@ class TableBlock:
         return TableBatch(self.form.arguments(self.numbers[places]), torch.from_numpy(self.labels[places]), weights)
 
 
+@dataclass(frozen=True)
+class TokenBatch:
+    """One part of rows of tokens: forward's arguments, (B, T) int64 each, and labels (B,) int64 or (B, C) float32."""
+
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+    tokens: int
+
+    @property
+    def padded_tokens(self) -> int:
+        """B x T."""
+        return self.inputs[0].numel()
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """Some rows of tokens.
+
+    Attributes:
+        values: all rows, one after the other, each with the tokens of its columns one after the other (int32).
+        offsets: where each row begins, one more at the end (int64).
+        labels: (rows,) int64 or (rows, C) float32.
+        ids: each row's 16 bytes.
+        form: what forward gets of them.
+    """
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+    labels: NDArray[Any]
+    ids: Sequence[bytes]
+    form: InputForm
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, in one column."""
+        return np.diff(self.offsets) // self.form.tokens
+
+    def sample_ids(self, rows: NDArray[np.int64]) -> list[str]:
+        """The rows' ids in hex."""
+        return [self.ids[row].hex() for row in rows]
+
+    def batch(self, rows: NDArray[np.int64], *, pad_id: int) -> TokenBatch:
+        """Some rows as one part, padded to their longest."""
+        lengths = self.lengths[rows]
+        flat = np.concatenate([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
+        labels = torch.from_numpy(np.ascontiguousarray(self.labels[rows]))
+        return TokenBatch(self.form.token_arguments(flat, lengths), labels, int(lengths.sum()))
+
+
 class TableRows:
     """Rows of a dataset that :mod:`ts4s_core.spark.ml.rows` wrote: columns id, x, and y or none.
 
@@ -99,7 +148,7 @@ class TableRows:
 
     def read(self, side: str, groups: Sequence[int]) -> Block:
         """Some row groups, in the order given."""
-        if self._form.text:
+        if self._form.text or self._form.tokens:
             return self._texts(side, groups)
         sizes = self.rows_per_group(side)
         if sum(sizes) * sum(self._form.widths) > KEPT_NUMBERS:
@@ -128,11 +177,13 @@ class TableRows:
         own = np.concatenate(labels) if labels else numbers.astype(np.float32, copy=False)
         return TableBlock(numbers, own, ids, form, np.arange(count), np.concatenate(weights) if weights else None)
 
-    def _texts(self, side: str, groups: Sequence[int]) -> RowBlock:
+    def _texts(self, side: str, groups: Sequence[int]) -> Block:
         table = pa.concat_tables(self._dataset.read_row_groups(side, groups, self._columns)).combine_chunks()
         values, offsets = _flat(table.column("x"))
         ids = table.column("id").to_pylist()
         labels = _labels(table.column("y")) if "y" in self._columns else values.reshape(len(ids), -1).astype(np.float32)
+        if self._form.tokens:
+            return TokenBlock(values, offsets, labels, ids, self._form)
         return RowBlock(values.astype(np.int32, copy=False), offsets, labels, ids)
 
 

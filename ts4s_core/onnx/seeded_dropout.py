@@ -53,7 +53,7 @@ class SeededDropout(nn.Module):
             )
         count = data.numel()
         lanes = self._bits.random_raw(-(-count // _LANES)).view(np.uint16)[:count]
-        kept = torch.from_numpy(lanes >= self._threshold).view(data.shape)
+        kept = torch.from_numpy(lanes >= self._threshold).view(data.shape).to(data.device)
         return data * kept.to(data.dtype).mul_(self._scale)
 
 

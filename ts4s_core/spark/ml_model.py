@@ -14,13 +14,13 @@ from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritabl
 from ts4s_core.errors import DataError, SettingsError
 from ts4s_core.modules.carried import receive, refuse_nameless
 from ts4s_core.modules.inputs import InputForm
-from ts4s_core.modules.job_module import make_module, saved_module
-from ts4s_core.modules.predicting import STRUCT, Predictor, outputs_of, valid_numbers
+from ts4s_core.modules.job_module import check_device, in_turn, make_module, saved_module
+from ts4s_core.modules.predicting import STRUCT, Predictor, try_rows, valid_numbers
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.sources import renew
 from ts4s_core.modules.trust import CONF, check_trusted, trust
 from ts4s_core.spark.ml.carrying import carried_along
-from ts4s_core.spark.ml.columns import OR_INVALID, input_column
+from ts4s_core.spark.ml.columns import OR_INVALID, input_column, settled_form
 from ts4s_core.spark.ml.files import StageWriter, needed, read_files, read_metadata
 from ts4s_core.spark.ml.params import SharedParams, add_setters
 from ts4s_core.spark.ml.summary import TrainingSummary
@@ -156,7 +156,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             form,
             separate=self.value("separateInputs"),
             shape=tuple(self.value("inputShape")),
-            whole=self.value("wholeNumbers"),
+            whole=self.value("wholeNumbers") or bool(form.tokens),
             max_length=self.value("maxLength"),
             pad_id=self.value("padId"),
         )
@@ -187,14 +187,15 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         from pyspark.sql import functions as F
 
         self.check_shared()
+        check_device(self.value("device"), here=cluster.is_local(dataset.sparkSession))
         saved = self._settled()
         text, invalid = bool(saved.tokenizer), self.value("handleInvalid")
         columns = self.input_columns()
-        x, sizes = input_column(dataset, columns, text=text, whole=self.value("wholeNumbers"))
         session = dataset.sparkSession
         check_trusted(saved.paths, also=trusted_by(session))
         sources = ship_code(session, saved.paths)
-        form = self._form(dataset, saved, sizes)
+        form = self._form(dataset, saved, columns)
+        x, _sizes = input_column(dataset, columns, text=text, whole=form.whole)
         if saved.output == "auto":
             saved = replace(saved, output=self._output_by_trial(dataset.select(x.alias("x")), saved, form))
         server = self._server(session, saved, form, sources)
@@ -207,14 +208,17 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             raise DataError(f"Column {taken[0]} exists already: give predictionCol and the others names of their own")
         return scored.withColumns(made).drop(_SCORES)
 
-    def _form(self, dataset: DataFrame, saved: SavedModule, sizes: list[Column]) -> InputForm:
+    def _form(self, dataset: DataFrame, saved: SavedModule, columns: list[str]) -> InputForm:
         known = saved.form or InputForm(text=bool(saved.tokenizer))
-        widths = known.widths
-        if self.value("separateInputs") and not widths:
+        form = self._with_params(known)
+        if saved.form is None:
+            forward = make_module(saved).forward
+            form = settled_form(dataset, form, forward, columns=columns, names=self.value("inputNames"), look=False)
+        if (form.separate or form.names) and not (form.widths or form.tokens or form.text):
+            _x, sizes = input_column(dataset, columns, text=False, whole=form.whole)
             first = dataset.select(*sizes).first()
-            widths = tuple(first) if first is not None else ()
-        form = self._with_params(replace(known, widths=widths))
-        if widths:
+            form = replace(form, widths=tuple(first) if first is not None else ())
+        if form.widths:
             form.check()
         return form
 
@@ -234,7 +238,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             rows = [row["x"] for row in inputs.where("x is not null").take(1)]
             if not rows:
                 return "class"
-            width = outputs_of(saved, form, rows, tokenizer=saved.tokenizer)
+            width = try_rows(make_module(saved).eval(), form, rows, tokenizer=saved.tokenizer)
             self._tried = (self.saved, "value" if width in (1, None) else "class")
         return self._tried[1]
 
@@ -254,11 +258,15 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         key = hashlib.sha256(state.encode()).hexdigest()
         refuse, paths = self.value("handleInvalid") == "error", saved.paths
 
+        from pyspark import TaskContext
+
         def serve(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
             renew(sources)
             receive(along.things)
             trust(*paths)  # the driver checked them
-            predictor = Predictor.cached(key, files.value, **options)
+            context = TaskContext.get()
+            device = in_turn(options["device"], context.partitionId() if context is not None else 0)
+            predictor = Predictor.cached(f"{key} {device}", files.value, **{**options, "device": device})
             for given in batches:
                 batch = given if checked or form.text else valid_numbers(given, whole=form.whole)
                 if refuse and batch.null_count:

@@ -107,7 +107,7 @@ def test_a_moved_forward_gives_the_same_gradients() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a GPU")
 def test_a_missing_gpu_is_told() -> None:
-    with pytest.raises(InputError, match="device cuda is not on this worker"):
+    with pytest.raises(InputError, match="device cuda is not on this host: torch sees 0 GPUs"):
         OnDevice(nn.Linear(1, 1), "cuda")
 
 

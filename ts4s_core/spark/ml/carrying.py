@@ -10,6 +10,7 @@ from typing import Any
 from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import InputError
 from ts4s_core.modules.carried import carried, receive
+from ts4s_core.process_state import PROCESS
 from ts4s_core.spark.execution.barrier_launcher import Task, train_worker
 
 
@@ -51,5 +52,10 @@ class Carrying:
 
     def __call__(self, task: Task) -> JsonObject:
         """Run the worker of a task."""
+        from pyspark import BarrierTaskContext
+
         receive(self.along.things)
+        hosts = [info.address.rsplit(":", 1)[0] for info in BarrierTaskContext.get().getTaskInfos()]
+        place = hosts[: task.rank].count(hosts[task.rank])
+        PROCESS.put("place on this host", (), place)
         return train_worker(task)

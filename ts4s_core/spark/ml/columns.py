@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from ts4s_core.errors import DataError, listed
+from ts4s_core.modules.inputs import IDS, MASK, InputForm, named_arguments, token_form
 from ts4s_core.spark.session.column_names import alike, quoted
 from ts4s_core.spark.session.versions import arrow_function
 
@@ -54,6 +56,50 @@ def input_column(frame: DataFrame, names: Sequence[str], *, text: bool, whole: b
     found = [_numbers(frame, name, "int" if whole else "float") for name in names]
     joined = found[0].array if len(found) == 1 else F.concat(*(numbers.array for numbers in found))
     return F.when(functools.reduce(operator.and_, (numbers.valid for numbers in found)), joined), [one.size for one in found]
+
+
+def settled_form(
+    frame: DataFrame, form: InputForm, forward: Callable[..., Any], *, columns: Sequence[str], names: Sequence[str], look: bool
+) -> InputForm:
+    """A form with the names of forward's arguments, and tokens where the columns are arrays of token ids.
+
+    They are if they are arrays of integers of unlike length, or such and given to forward by name, or given to an argument
+    ``input_ids``.
+
+    Args:
+        frame: the rows.
+        form: as the Params say.
+        forward: the module's.
+        columns: the input columns.
+        names: ``inputNames``.
+        look: whether the rows may be looked at, which is a job; else, arrays of integers that are whole numbers are tokens.
+
+    Raises:
+        SettingsError: if forward has no argument of a name.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, IntegralType
+
+    check_columns(frame, columns)
+    if form.text:
+        parameters = list(inspect.signature(forward).parameters)
+        by_name = {IDS, MASK} <= set(parameters) and parameters[:2] != [IDS, MASK]
+        return replace(form, names=(IDS, MASK) if by_name else ())
+    if not form.separate or names:
+        form = replace(form, names=named_arguments(forward, columns, given=names))
+    found = [column_of(frame, name) for name in columns]
+    if form.shape or not all(
+        isinstance(kind, ArrayType) and isinstance(kind.elementType, IntegralType) for _column, kind in found
+    ):
+        return form
+    tokens = bool(form.names) or next(iter(inspect.signature(forward).parameters), "") == IDS
+    if not tokens and look:
+        sizes = [F.size(column) for column, _kind in found]
+        ends = frame.agg(*(end(F.when(size >= 0, size)) for size in sizes for end in (F.min, F.max))).first()
+        tokens = ends is not None and any(ends[2 * at] != ends[2 * at + 1] for at in range(len(columns)))
+    elif not tokens:
+        tokens = form.whole and len(columns) == 1
+    return token_form(form, forward, columns=len(columns)) if tokens else form
 
 
 def label_kind(frame: DataFrame, name: str) -> str:

@@ -18,8 +18,9 @@ from ts4s_core.errors import DataError, SettingsError, SourceError, Ts4sError
 from ts4s_core.host_user import expanded
 from ts4s_core.models.weights import read_weights
 from ts4s_core.modules.inputs import InputForm
+from ts4s_core.modules.job_module import check_device, make_module
 from ts4s_core.modules.losses import ACTIVATIONS, FUNCTIONS_OF_CLASSES, OF_CLASSES, AnyLoss
-from ts4s_core.modules.predicting import outputs_of
+from ts4s_core.modules.predicting import try_rows
 from ts4s_core.modules.saved import WEIGHTS, SavedModule
 from ts4s_core.modules.spec import Spec, paths_of
 from ts4s_core.modules.trust import check_trusted, find
@@ -28,12 +29,13 @@ from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
 from ts4s_core.spark.ml.carrying import Carrying, carried_along
-from ts4s_core.spark.ml.columns import OR_INVALID, column_of, input_column, label_column, label_kind, weight_column
+from ts4s_core.spark.ml.columns import OR_INVALID, column_of, input_column, label_column, label_kind, settled_form, weight_column
 from ts4s_core.spark.ml.param_names import with_param_names
 from ts4s_core.spark.ml.params import FitParams
-from ts4s_core.spark.ml.rows import RowSummary, layout_of, summarise, write_rows
+from ts4s_core.spark.ml.rows import RowSummary, few_rows, labels_of, layout_of, summarise, write_rows
 from ts4s_core.spark.ml.scratch import begin_model, scratch
 from ts4s_core.spark.ml.summary import epochs_of
+from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.training.driver.attempts import largest_divisor
@@ -43,6 +45,7 @@ from ts4s_core.training.optimizers.any_torch import optimizer_maker
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,7 @@ class Fit:
         self._task = task
         self._value = params.value
         self._sources: dict[str, str] = {}
+        self._module: nn.Module | None = None
         # All are tried on the driver, before any row is read. The module is built on the workers, who take its word.
         check_trusted(task.paths)
         self._settings(StorageSettings())
@@ -125,21 +129,18 @@ class Fit:
             raise as_error(exc, what="TorchEstimator.fit") from exc
 
     def _run(self, frame: DataFrame, store: ArtifactStore, tokenizer: str) -> SavedModule:
+        check_device(self._value("device"), here=cluster.is_local(frame.sparkSession))
         kind = self._label(frame)
-        form = InputForm(
-            text=bool(tokenizer),
-            separate=self._value("separateInputs"),
-            shape=tuple(self._value("inputShape")),
-            whole=self._value("wholeNumbers"),
-            max_length=self._value("maxLength"),
-            pad_id=self._value("padId"),
-        )
         self._sources = ship_code(frame.sparkSession, self._task.paths)
-        with self._rows(frame, kind, text=form.text) as rows:
-            summary = summarise(rows, label=kind, widths=0 if form.text else len(self._params.input_columns()))
+        form = self._form(frame, text=bool(tokenizer))
+        if kind == "none" and (form.text or form.tokens):
+            raise DataError("labelCol is empty: expected labels for texts and tokens, which are no labels. Set labelCol")
+        with self._rows(frame, kind, form) as rows:
+            counted = 0 if form.text or form.tokens else len(self._params.input_columns())
+            summary = summarise(rows, label=kind, widths=counted, alike=form.tokens)
             form = replace(form, widths=summary.widths)
             form.check()
-            self._check_outputs(rows, form, summary, tokenizer)
+            self._try(rows, form, summary, tokenizer)
             fraction = 0.0 if self._value("validationIndicatorCol") else float(self._value("validationFraction"))
             layout = layout_of(
                 summary,
@@ -158,23 +159,48 @@ class Fit:
         trained = self._train(frame, store, dataset, form=form, kind=kind, validates=bool(counts["validation"]))
         return replace(trained, output=self._output(kind, summary), labels=summary.labels, tokenizer=tokenizer)
 
-    def _check_outputs(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: str) -> None:
-        """Refuse classes beyond the module's outputs, by one forward over a few rows; a worker would find it after a minute.
+    def _form(self, frame: DataFrame, *, text: bool) -> InputForm:
+        """What forward gets of a row; the module is built here for it, as on every worker."""
+        columns = self._params.input_columns()
+        form = InputForm(
+            text=text,
+            separate=self._value("separateInputs"),
+            shape=tuple(self._value("inputShape")),
+            whole=self._value("wholeNumbers"),
+            max_length=self._value("maxLength"),
+            pad_id=self._value("padId"),
+        )
+        self._module = make_module(self._task.start, seed=self._value("seed")).eval()
+        return settled_form(frame, form, self._module.forward, columns=columns, names=self._value("inputNames"), look=True)
+
+    def _try(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: str) -> None:
+        """One forward over a few rows, and the loss of it: a worker would find out after a minute.
 
         Raises:
-            DataError: with the largest class and the number of outputs.
+            InputError: if one of them fails.
+            DataError: on classes beyond the module's outputs, with the largest class and the number of outputs.
         """
-        if self._task.loss["factory"] not in OF_CLASSES or summary.classes is None:
+        module, loss = self._module, self._task.loss
+        assert module is not None
+        self._module = None  # workers build their own
+        few = few_rows(rows, form)
+        inputs = [row["x"] for row in few]
+        outputs = try_rows(module, form, inputs, tokenizer=tokenizer)
+        classes = loss["factory"] in OF_CLASSES and summary.classes is not None
+        if classes and outputs is not None and summary.classes is not None:
+            self._check_classes(outputs, summary)
+        labels = labels_of(few, summary)
+        try_rows(module, form, inputs, tokenizer=tokenizer, objective=AnyLoss(loss), labels=labels)
+
+    def _check_classes(self, outputs: int, summary: RowSummary) -> None:
+        loss, classes = AnyLoss(self._task.loss), summary.classes or 0
+        if classes <= outputs or classes - 1 == loss.ignored:
             return
-        ignored = self._task.loss["arguments"].get("ignore_index")
-        outputs = outputs_of(self._task.start, form, [row["x"] for row in rows.select("x").take(2)], tokenizer=tokenizer)
-        if outputs is None or summary.classes <= outputs or summary.classes - 1 == ignored:
-            return
-        last = summary.labels[-1] if summary.labels else str(summary.classes - 1)
+        last = summary.labels[-1] if summary.labels else str(classes - 1)
         way_out = "Number them from 0, as StringIndexer does, or give" if not summary.labels else "Give"
         raise DataError(
-            f"Labels need {summary.classes} outputs (the largest is {last!r}): the module has {outputs}. {way_out} the module's "
-            f"last layer {summary.classes}"
+            f"Labels need {classes} outputs (the largest is {last!r}): the module has {outputs}. {way_out} the module's "
+            f"last layer {classes}"
         )
 
     def _label(self, frame: DataFrame) -> str:
@@ -193,7 +219,7 @@ class Fit:
         return "class" if asked == "class" else "vector"
 
     @contextlib.contextmanager
-    def _rows(self, frame: DataFrame, kind: str, *, text: bool) -> Iterator[DataFrame]:
+    def _rows(self, frame: DataFrame, kind: str, form: InputForm) -> Iterator[DataFrame]:
         """Columns x, y, v and widths of the rows that can be trained on, computed once.
 
         Raises:
@@ -202,7 +228,7 @@ class Fit:
         from pyspark import StorageLevel
         from pyspark.sql import functions as F
 
-        x, sizes = input_column(frame, self._params.input_columns(), text=text, whole=self._value("wholeNumbers"))
+        x, sizes = input_column(frame, self._params.input_columns(), text=form.text, whole=form.whole)
         columns = {"x": x}
         if kind != "none":
             columns["y"] = label_column(frame, self._value("labelCol"), kind=kind)
@@ -210,8 +236,8 @@ class Fit:
         if indicator:
             columns["v"] = column_of(frame, indicator)[0].cast("boolean")
         if self._value("weightCol"):
-            if text:
-                raise SettingsError("weightCol with a tokenizer is not supported: leave one of them out")
+            if form.text or form.tokens:
+                raise SettingsError("weightCol with texts or tokens is not supported: leave one of them out")
             columns["weight"] = weight_column(frame, self._value("weightCol"))
         chosen = frame.select(
             *(column.alias(name) for name, column in columns.items()), *(size.alias(f"w{at}") for at, size in enumerate(sizes))

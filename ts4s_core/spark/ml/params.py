@@ -78,13 +78,21 @@ class SharedParams(
     """Params of both.
 
     Beside Spark's own: ``inputCol`` (a vector, an array of numbers, a number, or with ``tokenizer`` a text), or ``inputCols``
-    (several such: one argument of all their numbers in order, or with ``separateInputs`` an argument each); ``predictionCol``,
+    (several such: one argument of all their numbers in order, or an argument each: with ``separateInputs``, with ``inputNames``,
+    or where forward's arguments have the columns' names; arrays of integers of unlike length are token ids, padded);
+    ``predictionCol``,
     ``probabilityCol`` and ``rawPredictionCol`` (the last two of classes alone; "" or None: left out); ``handleInvalid``
     (``error``, ``skip`` or, in transform, ``keep``: a row with a null input gets a null prediction).
     """
 
     separateInputs: Param[bool] = _param(
         "separateInputs", "each of inputCols is an argument of forward of its own", TypeConverters.toBoolean
+    )
+    inputNames: Param[list[str]] = _param(
+        "inputNames",
+        "forward's argument name of each of inputCols, which are then arguments of their own; []: the columns' own names, where "
+        "there are several and forward has them all",
+        TypeConverters.toListString,
     )
     inputShape: Param[list[int]] = _param(
         "inputShape", "shape of one row's input, e.g. [1, 28, 28]; []: a vector", TypeConverters.toListInt
@@ -122,6 +130,7 @@ class SharedParams(
             inputCol="features",
             handleInvalid="error",
             separateInputs=False,
+            inputNames=[],
             inputShape=[],
             wholeNumbers=False,
             tokenizer="",

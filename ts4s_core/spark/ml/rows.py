@@ -32,6 +32,7 @@ from ts4s_core.settings import StorageSettings
 from ts4s_core.spark.session.partition_keys import partition_keys
 
 if TYPE_CHECKING:
+    import torch
     from pyspark.sql import DataFrame
 
 ROWS_PER_FILE = 65_536
@@ -61,13 +62,40 @@ class RowSummary:
     classes: int | None = None
 
 
-def summarise(rows: DataFrame, *, label: str, widths: int) -> RowSummary:
+def few_rows(rows: DataFrame, form: InputForm) -> list[Any]:
+    """The first rows, and of whole numbers those with the largest, with the smallest and with most of them."""
+    from pyspark.sql import functions as F
+
+    few = rows.take(2)
+    if form.whole and not form.text:
+        first = F.expr("slice(x, 1, w0)") if form.tokens else F.col("x")
+        whole = F.struct(*rows.columns)
+        asked = (F.max_by(whole, F.array_max(first)), F.min_by(whole, F.array_min(first)), F.max_by(whole, F.size(first)))
+        found = rows.agg(*asked).first()
+        few += [row for row in found or () if row is not None]
+    return few
+
+
+def labels_of(rows: Sequence[Any], summary: RowSummary) -> torch.Tensor:
+    """Labels of some rows of the columns x and y or none, as workers have them: (B,) int64, or (B, C) float32."""
+    import torch
+
+    if "y" not in rows[0]:
+        return torch.tensor([row["x"] for row in rows], dtype=torch.float32)
+    values = [row["y"] for row in rows]
+    if isinstance(values[0], str):
+        values = [summary.labels.index(value) for value in values]
+    return torch.tensor(values, dtype=torch.float32 if isinstance(values[0], list) else torch.int64)
+
+
+def summarise(rows: DataFrame, *, label: str, widths: int, alike: int = 0) -> RowSummary:
     """Count and check rows of the columns x, y, and w0, w1, ... (widths).
 
     Args:
         rows: without nulls in x and y.
         label: ``none``, ``class``, ``text`` or ``vector``.
-        widths: number of input columns; 0 for texts.
+        widths: number of input columns; 0 for texts and tokens.
+        alike: number of columns of tokens, which have as many in each column of a row.
 
     Raises:
         DataError: if there are none, or their numbers of values differ.
@@ -77,6 +105,7 @@ def summarise(rows: DataFrame, *, label: str, widths: int) -> RowSummary:
     asked = [F.count(F.lit(1)).alias("rows")]
     for number in range(widths):
         asked += [F.min(f"w{number}").alias(f"low{number}"), F.max(f"w{number}").alias(f"high{number}")]
+    asked += [F.max((F.col("w0") != F.col(f"w{number}")).cast("int")).alias(f"odd{number}") for number in range(1, alike)]
     if label == "class":
         asked += [F.min("y").alias("lowest"), F.max("y").alias("highest")]
     elif label == "vector":
@@ -91,6 +120,10 @@ def summarise(rows: DataFrame, *, label: str, widths: int) -> RowSummary:
                 f"Rows of input column {number + 1} have {found[f'low{number}']} to {found[f'high{number}']} numbers: "
                 "expected as many in every row"
             )
+    if any(found[f"odd{number}"] for number in range(1, alike)):
+        raise DataError(
+            "Rows of tokens have other numbers in one input column than in another: expected as many. Check inputCols"
+        )
     if label == "class" and found["lowest"] < 0:
         raise DataError("Labels of classes: expected whole numbers from 0, got others. Use StringIndexer, or another loss")
     if label == "vector" and found["lowest"] != found["highest"]:
