@@ -78,7 +78,7 @@ def trained(folder: Path, **graph: Any) -> tuple[Settings, ArtifactRef]:
 def test_the_imported_graph_is_handed_over(tmp_path: Path, graph: dict[str, Any]) -> None:
     settings, ref = trained(tmp_path, **graph)
     store = ArtifactStore.open(settings.storage)
-    shapes = [(1, 32)] if "fixed" in graph else [(1, 1), (3, 5), (2, 16)]
+    shapes = [(1, 1), (3, 5), (2, 16)]  # in one shape's graph too: what was fixed in it is counted anew
     model = ModelFolder(store.local(ref)).merged
     draw = np.random.default_rng(0)
     batches = [draw.integers(5, VOCABULARY, size=shape) for shape in shapes]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from small_language_models import MODELS, SMALL, WORDS
 
-from ts4s_core.errors import InputError
+from ts4s_core.errors import InputError, UnsupportedModelError
+from ts4s_core.handover.export import export_trained
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
 from ts4s_core.language.defaults import with_defaults
 from ts4s_core.models.model_folder import ModelFolder
@@ -181,3 +182,11 @@ def test_defaults_fill_in_what_was_not_set():
         with_defaults(Settings(model={"max_length": 32}))
     with pytest.raises(InputError, match=r"model\.task classification"):
         with_defaults(Settings(model={"task": "classification", **SMALL}))
+
+
+@pytest.mark.parametrize("form", ["onnx", "hf", "onnx-int8"])
+def test_a_small_network_has_no_such_form(store, make, tmp_path, form):
+    ref = make("recurrent").ref
+    with pytest.raises(UnsupportedModelError, match=rf"Export as {form} of {ref}: .*a small network \(recurrent\).*torch"):
+        export_trained(store, ref, form=form, to=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
