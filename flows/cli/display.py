@@ -21,7 +21,7 @@ LINE_EVERY_S = 2.0
 HEARTBEAT_EVERY_S = 5.0
 #: Nothing is shown while the input is checked, so that a refusal is one line; a check that takes longer is shown.
 QUIET_CHECK_S = 30.0
-_COUNTS = ("step", "row", "file", "part", "split")
+_COUNTS = ("step", "row", "file", "range", "split")
 
 
 class _View(Protocol):

@@ -86,9 +86,9 @@ def test_progress_of_both_ways_is_told(through: Callable[..., ArtifactStore], tm
     store.local(ref)
     for stage in ("upload", "download"):
         told = [fields for name, fields in events if name == stage]
-        parts = [fields["part"] for fields in told]
-        assert parts == sorted(parts)
-        assert (parts[-1], told[-1]["parts"]) == (6, 6)
+        ranges = [fields["range"] for fields in told]
+        assert ranges == sorted(ranges)
+        assert (ranges[-1], told[-1]["ranges"]) == (6, 6)
         assert len(told) >= 6
         assert told[-1]["file"] == f"{ref}/{LARGE}"
         assert told[-1]["mib_per_s"] > 0

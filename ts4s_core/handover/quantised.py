@@ -58,13 +58,13 @@ def write_quantised(
     rows, tokens, columns = _held_out(store, trained)
     with tempfile.TemporaryDirectory(prefix="ts4s-fp32-") as temporary:
         plain = Path(temporary)
-        progress(_STAGE, {"part": 1, "parts": 4, "doing": "fp32"})
+        progress(_STAGE, {"step": 1, "steps": 4, "doing": "fp32"})
         made = write_plain_file(trained, plain)
-        progress(_STAGE, {"part": 2, "parts": 4, "doing": "quantise"})
+        progress(_STAGE, {"step": 2, "steps": 4, "doing": "quantise"})
         _quantise(plain / MODEL_FILE, folder / MODEL_FILE, form=form)
         figures = {}
-        for part, (name, path) in enumerate((("fp32", plain), (form, folder)), start=3):
-            progress(_STAGE, {"part": part, "parts": 4, "doing": f"measure {name}"})
+        for step, (name, path) in enumerate((("fp32", plain), (form, folder)), start=3):
+            progress(_STAGE, {"step": step, "steps": 4, "doing": f"measure {name}"})
             figures[name] = _measured(path / MODEL_FILE, trained, rows, tokens=tokens, columns=columns, threads=threads)
     lost = figures["fp32"]["accuracy"] - figures[form]["accuracy"]
     if not lost <= MOST_LOST:

@@ -36,16 +36,16 @@ def ignore_bytes(done: int, total: int) -> None:
 
 
 def bytes_callback(progress: Progress, stage: str, path: str) -> BytesCallback:
-    """A callback that reports ``upload part=12/250 mib_per_s=81.5 file=...`` to ``progress``; small files are not reported."""
+    """A callback that reports ``upload range=12/250 mib_per_s=81.5 file=...`` to ``progress``; small files are not reported."""
     began = time.monotonic()
 
     def on_bytes(done: int, total: int) -> None:
         if total < LEAST_REPORTED_BYTES:
             return
         speed = done / 2**20 / max(time.monotonic() - began, 1e-3)
-        parts = -(-total // RANGE_BYTES)
-        part = parts if done >= total else done // RANGE_BYTES
-        progress(stage, {"part": part, "parts": parts, "mib_per_s": round(speed, 1), "file": path})
+        ranges = -(-total // RANGE_BYTES)
+        sent = ranges if done >= total else done // RANGE_BYTES
+        progress(stage, {"range": sent, "ranges": ranges, "mib_per_s": round(speed, 1), "file": path})
 
     return on_bytes
 

@@ -114,7 +114,7 @@ class TextSource:
         file = raw if piece.start else as_utf8(raw, piece.name)
         end = piece.end if file is raw else None
         if self.by_document:
-            # A document falls where its beginning falls, so that readers of its other parts need not read it all.
+            # A document falls where its beginning falls, so that readers of its other pieces need not read it all.
             head = next(blocks_between(file, 0, 1, block_bytes=self.block_bytes), (0, b""))[1]
             side = sides.side_of(head.decode("utf-8", "replace").replace("\r\n", "\n"))
         for _at, data in blocks_between(file, piece.start, end, block_bytes=self.block_bytes):

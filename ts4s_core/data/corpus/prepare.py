@@ -140,11 +140,11 @@ class _WriteBlocks:
     def _tokens(self, texts: pa.ChunkedArray) -> Encoded:
         """Tokens of all texts, some at a time: what a tokenizer gives back is much larger than the tokens."""
         loaded = self.tokenizer.load()
-        parts = [
+        found = [
             self.tokenizer.encode(loaded, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             for start in range(0, len(texts), TEXTS_AT_ONCE)
         ]
-        return Encoded(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "lengths", "unknown_bytes")))
+        return Encoded(*(np.concatenate([getattr(each, name) for each in found]) for name in ("ids", "lengths", "unknown_bytes")))
 
 
 def prepare_text(
@@ -201,14 +201,16 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
         stage="prepare",
     )
     sides = {name: [result for result in results if result["side"] == name] for name in SIDES}
-    content = {name: _content(parts) for name, parts in sides.items()}
+    content = {name: _content(groups) for name, groups in sides.items()}
     if text_fingerprint(content) != scan.fingerprint:
         raise DataError("The text changed while it was read: expected that of the first reading. Start again when it rests")
     for result in results:
         register_files(writer, result["files"])
     for name, data in scan.tokenizer.items():
         writer.add_bytes(f"tokenizer/{name}", data)
-    writer.add_json(WINDOWS_FILE, {name: [count for part in parts for count in part["windows"]] for name, parts in sides.items()})
+    writer.add_json(
+        WINDOWS_FILE, {name: [count for group in groups for count in group["windows"]] for name, groups in sides.items()}
+    )
     add_bad_rows(writer, bad_rows=scan.bad_rows, listed=scan.bad)
     card = _card(scan, sides, layout, tokenizer)
     writer.add_json("card.json", card, identity=False)
@@ -233,8 +235,8 @@ def _build(writer: ArtifactWriter, store: ArtifactStore, engine: DataEngine, *, 
     writer.facts = facts.to_json()
 
 
-def _content(parts: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    return sum(part["rows"] for part in parts), sum(int(part["content"], 16) for part in parts) % DIGEST_MODULUS
+def _content(groups: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    return sum(group["rows"] for group in groups), sum(int(group["content"], 16) for group in groups) % DIGEST_MODULUS
 
 
 def _pad_id(files: Mapping[str, bytes]) -> int:
@@ -255,10 +257,10 @@ def _card(
         "block_bytes": scan.source.block_bytes,
         "sides": {name: counts.blocks for name, counts in scan.sides.items()},
         "bytes": {name: counts.size for name, counts in scan.sides.items()},
-        "tokens": {name: sum(part["tokens"] for part in parts) for name, parts in sides.items()},
-        "windows": {name: sum(sum(part["windows"]) for part in parts) for name, parts in sides.items()},
-        "unknown_bytes": {name: sum(part["unknown_bytes"] for part in parts) for name, parts in sides.items()},
-        "duplicates": sum(part["duplicates"] for parts in sides.values() for part in parts),
+        "tokens": {name: sum(group["tokens"] for group in groups) for name, groups in sides.items()},
+        "windows": {name: sum(sum(group["windows"]) for group in groups) for name, groups in sides.items()},
+        "unknown_bytes": {name: sum(group["unknown_bytes"] for group in groups) for name, groups in sides.items()},
+        "duplicates": sum(group["duplicates"] for groups in sides.values() for group in groups),
         "window": layout.window,
         "stride": layout.stride,
         "vocabulary": tokenizer.vocabulary,

@@ -184,8 +184,8 @@ def _trained(
     settings: Settings, engine: DataEngine, source: TextSource, side_plan: SidePlan, train_bytes: int
 ) -> dict[str, bytes]:
     share = min(1.0, SAMPLE_BYTES / max(train_bytes, 1))
-    parts = engine.map(_Sample(source.without_splits(), side_plan, share), source.splits, stage="tokenizer")
-    texts = sorted(text for part in parts for text in part)
+    samples = engine.map(_Sample(source.without_splits(), side_plan, share), source.splits, stage="tokenizer")
+    texts = sorted(text for sample in samples for text in sample)
     model = settings.model
     return train_tokenizer(texts, kind=model.tokenizer_kind, vocabulary_size=model.vocabulary_size)
 
