@@ -1,6 +1,7 @@
 """Whether Spark encrypts what it sends to other hosts: a task's closure holds the store's keys where a step needs them.
 
-Training is spared: its keys come over its own encrypted channel.
+Training is spared where its workers meet at the driver: its keys come over that encrypted channel. Where they meet in rank 0's
+process, the keys travel with the job, and what ranks tell each other by Spark's gathering is as secret as Spark's calls are.
 """
 
 from __future__ import annotations
