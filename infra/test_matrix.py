@@ -126,7 +126,7 @@ def table() -> str:
     for row in json.loads(RESULTS.read_text()):
         hashes = (row.get("steps", {}).get("weights_sha256"), row.get("ml", {}).get("trained_sha256"))
         shown = [f"`{value[:12]}`" if value else "not run" for value in hashes]
-        cells = (row["spark"], row["python"], row["torch"], row["way"], *shown, str(row["seconds"]))
+        cells = (row["spark"], row["python"], row["torch"], row["way"], *shown, str(row["seconds"] or "not measured"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
