@@ -223,8 +223,10 @@ class SecondNamespace(Disturbance):
         if isinstance(self._other, Command):
             self._wait_for_the_same_command(self._other)
         elif self._other is not None:
-            self._other.communicate(timeout=COMMAND_LIMIT_S) if self._listener is None else self._listener.join(COMMAND_LIMIT_S)
-            self._other.wait(COMMAND_LIMIT_S)
+            if self._listener is not None:
+                self._listener.join(COMMAND_LIMIT_S)
+            with self._other as other:  # closes its ends; one that was told nothing ends by that
+                other.communicate(timeout=COMMAND_LIMIT_S)
             said, at = self._answer or ("", 0.0)
             self.felt = said.startswith("failed LeaseHeldError")
             if said == "admitted" and at < self._sealed_at():
