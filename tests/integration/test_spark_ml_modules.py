@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from ts4s_core.errors import Ts4sError
 from ts4s_core.spark import TorchEstimator, TorchModel
 
 EDITED = """
@@ -64,3 +65,18 @@ def test_one_number_of_a_module_from_elsewhere_is_that_number(table: Any) -> Non
     assert by_class["prediction"] == float(row["prediction"] > 0)
     several = TorchModel.from_torch(nn.Linear(4, 3)).transform(table)
     assert {"prediction", "probability", "rawPrediction"} <= set(several.columns)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"module": nn.Linear(4, 3), "device": "gpu"}, "device 'gpu' is not valid: expected cpu, cuda or cuda:N"),
+        ({"module": nn.Linear(5, 3)}, "forward fails on the first rows: RuntimeError"),
+        ({"module": nn.Linear(4, 2), "loss": "MSELoss", "labelCol": "real"}, r"outputs of shape \(2, 2\) with labels of shape"),
+        ({"module": nn.Sequential(nn.Embedding(2, 3), nn.Flatten()), "wholeNumbers": True}, "the largest number 6"),
+    ],
+    ids=["device", "shape", "loss", "ids"],
+)
+def test_what_a_few_rows_show_is_told_before_training(table: Any, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(Ts4sError, match=message):
+        TorchEstimator(**params, maxRestarts=0).fit(table)
