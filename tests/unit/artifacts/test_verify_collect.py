@@ -11,11 +11,15 @@ import pytest
 
 from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, Lease, Limits
 from ts4s_core.artifacts.registry import Registry
+from ts4s_core.artifacts.staging import Reservation, reservation_of
+from ts4s_core.artifacts.storage.storage import Storage
 from ts4s_core.artifacts.store import ArtifactStore
+from ts4s_core.artifacts.upkeep import collect as collecting
 from ts4s_core.artifacts.upkeep.collect import Collected, collect
 from ts4s_core.artifacts.upkeep.verify import verify
 from ts4s_core.artifacts.versions.refs import KINDS, TEMPORARY, ArtifactRef
 from ts4s_core.errors import IntegrityError, NotFoundError
+from ts4s_core.settings import StorageSettings
 
 KEY = "1a2b3c4d" + "0" * 56
 DAY = 24 * 3600.0
@@ -130,6 +134,32 @@ def test_half_written_goes_after_the_grace_time(store: ArtifactStore, tmp_path: 
     ]
     assert not stray.exists()
     assert store.storage.list("", temporary=True) == []
+
+
+@pytest.mark.parametrize("uri", ["folder", "memory"])
+def test_a_version_that_is_sealed_while_a_collection_looks_is_kept(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / "store") if uri == "folder" else f"memory://{tmp_path.name}-sealed"
+    store = ArtifactStore.open(StorageSettings(uri=place, cache_dir=str(tmp_path / "cache")))
+    left = store.begin("checkpoint", "other", KEY, settings={}, upstream={})  # so that there is something to collect
+    left.add_bytes("model.safetensors", b"1")
+    with Lease.hold(store, "demo"):
+        writer = store.begin("checkpoint", "demo", KEY, settings={}, upstream={})
+        writer.add_bytes("model.safetensors", b"1")
+
+        looks = []
+
+        def sealed_meanwhile(storage: Storage, ref: ArtifactRef) -> Reservation | None:
+            looks.append(ref)
+            if ref == writer.ref and looks.count(ref) == 2:  # at the second, others wait for the collection
+                writer.seal()
+            return reservation_of(storage, ref)
+
+        monkeypatch.setattr(collecting, "reservation_of", sealed_meanwhile)
+        assert [ArtifactRef.parse(path.replace(TEMPORARY, "")) for path in paths(gc(store))] == [left.ref]
+    assert looks.count(writer.ref) == 2
+    assert store.manifest(writer.ref).files[0].size == 1
 
 
 def test_running_job_keeps_what_it_may_need(store: ArtifactStore) -> None:

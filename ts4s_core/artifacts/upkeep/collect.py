@@ -126,7 +126,9 @@ class _Plan:
         return [
             Collected(path, sum(entry.size for entry in entries if not entry.path.endswith(RESERVATION)), "half-written")
             for path, entries in sorted(groups.items())
-            if max(entry.mtime for entry in entries) < self._oldest and not self._being_written(path)
+            if max(entry.mtime for entry in entries) < self._oldest
+            and not self._being_written(path)
+            and not self._sealed_since(path, sealed)
         ]
 
     def _being_written(self, path: str) -> bool:
@@ -141,6 +143,11 @@ class _Plan:
         except (InputError, IntegrityError):  # what lies there is no version
             return False
         return reservation is not None and any(fence.token in self._living for fence in reservation.fences)
+
+    def _sealed_since(self, path: str, sealed: set[str]) -> bool:
+        """Whether a version was sealed after the store was listed: then it has no writer any more, and is not half-written."""
+        version = path.replace(f"/{TEMPORARY}", "/")
+        return path.count("/") == 2 and version not in sealed and self._store.storage.exists(f"{version}/{MANIFEST}")
 
     def _is_old(self, upload: Upload) -> bool:
         return _begun(upload) < self._oldest and not self._being_written(upload.path)
