@@ -15,11 +15,13 @@ from digit_networks import accuracy, network
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.linalg import Vectors
 from torch import nn
 
 from ts4s_core.errors import DataError, InputError, SettingsError
 from ts4s_core.spark import TorchEstimator, TorchModel
 
+OLD_STAGES = Path(__file__).parents[1] / "data" / "spark_ml_of_5bf3a8e"
 PIXELS = [f"p{number}" for number in range(64)]
 
 
@@ -98,6 +100,21 @@ def test_a_pipeline_is_saved_overwritten_and_loaded(spark: Any, digits: Any, fit
     assert not [name for name in names if not name.lstrip(".").startswith(("part-", "model.json", "model.safetensors"))]
     # No pickle: protocol 2 and later begin with 0x80 and the number of the protocol.
     assert not [name for name, data in files_below(tmp_path).items() if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05"]
+
+
+def test_stages_that_5bf3a8e_saved_load_and_predict_the_same(spark: Any) -> None:
+    expected = json.loads((OLD_STAGES / "expected.json").read_text(encoding="utf-8"))
+    model = PipelineModel.load(f"file://{OLD_STAGES}/pipeline")
+    assert model.stages[1].weights_sha256 == expected["weights_sha256"]
+    rows = spark.createDataFrame([(number, *row[:2]) for number, row in enumerate(expected["rows"])], "n int, a double, b double")
+    found = model.transform(rows).orderBy("n").collect()
+    assert [row.prediction for row in found] == [row[2] for row in expected["rows"]]
+    for row, (_a, _b, _prediction, probability) in zip(found, expected["rows"], strict=True):
+        assert row.probability.toArray() == pytest.approx(probability, abs=1e-6)
+    estimator = TorchEstimator.load(f"file://{OLD_STAGES}/estimator")
+    assert (estimator.getOrDefault("epochs"), estimator.getOrDefault("optimizer")) == (3, "Adam")
+    train = spark.createDataFrame([(Vectors.dense(row[:2]), row[2]) for row in expected["rows"] * 16], ["features", "label"])
+    assert estimator.fit(train).facts["steps"] == 15
 
 
 def test_a_foreign_factory_is_not_imported(
