@@ -25,7 +25,7 @@ from ts4s_core.spark.ml_model import TorchModel, trusted_by
 from ts4s_core.spark.session.internals import give_uid
 
 if TYPE_CHECKING:
-    from pyspark.ml._typing import ParamMap
+    from pyspark.ml.param import Param
     from pyspark.sql import DataFrame
 
 
@@ -161,7 +161,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         model.parent = self
         return model
 
-    def copy(self, extra: ParamMap | None = None) -> TorchEstimator:
+    def copy(self, extra: dict[Param[Any], Any] | None = None) -> TorchEstimator:
         """A copy with the values of a param map, in which objects become what can be saved: a tuned model's grid is.
 
         A module becomes a :class:`TorchModel`, a loss a description, an optimizer class its import path.

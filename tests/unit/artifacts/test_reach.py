@@ -27,18 +27,20 @@ from ts4s_core.training.driver.train_step import Factories
 
 WINDOWS = ("training/batches/text_windows.py",)
 ELSEWHERE = ("handover", "planning", "spark", "pipeline")
+#: A base's tokenizer is read whole when it is taken; no row is.
+ROWS = ("data/prepare.py", "data/scan.py", "data/sources.py", "data/formats", "data/corpus")
 REPORT = ("evaluation/report/page.py", "evaluation/report/model_sections.py", "evaluation/report/charts.py")
 #: Of each step: its entries, files that it reaches, and files or whole folders that it does not.
 STEPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "export": (
         export_step.ENTRIES,
         ("onnx/exporting/export_graph.py", "onnx/sources/hub.py", "artifacts/writer.py"),
-        ("training", "evaluation", "data", "models", "onnx/importing", "language", "prediction", *ELSEWHERE),
+        ("training", "evaluation", *ROWS, "models", "onnx/importing", "language", "prediction", *ELSEWHERE),
     ),
     "import": (
         import_step.ENTRIES,
         ("models/heads.py", "onnx/importing/parity.py", "onnx/converters/shapes.py", "onnx/rewriting/attention.py"),
-        ("training", "evaluation", "data", "onnx/exporting", "language", "prediction", *ELSEWHERE),
+        ("training", "evaluation", *ROWS, "onnx/exporting", "language", "prediction", *ELSEWHERE),
     ),
     "make a small network": (
         network_step.ENTRIES,

@@ -42,7 +42,7 @@ class Case:
     make: Callable[[], Tokenizer]
     family: str
     described: dict[str, Any] = field(default_factory=dict)
-    #: What the tokens of "ball Team" spell.
+    #: What the tokens of "ball Team" spell; a vocabulary of lower case knows no "Team".
     spelt: str = ""
 
 
@@ -102,7 +102,7 @@ _ROBERTA = {"tokenizer_class": "RobertaTokenizer", "pad_token": "<pad>", "eos_to
 _PLAIN = {**_ROBERTA, "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
 CASES = {
     "wordpiece": Case(wordpiece(lowercase=True), "bert", {**_BERT, "do_lower_case": True}, "ballteam"),
-    "cased in the configuration alone": Case(wordpiece(lowercase=True), "bert", {**_BERT, "do_lower_case": False}, "ballTeam"),
+    "cased in the configuration alone": Case(wordpiece(lowercase=True), "bert", {**_BERT, "do_lower_case": False}, "ball[UNK]"),
     "byte-level": Case(byte_bpe, "roberta", {**_ROBERTA, "add_prefix_space": False}, "ballĠTeam"),
     "prefix space in the configuration alone": Case(byte_bpe, "roberta", {**_ROBERTA, "add_prefix_space": True}, "ĠballĠTeam"),
     "unigram": Case(unigram, "roberta", _PLAIN),

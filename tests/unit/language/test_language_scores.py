@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_text_of_another_tokenizer_is_tokenized_anew_and_what_is_unknown_is_char
 
 def test_a_first_token_behind_nothing_costs_the_vocabulary() -> None:
     words = tokenizer()
-    without = TextTokenizer(words.text, None, words.unknown_id, words.vocabulary)
+    without = replace(words, begin_id=None)
     scores = scored(LanguageScorer(Bigram(), without, True, 8, 0), table_of([[2, 3]], ["red"]))  # type: ignore[arg-type]
     assert scores.bits[0] == pytest.approx(scores.nats[0] / math.log(2) + math.log2(words.vocabulary))
 

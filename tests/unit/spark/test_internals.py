@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from pyspark import SparkContext
 from pyspark.ml.param import Params
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter
 from pyspark.sql import SparkSession
 
 from ts4s_core.spark.session import internals
@@ -53,3 +54,10 @@ def test_a_stage_takes_another_identity() -> None:
     internals.give_uid(stage, "Stage_saved")
     assert stage.uid == "Stage_saved"
     assert isinstance(internals.owner_to_be(), Params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(DefaultParamsWriter, "_get_metadata_to_save"), (DefaultParamsReader, "_parseMetaData")]
+)
+def test_what_writes_and_reads_stages_has(kind: type, name: str) -> None:
+    assert callable(getattr(kind, name))

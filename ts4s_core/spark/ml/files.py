@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLWriter
+from pyspark.ml.util import MLWriter
 
 from ts4s_core.errors import IntegrityError, SparkError
 from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
+from ts4s_core.spark.session.internals import described, description
 
 if TYPE_CHECKING:
     from pyspark.ml.param import Params
@@ -51,9 +52,10 @@ class StageWriter(MLWriter):
         session = self.sparkSession
         mode = "overwrite" if self.shouldOverwrite else "error"
         # As Spark itself does from 4.0 on, with or without a JVM here.
-        described = DefaultParamsWriter._get_metadata_to_save(self._stage, session)  # type: ignore[arg-type]
         try:
-            session.createDataFrame([(described,)], "value string").coalesce(1).write.mode(mode).text(f"{path}/{_METADATA}")
+            session.createDataFrame([(described(self._stage, session),)], "value string").coalesce(1).write.mode(mode).text(
+                f"{path}/{_METADATA}"
+            )
             if cluster.is_connect(session):
                 pieces = session.createDataFrame(_pieces(self._files), _TABLE)
                 pieces.coalesce(1).write.mode(mode).parquet(f"{path}/{DATA}")
@@ -77,8 +79,7 @@ def read_metadata(session: SparkSession, path: str) -> dict[str, Any]:
         lines = session.read.text(f"{path}/{_METADATA}").collect()
     except Exception as exc:
         raise SparkError(f"Saved stage {path} cannot be read: {first_cause(exc)}") from exc
-    found: dict[str, Any] = DefaultParamsReader._parseMetaData("".join(line[0] for line in lines))  # type: ignore[attr-defined]
-    return found
+    return description("".join(line[0] for line in lines))
 
 
 def read_files(session: SparkSession, path: str, names: tuple[str, ...]) -> dict[str, bytes]:

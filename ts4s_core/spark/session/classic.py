@@ -179,11 +179,14 @@ def is_alive(session: SparkSession) -> bool:
     return not answer_of(lambda: bool(scala_context(context).isStopped()), True)
 
 
-def submitted_conf() -> set[str]:
-    """Names that ``spark-submit`` has settled; empty where it did not start this program."""
+def submitted_conf() -> dict[str, str]:
+    """What ``spark-submit`` has settled; empty where it did not start this program."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return {}
     from pyspark import SparkConf
 
-    return {name for name, _value in SparkConf().getAll()} if "PYSPARK_GATEWAY_PORT" in os.environ else set()
+    start_jvm(SparkConf(loadDefaults=False))  # the one that started us: until it is met, a configuration is Python's alone
+    return dict(SparkConf().getAll())
 
 
 def log_in(conf: Mapping[str, str], user: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyspark import SparkConf, SparkContext
     from pyspark.ml.param import Params
+    from pyspark.sql import SparkSession
 
 
 def is_open(context: SparkContext) -> bool:
@@ -84,3 +85,18 @@ def owner_to_be() -> Params:
 def give_uid(stage: Params, uid: str) -> None:
     """Give a stage the identity of the one that it was made of or saved as."""
     stage._resetUid(uid)  # type: ignore[attr-defined]
+
+
+def described(stage: Params, session: SparkSession) -> str:
+    """What Spark writes of a stage beside its data: class, uid and Params, as JSON."""
+    from pyspark.ml.util import DefaultParamsWriter
+
+    return str(DefaultParamsWriter._get_metadata_to_save(stage, session))  # type: ignore[arg-type]
+
+
+def description(text: str) -> dict[str, Any]:
+    """What :func:`described` gave, read again."""
+    from pyspark.ml.util import DefaultParamsReader
+
+    found: dict[str, Any] = DefaultParamsReader._parseMetaData(text)  # type: ignore[attr-defined]
+    return found
