@@ -75,7 +75,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
             UnsupportedModelError: if it cannot be kept without pickling it.
         """
         given = self.value("module")
-        if str(given).endswith(".onnx"):  # a value of a parameter grid
+        if not isinstance(given, (dict, str)) or str(given).endswith(".onnx"):  # a value of a parameter grid
             self._put({"module": given})
             given = self.value("module")
         if isinstance(given, str):
@@ -145,10 +145,10 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
         self.check_fit()
-        for name in ("module", "loss", "optimizer"):  # what a parameter grid holds
+        start = self.start()
+        for name in ("loss", "optimizer"):  # what a parameter grid holds
             if not isinstance(self.value(name), (dict, str)):
                 self._put({name: self.value(name)})
-        start = self.start()
         loss, optimizer = self.value("loss"), self.value("optimizer")
         task = Task(
             start=start,
