@@ -76,6 +76,47 @@ def test_a_cancelled_run_is_retried_and_shows_what_it_did(stand: Any, flags: lis
     assert "trained/tiny/" in shown["trained-tiny"]["data"]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_deployments_that_were_made_before_each_flow_had_its_own_settings_go_on(
+    stand: Any, tsv: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Their parameters and forms are those of commit 5bf3a8e: whole groups, of settings that the flow does not use too."""
+    file = Path(__file__).parents[1] / "data/deployments_of_5bf3a8e.json"
+    given: dict[str, Any] = {
+        "name": "before",
+        "deployment": "retrain/before",
+        "model": {"source": f"config:{tiny_model}/config.json", "tokenizer": str(tiny_model / "tokenizer"), "max_length": 32},
+        "data": {"source": str(tsv)},
+        "train": {"batch_size": 16, "max_steps": 30, "epochs": 50, "learning_rate": 0.01},
+        "spark": {"master": "none"},
+        "storage": {"uri": str(tmp_path / "store")},
+    }
+    for flow, old in json.loads(file.read_text(encoding="utf-8")).items():
+        parameters = {}
+        for name, entry in old["parameter_openapi_schema"]["properties"].items():
+            whole, own = entry["default"], given.get(name)
+            parameters[name] = {**whole, **(own or {})} if isinstance(whole, dict) else whole if own is None else own
+        now = stand.deployment(f"{flow}/{'on-demand' if flow == 'retrain' else 'data-source'}")
+        assert now["parameter_openapi_schema"] != old["parameter_openapi_schema"]
+        same = {
+            name: now[name] for name in ("flow_id", "work_pool_name", "work_queue_name", "job_variables", "path", "pull_steps")
+        }
+        stand.api("deployments/", {**same, **old, "name": "before", "parameters": parameters, "enforce_parameter_schema": True})
+    assert {"cell", "window"} <= {*parameters["data"], *stand.deployment("retrain/before")["parameters"]["model"]}
+
+    state = stand.wait(stand.run("watch/before"))
+    assert (state["type"], state["message"].partition(":")[0]) == ("COMPLETED", "started"), state
+    found = stand.api(
+        "flow_runs/filter", {"deployments": {"name": {"any_": ["before"]}}, "flows": {"name": {"any_": ["retrain"]}}}
+    )
+    assert len(found) == 1
+    state = stand.wait(found[0]["id"])
+    assert (state["type"], state["message"].split(" ")[:2]) == ("COMPLETED", ["done:", "before"]), state
+    store = ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
+    assert Registry(store).alias("before") == state["message"].split(" ")[2]
+
+
 @pytest.mark.timeout(600)
 def test_wrong_values_are_refused_by_the_form_or_at_once_by_the_run(stand: Any, flags: list[str]) -> None:
     deployment = stand.deployment("retrain/on-demand")
