@@ -18,15 +18,31 @@ from ts4s_core.settings import StorageSettings
 
 PROGRAM = Path(__file__).parents[2] / "infra" / "examples" / "spark_submit" / "ts4s_flow.py"
 SUBMIT = Path(sys.prefix) / "bin" / "spark-submit"
-TRAIN = ["--train.max_steps", "4", "--train.batch_size", "16", "--train.workers", "2"]
+TRAIN = [
+    "--train.max_steps",
+    "30",
+    "--train.epochs",
+    "50",
+    "--train.learning_rate",
+    "0.01",
+    "--train.batch_size",
+    "16",
+    "--train.workers",
+    "2",
+]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def submit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    folder = tmp_path_factory.mktemp("submit")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the cluster's workers write."""
+    return tmp_path_factory.mktemp("hosts")
+
+
+@pytest.fixture(scope="module")
+def submit(hosts: Path) -> Iterator[list[str]]:
     python = {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(PROGRAM.parents[3])}
-    with SparkCluster(folder, workers=2, environ=python) as cluster:
+    with SparkCluster(hosts, workers=2, environ=python) as cluster:
         conf = [word for pair in cluster.conf for word in ("--conf", pair)]
         yield [str(SUBMIT), "--master", cluster.url, *conf, str(PROGRAM)]
 
@@ -36,16 +52,17 @@ def run(submit: list[str], *words: str, folder: Path) -> subprocess.CompletedPro
     return subprocess.run([*submit, *words], capture_output=True, text=True, timeout=600, env=environ, cwd=folder)
 
 
-def test_one_submit_ends_in_a_registry_entry(submit: list[str], model_flags: list[str], tsv: Path, tmp_path: Path) -> None:
+def test_one_submit_ends_in_a_registry_entry(
+    submit: list[str], hosts: Path, model_flags: list[str], tsv: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     flags = ["--name", "news", *model_flags, *TRAIN, "--data.source", str(tsv), "--storage.uri", str(store), "--json"]
     done = run(submit, "retrain", *flags, folder=tmp_path)
     assert done.returncode == 0, done.stdout[-4_000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["status"], result["promoted"], result["train"]["steps"]) == ("done", True, 4)
-    assert "Spark application app-" in done.stdout  # spark-submit gives a program one stream for both
-    entry = Registry(ArtifactStore.open(StorageSettings(uri=str(store)))).entries("news")[-1]
-    assert entry.version == result["version"]
+    assert (result["status"], result["promoted"], result["train"]["steps"]) == ("done", True, 30), done.stdout[-3_000:]
+    assert len({folder.name for folder in hosts.rglob("app-*") if folder.is_dir()}) == 1
+    assert Registry(ArtifactStore.open(StorageSettings(uri=str(store)))).alias("news") == result["version"]
 
     local = subprocess.run(
         [sys.executable, "-m", "flows.cli", "retrain", *flags[:-3], "--storage.uri", str(tmp_path / "local"), "--json"],
