@@ -22,19 +22,11 @@ from supervisor import supervised
 
 from ts4s_core.processes import kill_tree
 from ts4s_core.spark.session.java import find_java, java_option
+from ts4s_core.spark.session.standalone import LOG4J
 
 START_LIMIT_S = 120.0
 _STARTED = re.compile(r"Spark Connect server started at: \S*?(\d+)$", re.MULTILINE)
 _CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
-_LOG4J = """\
-rootLogger.level = info
-rootLogger.appenderRef.console.ref = console
-appender.console.type = Console
-appender.console.name = console
-appender.console.target = SYSTEM_ERR
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
-"""
 
 
 @contextlib.contextmanager
@@ -56,7 +48,7 @@ def connect_server(
         within: words before its command.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log4j2.properties").write_text(_LOG4J)
+    (folder / "log4j2.properties").write_text(LOG4J)
     spec = find_spec("pyspark")
     assert spec is not None
     assert spec.origin is not None

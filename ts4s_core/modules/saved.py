@@ -113,7 +113,7 @@ class SavedModule:
             IntegrityError: if they are damaged.
         """
         try:
-            tensors = {name: safetensors.numpy.load(files[name]) for name in (WEIGHTS, CONSTANTS) if name in files}
+            tensors = _tensors(files)
         except safetensors.SafetensorError as exc:
             raise IntegrityError(f"Saved module {where} cannot be read: {exc}. Save it again") from exc
         return cls({}, tensors.get(WEIGHTS), graph=files.get(GRAPH), constants=tensors.get(CONSTANTS, {}))
@@ -127,10 +127,10 @@ class SavedModule:
         """
         try:
             record = json.loads(files[MODEL])
-            weights = safetensors.numpy.load(files[WEIGHTS]) if WEIGHTS in files else None
+            tensors = _tensors(files)
             found = cls(
                 spec=record["module"],
-                weights=weights,
+                weights=tensors.get(WEIGHTS),
                 form=InputForm.from_json(record["form"]) if record["form"] else None,
                 output=record["output"],
                 activation=record["activation"],
@@ -138,13 +138,18 @@ class SavedModule:
                 graph=files.get(GRAPH),
                 tokenizer=files.get(TOKENIZER, b"").decode(),
                 facts=record["facts"],
-                constants=safetensors.numpy.load(files[CONSTANTS]) if CONSTANTS in files else {},
+                constants=tensors.get(CONSTANTS, {}),
             )
         except (KeyError, ValueError, TypeError, safetensors.SafetensorError) as exc:
             raise IntegrityError(f"Saved module {where} cannot be read: {type(exc).__name__}: {exc}. Save it again") from exc
         if found.weights_sha256() != record["weights_sha256"]:
             raise IntegrityError(f"Saved module {where} has other weights than were saved. Restore its files or save it again")
         return found
+
+
+def _tensors(files: Mapping[str, bytes]) -> dict[str, dict[str, Array]]:
+    """Weights and constants, of those files that are there."""
+    return {name: safetensors.numpy.load(files[name]) for name in (WEIGHTS, CONSTANTS) if name in files}
 
 
 def fill(module: nn.Module, weights: Mapping[str, Array]) -> None:

@@ -24,7 +24,8 @@ AUTHENTICATED = {"spark.authenticate": "true", "spark.network.crypto.enabled": "
 #: No second way in: no submissions by REST, no button on the master's pages that ends applications.
 _CLOSED = {"spark.master.rest.enabled": "false", "spark.ui.killEnabled": "false"}
 _PACKAGE = "org.apache.spark.deploy"
-_LOG4J = """\
+#: Of a process whose log says on standard error that it has started.
+LOG4J = """\
 rootLogger.level = info
 rootLogger.appenderRef.console.ref = console
 appender.console.type = Console
@@ -117,7 +118,7 @@ def _daemon(
     home = _spark_home()
     folder.mkdir(parents=True, exist_ok=True)
     log4j = folder / "log4j2.properties"
-    log4j.write_text(_LOG4J, encoding="utf-8")
+    log4j.write_text(LOG4J, encoding="utf-8")
     java_options = f"-Dlog4j2.configurationFile={log4j.as_uri()} {java_option(f'-Djava.io.tmpdir={folder}')} -XX:-UsePerfData"
     settings = _CLOSED | (AUTHENTICATED if secret is not None else {})
     java_options = " ".join([java_options, *(f"-D{name}={value}" for name, value in settings.items())])
