@@ -142,6 +142,26 @@ def test_claim_of_an_earlier_version_that_is_rewritten_lives(store: ArtifactStor
     assert [(seen.renewed, seen.dead) for seen in watch.look("demo")] == [(True, False)]
 
 
+def test_a_beat_that_cannot_be_read_neither_ends_the_watch_nor_keeps_a_claim_alive(
+    store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an object is that its writer was stopped in the middle of, on a server that does not write at once."""
+    plant(store, ELSEWHERE)
+    beat = tmp_path / "store" / path_of("demo", "planted", BEAT)
+    beat.symlink_to("/proc/self/mem")  # there, and reading it fails
+    watch = Watch(store.storage)
+    assert [(seen.renewed, seen.dead) for seen in watch.look("demo")] == [(False, False)]
+    assert "planted.beat.json cannot be read, which counts as not renewed" in caplog.text
+    for said, renewed in (("1", False), ("1", False), ("2", True)):
+        beat.unlink()
+        beat.write_text(said)
+        assert [seen.renewed for seen in watch.look("demo")] == [renewed]
+    beat.unlink()
+    beat.symlink_to("/proc/self/mem")
+    with Lease.hold(store, "demo", wait=True) as lease:
+        assert [claim.token for claim in claims(store.storage, "demo")] == [lease.fence.token]
+
+
 def test_a_watcher_that_was_stopped_itself_takes_nobody_for_dead(store: ArtifactStore) -> None:
     """Only looking counts: a machine that stood still with all that is on it wakes to living claims."""
     plant(store, ELSEWHERE)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ts4s_core.artifacts.leases.identity import Owner
-from ts4s_core.errors import NotFoundError
+from ts4s_core.errors import NotFoundError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Claim:
         number: its place; 0 while it is choosing one.
         doing: what it does, for people.
         owner: which process it is; None: written by an earlier ts4s, which did not say it well enough.
-        sign: differs from one renewal to the next.
+        sign: differs from one renewal to the next; None: its beat could not be read just now.
         under: leases and marks that it was made under: with any of them it is lost too.
     """
 
@@ -162,11 +162,11 @@ class Claim:
     number: int = 0
     doing: str = ""
     owner: Owner | None = None
-    sign: str = ""
+    sign: str | None = ""
     under: tuple[Fence, ...] = ()
 
     @classmethod
-    def from_json(cls, data: bytes, token: str, *, sign: str = "") -> Claim:
+    def from_json(cls, data: bytes, token: str, *, sign: str | None = "") -> Claim:
         """Read a claim that anybody may have written.
 
         Raises:
@@ -220,11 +220,11 @@ def claims(storage: LeaseFiles, name: str) -> list[Claim]:
     """Every claim on a name, dead ones included; one that is still choosing has number 0."""
     found = []
     for token, endings in sorted(_by_token(storage, name).items()):
-        parts = [_read(storage, path_of(name, token, ending)) for ending in endings]
-        claim = next((data for data, ending in zip(parts, endings, strict=True) if ending != BEAT and data is not None), None)
+        said = [_read(storage, path_of(name, token, ending)) for ending in endings if ending != BEAT]
+        claim = next((data for data in said if data is not None), None)
         if claim is None:
             continue  # a beat alone, or given back since the listing
-        sign = hashlib.sha256(b"\0".join(data or b"" for data in parts)).hexdigest()
+        sign = _sign(storage, path_of(name, token, BEAT), said) if BEAT in endings else _hashed(said)
         try:
             read = Claim.from_json(claim, token, sign=sign)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -256,6 +256,23 @@ def _by_token(storage: LeaseFiles, name: str) -> dict[str, list[str]]:
             found.setdefault(file.removesuffix(ending), []).append(ending)
     order = (CHOOSING, CLAIM, BEAT)
     return {token: sorted(endings, key=order.index) for token, endings in found.items()}
+
+
+def _sign(storage: LeaseFiles, beat: str, said: list[bytes | None]) -> str | None:
+    """Of a claim with a beat; None where the store, which gave the claim just now, cannot give the beat.
+
+    That is an object in the middle of being written again on a server that does not do so at once. If its writer was stopped
+    there it stays so: a claim that cannot be seen to change is not kept alive by that.
+    """
+    try:
+        return _hashed([*said, _read(storage, beat)])
+    except StoreError as exc:
+        log.warning("%s cannot be read, which counts as not renewed: %s", beat, exc)
+        return None
+
+
+def _hashed(said: list[bytes | None]) -> str:
+    return hashlib.sha256(b"\0".join(data or b"" for data in said)).hexdigest()
 
 
 def _read(storage: LeaseFiles, path: str) -> bytes | None:

@@ -76,9 +76,10 @@ class Watch:
             seen = before.get(claim.token)
             if seen is None:
                 seen = Seen(claim)
-            elif seen.claim.sign != claim.sign:
+            elif None not in (seen.claim.sign, claim.sign) and seen.claim.sign != claim.sign:
                 seen = Seen(claim, renewed=True)
             else:
+                seen.claim = claim if seen.claim.sign is None else seen.claim
                 seen.silent_s += passed
             seen.ended = claim.token in left_behind or (claim.owner is not None and claim.owner.gone)
             seen.expired = seen.silent_s >= limits.expires_s
