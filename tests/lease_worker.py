@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import Any
 
+from ts4s_core.artifacts.leases.claims import BEAT, CHOOSING, CLAIM
 from ts4s_core.artifacts.leases.lease import Lease, Limits
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.store import ArtifactStore
@@ -57,13 +58,16 @@ def attempt(store: ArtifactStore, name: str) -> None:
 
 
 def stop_at(store: ArtifactStore, ending: str) -> None:
-    """Let this process stop itself once, right before it creates an object: after every look, before the write."""
+    """Let this process stop itself once, right before it creates an object: after every look, before the write.
+
+    ``.json`` is the claim on the model, which comes after the word "choosing".
+    """
     files: Any = store.storage._files
     left = [True]
 
     def stopping(real: Any, ending: str) -> Any:
         def act(path: str, *arguments: Any, **options: Any) -> Any:
-            if left and path.endswith(ending):
+            if left and path.endswith(ending) and not path.endswith((CHOOSING, BEAT)):
                 left.clear()
                 say("stopping")
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -71,7 +75,9 @@ def stop_at(store: ArtifactStore, ending: str) -> None:
 
         return act
 
-    if store.storage.folder is not None:
+    if ending == CLAIM:
+        files.write = stopping(files.write, ending)
+    elif store.storage.folder is not None:
         files.create = stopping(files.create, ending)
         if ending == "/manifest.json":
             files.publish = stopping(files.publish, "")

@@ -23,7 +23,8 @@ import pytest
 from ts4s_core.settings import StorageSettings
 
 KEY, SECRET = "TESTACCESSKEY", "test-secret-key-0123456789"
-START_TIMEOUT_S = 60
+#: moto imports for seconds; on a machine with a load of 30 a minute did not do.
+START_TIMEOUT_S = 180
 FREE_PORT_TRIES = 5
 
 

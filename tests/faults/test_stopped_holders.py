@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from lease_processes import contender, history, unsealed
+from waiting import wait_for
 
-from ts4s_core.artifacts.leases.lease import LIMITS
+from ts4s_core.artifacts.leases.claims import CLAIM
+from ts4s_core.artifacts.leases.lease import LIMITS, claims
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.settings import StorageSettings
 
@@ -71,3 +73,57 @@ def test_a_holder_that_nobody_missed_goes_on(tmp_path: Path) -> None:
         only.expect("promoted 1")
         assert only.ended() == 0
     assert history(ArtifactStore.open(storage)) == [(1, "promote", "A")]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_who_was_stopped_while_it_chose_starts_over(tmp_path: Path) -> None:
+    """Between its look at the others' numbers and its own claim: it does not come in beside whoever went on without it."""
+    storage = StorageSettings(uri=str(tmp_path / "store"))
+    store = ArtifactStore.open(storage)
+    with contender("run", storage, limits=LIMITS, mark="A", stop_at=CLAIM) as first:
+        first.expect("stopping")
+        first.wait_stopped()
+        stopped = time.monotonic()
+        with contender("run", storage, limits=LIMITS, mark="B") as second:
+            second.expect("begun")
+            time.sleep(max(0.0, STOPPED_S - (time.monotonic() - stopped)))
+            first.wake()
+            assert wait_for(lambda: sum(claim.number > 0 for claim in claims(store.storage, "demo")) == 2, 60)
+            second.go_on()
+            second.expect("sealed")
+            second.expect("promoted 1")
+            assert second.ended() == 0
+        first.expect("begun")
+        first.go_on()
+        first.expect("sealed")
+        first.expect("promoted 2")
+        assert first.ended() == 0
+    assert history(store) == [(1, "promote", "B"), (2, "promote", "A")]
+    assert unsealed(store) == []
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_a_decision_that_comes_after_seventy_seconds_is_put_back(rclone_server: Any, tmp_path: Path) -> None:
+    """A store that takes every write: who was stopped right before it writes its decision does not write over another one."""
+    storage = rclone_server.settings(tmp_path / "cache")
+    with contender("run", storage, limits=LIMITS, mark="A", stop_at="registry/demo/00000001.json") as first:
+        first.expect("begun")
+        first.go_on()
+        first.expect("sealed")
+        first.expect("stopping")
+        first.wait_stopped()
+        stopped = time.monotonic()
+        with contender("run", storage, limits=LIMITS, mark="B") as second:
+            second.expect("begun")
+            second.go_on()
+            second.expect("sealed")
+            second.expect("promoted 1")
+            assert second.ended() == 0
+        time.sleep(max(0.0, STOPPED_S - (time.monotonic() - stopped)))
+        first.wake()
+        first.expect("failed ")
+        assert first.ended() == 1
+    store = ArtifactStore.open(storage)
+    assert [found for found in history(store) if found[1] != "retract"] == [(1, "promote", "B")]
