@@ -29,9 +29,11 @@ test: setup
 test-long: setup
 	$(BIN)/python -m pytest -m long
 
-# POINTS=n SEED=s: the points 0 .. n-1 of a seed that tests/faults/results.json does not have yet, and no other fault test.
+# POINTS=n SEED=s: the points 0 .. n-1 of a seed that tests/faults/results.json does not have yet, and no other fault test;
+# OF=connect_points: those over Spark Connect, in connect_results.json.
+OF ?= fault_matrix
 test-faults: setup
-	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_fault_matrix.py,tests)
+	FAULT_POINTS=$(POINTS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -v -m faults $(if $(POINTS),tests/faults/test_$(OF).py,tests)
 	$(BIN)/python infra/results_table.py
 
 # Prefect, a Spark cluster and an S3 server as separate processes, and a browser where chromium is installed.

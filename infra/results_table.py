@@ -136,6 +136,15 @@ def _faults(result: Result) -> str:
     )
 
 
+def _connect_faults(result: Result) -> str:
+    summary = result["summary"]
+    kinds = ", ".join(f"{kind} {count}" for kind, count in summary["by_kind"].items())
+    return (
+        f"{summary['counted']} faults at seeded points of trainings over Spark Connect ({kinds}): "
+        f"{len(summary['hashes'])} hash of the weights, that of plain processes"
+    )
+
+
 #: By the file's path: what its figures say, and how it is made where it does not say so itself. The first match counts.
 SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"fine_tuning_accuracy\.json", _accuracy, ""),
@@ -152,6 +161,7 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"store_throughput.*\.json", _store, "python infra/benchmarks/store_throughput.py --mib 512 --rounds 5"),
     (r"prediction.*\.json", _prediction, ""),
     (r"fuzz/results\.json", _fuzzing, "make fuzz MINUTES=10"),
+    (r"faults/connect_results\.json", _connect_faults, "make test-faults POINTS=20 OF=connect_points"),
     (r"faults/results\.json", _faults, "make test-faults POINTS=63 SEED=101"),
 )
 

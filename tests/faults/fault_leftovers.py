@@ -68,7 +68,7 @@ def leftovers(
     while True:
         found = [
             *_processes(mark, set(kept), ledger),
-            *_store(list(stores), list(names)),
+            *left_in_stores(list(stores), list(names)),
             *_files(temporary, before),
             *_memory(before),
         ]
@@ -104,7 +104,8 @@ def _listening(pid: int) -> list[int]:
     return found if len(found) > 2 else []
 
 
-def _store(stores: list[Path], names: list[str]) -> Iterator[str]:
+def left_in_stores(stores: list[Path], names: list[str]) -> Iterator[str]:
+    """Leases, versions that are not sealed and temporary files of runs of those names."""
     for store in stores:
         yield from (f"lease {path.relative_to(store)}" for path in store.glob("leases/**/*.json"))
         for name in names:

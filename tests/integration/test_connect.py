@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from connect_server import connect_server
-from trained_models import make_settings, prepare
+from connect_training import LONG, Prepared, run_until, training_workers
+from trained_models import make_settings
 from waiting import wait_for
 
 from flows.cli.commands.doctor import differences
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.errors import SettingsError, SparkError
-from ts4s_core.models.import_step import import_model
-from ts4s_core.onnx.exporting.step import export_model
 from ts4s_core.processes import is_living
-from ts4s_core.settings import Settings, load_settings
+from ts4s_core.settings import load_settings
 from ts4s_core.spark.driver.client import SparkProgram
 from ts4s_core.training.facts import TrainedFacts
 
 pytestmark = pytest.mark.timeout(900)
-TRAIN = {"workers": 2, "logical_shards": 2, "max_steps": 3, "batch_size": 16, "timeout_s": 60}
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A store with a model and a dataset that is as yet untrained on."""
-
-    plain: Settings
-    model: ArtifactRef
-    dataset: ArtifactRef
-
-    def settings(self, master: str, *, train: dict[str, Any] | None = None, **spark: str) -> Settings:
-        given = self.plain.plain()
-        return load_settings({**given, "spark": {"master": master, **spark}, "train": {**TRAIN, **(train or {})}})
-
-    def train(self, master: str, *, train: dict[str, Any] | None = None, **spark: str) -> tuple[str, list[int]]:
-        """Hash of the weights, and the steps that were shown."""
-        settings = self.settings(master, train=train, **spark)
-        settings = load_settings({**settings.plain(), "reuse": False})
-        steps: list[int] = []
-        with SparkProgram(settings) as program:
-            job = {"job": "train", "dataset": str(self.dataset), "model": str(self.model)}
-            done = program.run(job, progress=lambda _stage, fields: steps.append(int(str(fields["step"]))), timeout_s=600)
-        return str(done["facts"]["weights_sha256"]), steps
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    plain = make_settings(tmp_path_factory.mktemp("connect"), name="case")
-    store = ArtifactStore.open(plain.storage)
-    base = export_model(plain, store).ref
-    model = import_model(plain, store, onnx_ref=base, classes=3, label_names=["ham", "spam", "tofu"]).ref
-    return Prepared(plain, model, prepare(plain))
+    return Prepared.make(tmp_path_factory.mktemp("connect"))
 
 
 @pytest.fixture(scope="module")
@@ -102,36 +68,6 @@ def test_what_the_servers_application_has_already_is_refused_by_name(prepared: P
         program.run({"job": "echo", "items": ["a"]}, timeout_s=300)
 
 
-LONG = {"epochs": 20, "max_steps": 150, "checkpoint_every_steps": 10, "timeout_s": 10}
-
-
-def training_workers(server: int) -> list[psutil.Process]:
-    """Python workers of a server that hold open connections: to each other, and to rank 0's control server."""
-    found = []
-    for process in psutil.Process(server).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            connected = [one for one in process.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
-            if len(connected) > 1 and "pyspark.daemon" in process.cmdline():
-                found.append(process)
-    return found
-
-
-def run_until(program: SparkProgram, prepared: Prepared, step: int, act: Callable[[], None]) -> None:
-    """Train, and act once when so many steps were shown."""
-    acted = threading.Event()
-
-    def listen(stage: str, fields: Mapping[str, Any]) -> None:
-        if stage == "train" and fields["step"] >= step and not acted.is_set():
-            acted.set()
-            act()
-
-    job = {"job": "train", "dataset": str(prepared.dataset), "model": str(prepared.model)}
-    try:
-        program.run(job, progress=listen, timeout_s=600)
-    finally:
-        assert acted.is_set()
-
-
 @pytest.mark.long
 def test_without_its_client_a_training_ends_and_the_same_command_goes_on(prepared: Prepared, url: str) -> None:
     settings = prepared.settings(url, train=LONG)
@@ -150,8 +86,7 @@ def test_without_its_client_a_training_ends_and_the_same_command_goes_on(prepare
     assert wait_for(lambda: not any(is_living(worker) for worker in workers), 3 * LONG["timeout_s"])
     steps: list[int] = []
     with SparkProgram(settings) as program:
-        job = {"job": "train", "dataset": str(prepared.dataset), "model": str(prepared.model)}
-        done = program.run(job, progress=lambda _stage, fields: steps.append(int(fields.get("step", 0))), timeout_s=600)
+        done = program.run(prepared.job, progress=lambda _stage, fields: steps.append(int(fields.get("step", 0))), timeout_s=600)
     assert steps[0] > 10
     assert done["facts"]["weights_sha256"] == prepared.train("none", train=LONG)[0]
 
