@@ -46,3 +46,26 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.relative_to(ROOT)}: {target}"
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    found = 0
+    for document in (ROOT / "README.md", *sorted((ROOT / "infra/docs").glob("*.md"))):
+        for path in re.findall(r"`(tests/[\w/]+\.py)`", document.read_text(encoding="utf-8")):
+            found += 1
+            assert (ROOT / path).is_file(), f"{document.relative_to(ROOT)}: {path}"
+    assert found > 20
+
+
+def test_the_table_of_promises_names_kinds_of_faults_that_the_matrix_draws() -> None:
+    page = (ROOT / "infra/docs/operations.md").read_text(encoding="utf-8")
+    named = {
+        kind
+        for kinds in re.findall(r"`tests/faults/test_fault_matrix\.py` \(([^)]*)\)", page)
+        for kind in re.findall(r"`([\w-]+)`", kinds)
+    }
+    drawn = re.findall(
+        r'^    "([\w-]+)": \(', (ROOT / "tests/faults/fault_points.py").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert named
+    assert named <= set(drawn)

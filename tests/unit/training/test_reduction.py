@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -169,11 +170,12 @@ def test_ranks_meet_without_a_store_that_listens(address):
     in_both(meet)
     ports = listening() - before
     assert len(ports) == 2  # gloo's own, one a rank
-    for port in ports:
-        with socket.create_connection((address, port), timeout=5) as stranger:
-            stranger.sendall(os.urandom(512))
     sums: dict[int, list[float]] = {}
-    in_both(gather)
+    with contextlib.ExitStack() as strangers:  # they stay while the ranks go on: silent, with junk, and a crowd
+        for said in (b"", os.urandom(512), *[bytes(8)] * 50):
+            for port in ports:
+                strangers.enter_context(socket.create_connection((address, port), timeout=5)).sendall(said)
+        in_both(gather)
     assert sums == {0: [0.0, 3.0], 1: [0.0, 3.0]}
 
 
