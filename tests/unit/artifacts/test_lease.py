@@ -162,6 +162,22 @@ def test_a_beat_that_cannot_be_read_neither_ends_the_watch_nor_keeps_a_claim_ali
         assert [claim.token for claim in claims(store.storage, "demo")] == [lease.fence.token]
 
 
+def test_a_watcher_reads_a_claim_once_and_its_beat_at_each_look(store: ArtifactStore) -> None:
+    """A claim is written once; who waits must not ask a store for more than it needs."""
+    path, real, read = plant(store, ELSEWHERE), store.storage.read_bytes, []
+    beat = path.removesuffix(CLAIM) + BEAT
+    store.storage.write_bytes(beat, b"1")
+    store.storage.read_bytes = lambda asked: read.append(asked) or real(asked)  # type: ignore[method-assign, func-returns-value]
+    watch = Watch(store.storage)
+    assert [seen.renewed for _ in range(3) for seen in watch.look("demo")] == [False] * 3
+    store.storage.write_bytes(beat, b"2")
+    assert [seen.renewed for seen in watch.look("demo")] == [True]
+    assert read == [path, beat, beat, beat, beat]
+    for gone in (path, beat):
+        store.storage.delete(gone)
+    assert watch.look("demo") == []
+
+
 def test_a_watcher_that_was_stopped_itself_takes_nobody_for_dead(store: ArtifactStore) -> None:
     """Only looking counts: a machine that stood still with all that is on it wakes to living claims."""
     plant(store, ELSEWHERE)

@@ -216,11 +216,22 @@ def path_of(name: str, token: str, ending: str = CLAIM) -> str:
     return f"{LEASES}/{name}/{token}{ending}"
 
 
-def claims(storage: LeaseFiles, name: str) -> list[Claim]:
-    """Every claim on a name, dead ones included; one that is still choosing has number 0."""
+def claims(storage: LeaseFiles, name: str, *, known: dict[str, bytes] | None = None) -> list[Claim]:
+    """Every claim on a name, dead ones included; one that is still choosing has number 0.
+
+    Args:
+        storage: where they are.
+        name: what is claimed.
+        known: claims by token that were read before, and need not be read again since they are written once; updated.
+    """
+    known = {} if known is None else known
+    by_token = _by_token(storage, name)
+    for token in known.keys() - by_token.keys():
+        del known[token]
     found = []
-    for token, endings in sorted(_by_token(storage, name).items()):
-        said = [_read(storage, path_of(name, token, ending)) for ending in endings if ending != BEAT]
+    for token, endings in sorted(by_token.items()):
+        paths = {ending: path_of(name, token, ending) for ending in endings if ending != BEAT}
+        said = [known[token] if ending == CLAIM and token in known else _read(storage, path) for ending, path in paths.items()]
         claim = next((data for data in said if data is not None), None)
         if claim is None:
             continue  # a beat alone, or given back since the listing
@@ -231,6 +242,8 @@ def claims(storage: LeaseFiles, name: str) -> list[Claim]:
             log.warning("ignoring %s, which is no lease", path_of(name, token, endings[0]))
             continue
         found.append(read)
+        if CHOOSING not in endings and read.owner is not None:  # without one it is of an earlier ts4s, which writes it anew
+            known[token] = claim
     return found
 
 

@@ -38,7 +38,7 @@ from ts4s_core.artifacts.leases.claims import (
     remove,
 )
 from ts4s_core.artifacts.leases.renewal import OwnClaim, check_fences
-from ts4s_core.artifacts.leases.watch import Seen, Watch, holder, live_claims, pause
+from ts4s_core.artifacts.leases.watch import COUNTED, Seen, Watch, holder, live_claims, pause
 from ts4s_core.errors import LeaseHeldError
 
 __all__ = [
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-#: Whoever waits for longer than this looks less often, and says so.
+#: Whoever waits for longer than this looks less often, the less the more are ahead, and says so.
 _PATIENCE_S = 1.0
 _LONG_POLLS = 5
 
@@ -159,8 +159,14 @@ class Lease:
                 level = logging.INFO if self._name.startswith("_") else logging.WARNING
                 log.log(level, "waiting for the lease of %s, held by %s", self._name, _first(ahead))
                 logged = True
-            poll_s = self._storage.limits.poll_s
-            pause(poll_s * _LONG_POLLS if long and wait else poll_s if any(one.claim.number for one in ahead) else poll_s / 10)
+            pause(self._pause_s(ahead, patient=long and wait))
+
+    def _pause_s(self, ahead: list[Seen], *, patient: bool) -> float:
+        """Seconds until the next look."""
+        limits = self._storage.limits
+        if patient:  # a look asks the store for every contender: many who wait must not crowd out the one who works
+            return max(limits.poll_s, min(limits.poll_s * _LONG_POLLS * len(ahead), limits.expires_s * COUNTED * 0.8))
+        return limits.poll_s if any(one.claim.number for one in ahead) else limits.poll_s / 10
 
     def _drop_dead(self, others: list[Seen]) -> bool:
         dead = [one for one in others if one.dead]

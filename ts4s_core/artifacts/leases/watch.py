@@ -17,7 +17,7 @@ from ts4s_core.artifacts.leases.claims import LEASES, Claim, LeaseFiles, claims
 #: Tokens of claims that this process could not remove when it was done with them.
 left_behind: set[str] = set()
 #: The longest pause between two looks that counts as looking, as a share of the time after which a claim expires.
-_COUNTED = 1 / 12
+COUNTED = 1 / 12
 
 
 def pause(seconds: float) -> None:
@@ -63,13 +63,14 @@ class Watch:
         self._storage = storage
         self._seen: dict[str, dict[str, Seen]] = {}
         self._looked: dict[str, float] = {}
+        self._claims: dict[str, dict[str, bytes]] = {}
 
     def look(self, name: str) -> list[Seen]:
         """Every claim on a name, dead ones included."""
         limits = self._storage.limits
-        found = claims(self._storage, name)
+        found = claims(self._storage, name, known=self._claims.setdefault(name, {}))
         now = time.monotonic()
-        passed = min(max(now - self._looked.get(name, now), 0.0), max(limits.expires_s * _COUNTED, limits.poll_s))
+        passed = min(max(now - self._looked.get(name, now), 0.0), max(limits.expires_s * COUNTED, limits.poll_s))
         self._looked[name] = now
         before, after = self._seen.get(name, {}), {}
         for claim in found:
