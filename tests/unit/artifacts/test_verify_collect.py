@@ -12,7 +12,7 @@ import pytest
 from ts4s_core.artifacts.leases.lease import COLLECTION_LEASE, Lease, Limits
 from ts4s_core.artifacts.registry import Registry
 from ts4s_core.artifacts.staging import Reservation, reservation_of
-from ts4s_core.artifacts.storage.storage import Storage
+from ts4s_core.artifacts.storage.storage import RESERVATION, Storage
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.upkeep import collect as collecting
 from ts4s_core.artifacts.upkeep.collect import Collected, collect
@@ -160,6 +160,30 @@ def test_a_version_that_is_sealed_while_a_collection_looks_is_kept(
         assert [ArtifactRef.parse(path.replace(TEMPORARY, "")) for path in paths(gc(store))] == [left.ref]
     assert looks.count(writer.ref) == 2
     assert store.manifest(writer.ref).files[0].size == 1
+
+
+def test_a_version_that_is_just_being_begun_is_kept(store: ArtifactStore, tmp_path: Path) -> None:
+    """In a folder its place is taken before it says under which lease: a slow disk, and a collection comes in between."""
+    looking = ArtifactStore.open(store.storage.settings)
+    store.storage.limits = looking.storage.limits = Limits(expires_s=60.0, renew_s=0.1, poll_s=0.05)
+    files = store.storage._files
+    real, found = files.write, []
+
+    def write(path: str, data: bytes) -> None:
+        if path.endswith(RESERVATION):
+            on_its_way = tmp_path / "store" / f"{path}-new"
+            on_its_way.write_bytes(data)
+            found.append(paths(collect(looking, dry_run=False, grace_s=0.0, now=time.time() + 1)))
+            on_its_way.unlink()
+        real(path, data)
+
+    with Lease.hold(store, "demo"):
+        files.write = write  # type: ignore[method-assign]
+        with store.begin("checkpoint", "demo", KEY, settings={}, upstream={}) as writer:
+            writer.add_bytes("model.safetensors", b"1")
+            writer.seal()
+    assert found == [[]]
+    assert store.sealed(writer.ref)
 
 
 def test_running_job_keeps_what_it_may_need(store: ArtifactStore) -> None:

@@ -79,7 +79,8 @@ class _Plan:
 
     def __init__(self, store: ArtifactStore, watch: Watch, *, grace_s: float, keep_last: int, now: float | None) -> None:
         self._store = store
-        self._oldest = (time.time() if now is None else now) - grace_s
+        now = time.time() if now is None else now
+        self._oldest, self._lately = now - grace_s, now - store.storage.limits.expires_s
         # What holds the store for a moment, or is a collection's, needs no version.
         names = store.storage.folders(LEASES)
         users = [name for name in names if name not in _PASSING]
@@ -126,13 +127,16 @@ class _Plan:
         return [
             Collected(path, sum(entry.size for entry in entries if not entry.path.endswith(RESERVATION)), "half-written")
             for path, entries in sorted(groups.items())
-            if max(entry.mtime for entry in entries) < self._oldest
-            and not self._being_written(path)
+            if (last := max(entry.mtime for entry in entries)) < self._oldest
+            and not self._being_written(path, last)
             and not self._sealed_since(path, sealed)
         ]
 
-    def _being_written(self, path: str) -> bool:
-        """Whether a version was begun under a lease or a mark that somebody living holds."""
+    def _being_written(self, path: str, last: float = 0.0) -> bool:
+        """Whether a version was begun under a lease or a mark that somebody living holds.
+
+        In a folder its place is taken before that is written: where it was touched so lately, it may be on its way.
+        """
         segments = path.split("/")
         if not self._living or segments[0] not in KINDS or len(segments) < 3:
             return False
@@ -142,7 +146,9 @@ class _Plan:
             )
         except (InputError, IntegrityError):  # what lies there is no version
             return False
-        return reservation is not None and any(fence.token in self._living for fence in reservation.fences)
+        if reservation is None:
+            return last >= self._lately
+        return any(fence.token in self._living for fence in reservation.fences)
 
     def _sealed_since(self, path: str, sealed: set[str]) -> bool:
         """Whether a version was sealed after the store was listed: then it has no writer any more, and is not half-written."""

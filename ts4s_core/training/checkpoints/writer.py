@@ -67,7 +67,7 @@ class CheckpointWriter:
         writer: ArtifactWriter | None = None
         try:
             if self._rank == 0:
-                writer = retried(lambda: self._begin(step))
+                writer = self._begin(step)
             ref = self._gather(step, "ref", str(writer.ref) if writer else None)[0]
             if ref is None:
                 return
@@ -85,12 +85,17 @@ class CheckpointWriter:
             if writer is not None:
                 self._abandon(writer)
 
-    def _begin(self, step: int) -> ArtifactWriter:
+    def _begin(self, step: int) -> ArtifactWriter | None:
+        """A new version; None, which the other ranks are told so that they wait for nothing, where there can be none now."""
         job = self._job
-        settings = {"train": job.train, **place_of(job, step)}
-        return self._store.begin(
-            "checkpoint", job.name, job.key, settings=settings, upstream={"dataset": job.dataset, "model": job.model}
-        )
+        settings, upstream = {"train": job.train, **place_of(job, step)}, {"dataset": job.dataset, "model": job.model}
+        try:
+            return retried(lambda: self._store.begin("checkpoint", job.name, job.key, settings=settings, upstream=upstream))
+        except LeaseHeldError:
+            raise  # the attempt fails
+        except Exception as exc:
+            log.warning("checkpoint of step %d was not begun: %s", step, exc)
+            return None
 
     def _gather(self, step: int, what: str, value: Any) -> list[Any]:
         return self._control.gather(f"checkpoint/{step}/{what}", value, timeout_s=WRITE_LIMIT_S)
@@ -101,7 +106,7 @@ class CheckpointWriter:
         try:
             for name, write in _files(snapshot, rank=self._rank):
                 entries.append(asdict(retried(functools.partial(self._put, ref, name, write))))
-        except (Ts4sError, OSError) as exc:
+        except Exception as exc:  # whatever it is, the others wait for this rank's word
             return f"rank {self._rank}: {exc}"
         return entries
 
