@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,18 @@ def test_a_stopped_run_that_wakes_seals_and_promotes_nothing(storage: StorageSet
         assert first.ended() == 1
     assert history(opened(storage)) == [(1, "promote", "B")]
     assert unsealed(opened(storage)) == []
+
+
+def test_who_renews_keeps_its_place_however_long_others_wait(storage: StorageSettings) -> None:
+    with contender("hold", storage) as holder:
+        holder.expect("begun")
+        with contender("hold", storage) as waiting:
+            time.sleep(2 * SHORT.expires_s)  # its start and half as long again as a silence may be
+            holder.go_on()
+            holder.expect("still mine")
+            waiting.expect("begun")
+            waiting.go_on()
+            waiting.expect("still mine")
 
 
 @pytest.mark.parametrize("moment", [REGISTRY_ENTRY, MANIFEST], ids=["decision", "seal"])

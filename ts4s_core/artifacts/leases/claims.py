@@ -63,6 +63,14 @@ class StoredObject(Protocol):
     def path(self) -> str:
         """Relative to the store."""
 
+    @property
+    def mtime(self) -> float:
+        """When it was written last, by the store's clock."""
+
+    @property
+    def tag(self) -> str:
+        """Another one after each change, or empty."""
+
 
 class LeaseFiles(Protocol):
     """What leases need of a storage."""
@@ -229,27 +237,30 @@ def claims(storage: LeaseFiles, name: str, *, known: dict[str, bytes] | None = N
     for token in known.keys() - by_token.keys():
         del known[token]
     found = []
-    for token, endings in sorted(by_token.items()):
-        paths = {ending: path_of(name, token, ending) for ending in endings if ending != BEAT}
-        said = [known[token] if ending == CLAIM and token in known else _read(storage, path) for ending, path in paths.items()]
+    for token, entries in sorted(by_token.items()):
+        said = [
+            known[token] if ending == CLAIM and token in known else _read(storage, entry.path)
+            for ending, entry in entries.items()
+            if ending != BEAT
+        ]
         claim = next((data for data in said if data is not None), None)
         if claim is None:
             continue  # a beat alone, or given back since the listing
-        sign = _sign(storage, path_of(name, token, BEAT), said) if BEAT in endings else _hashed(said)
+        sign = _sign(storage, entries[BEAT], said) if BEAT in entries else _hashed(said)
         try:
             read = Claim.from_json(claim, token, sign=sign)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            log.warning("ignoring %s, which is no lease", path_of(name, token, endings[0]))
+            log.warning("ignoring %s, which is no lease", next(iter(entries.values())).path)
             continue
         found.append(read)
-        if CHOOSING not in endings and read.owner is not None:  # without one it is of an earlier ts4s, which writes it anew
+        if CHOOSING not in entries and read.owner is not None:  # without one it is of an earlier ts4s, which writes it anew
             known[token] = claim
     return found
 
 
 def stray_beats(storage: LeaseFiles, name: str) -> list[str]:
     """Beats without a claim: of a process that was stopped between its look at the claim and the writing."""
-    return [path_of(name, token, BEAT) for token, endings in _by_token(storage, name).items() if endings == [BEAT]]
+    return [entries[BEAT].path for entries in _by_token(storage, name).values() if list(entries) == [BEAT]]
 
 
 def remove(storage: LeaseFiles, name: str, token: str) -> None:
@@ -258,29 +269,34 @@ def remove(storage: LeaseFiles, name: str, token: str) -> None:
         storage.delete(path_of(name, token, ending), prune=True)
 
 
-def _by_token(storage: LeaseFiles, name: str) -> dict[str, list[str]]:
-    """Endings of the objects of each contender, the one that says it is choosing first."""
-    found: dict[str, list[str]] = {}
+def _by_token(storage: LeaseFiles, name: str) -> dict[str, dict[str, StoredObject]]:
+    """The objects of each contender by their endings, the one that says it is choosing first."""
+    found: dict[str, dict[str, StoredObject]] = {}
     prefix = f"{LEASES}/{name}/"
     for entry in storage.list(f"{LEASES}/{name}"):
         file = entry.path.removeprefix(prefix)
         ending = next((ending for ending in (CHOOSING, BEAT, CLAIM) if file.endswith(ending)), None)
         if ending is not None and "/" not in file:
-            found.setdefault(file.removesuffix(ending), []).append(ending)
+            found.setdefault(file.removesuffix(ending), {})[ending] = entry
     order = (CHOOSING, CLAIM, BEAT)
-    return {token: sorted(endings, key=order.index) for token, endings in found.items()}
+    return {token: {ending: entries[ending] for ending in order if ending in entries} for token, entries in found.items()}
 
 
-def _sign(storage: LeaseFiles, beat: str, said: list[bytes | None]) -> str | None:
+def _sign(storage: LeaseFiles, beat: StoredObject, said: list[bytes | None]) -> str | None:
     """Of a claim with a beat; None where the store, which gave the claim just now, cannot give the beat.
 
-    That is an object in the middle of being written again on a server that does not do so at once. If its writer was stopped
-    there it stays so: a claim that cannot be seen to change is not kept alive by that.
+    A server's listing says itself whether the beat was written anew: so a look costs one request, however many wait. Of files
+    it may be old (NFS), and they are read.
+
+    What cannot be read is an object in the middle of being written again on a server that does not do so at once. If its writer
+    was stopped there it stays so: a claim that cannot be seen to change is not kept alive by that.
     """
+    if beat.tag:
+        return _hashed([*said, f"{beat.tag} {beat.mtime}".encode()])
     try:
-        return _hashed([*said, _read(storage, beat)])
+        return _hashed([*said, _read(storage, beat.path)])
     except StoreError as exc:
-        log.warning("%s cannot be read, which counts as not renewed: %s", beat, exc)
+        log.warning("%s cannot be read, which counts as not renewed: %s", beat.path, exc)
         return None
 
 

@@ -331,7 +331,10 @@ class Storage:
                 found = self.fs.find(self.full(prefix), detail=True)
             except FileNotFoundError:
                 return []
-            stored = [Stored(self._relative(name), int(info["size"] or 0), _mtime(info)) for name, info in found.items()]
+            stored = [
+                Stored(self._relative(name), int(info["size"] or 0), _mtime(info), str(info.get("ETag") or ""))
+                for name, info in found.items()
+            ]
         return sorted(entry for entry in stored if temporary or f"/{TEMPORARY}" not in f"/{entry.path}")
 
 

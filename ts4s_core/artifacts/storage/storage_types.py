@@ -14,11 +14,15 @@ def unchecked() -> None:
 
 
 class Stored(NamedTuple):
-    """An object: path relative to the store, size in bytes, time of the last change in seconds since 1970."""
+    """An object: path relative to the store, size in bytes, time of the last change in seconds since 1970.
+
+    ``tag`` is another one after each change, by the server's word; empty where it gives none, and for files.
+    """
 
     path: str
     size: int
     mtime: float
+    tag: str = ""
 
 
 class Files(Protocol):
