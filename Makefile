@@ -10,8 +10,8 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 
-# The lock is a whole resolution, so --no-deps loses nothing; it saves resolving and lets onnx2torch
-# in without the torchvision that it asks for (see infra/docs/installing.md).
+# The lock is a whole resolution but for torchvision, which onnx2torch asks for and does not need here, and of which none goes with
+# the lock's torch (see infra/docs/installing.md): so --no-deps.
 $(STAMP): infra/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 		|| { echo "error: make setup needs Python 3.11 as $(PYTHON): install it, or give PYTHON=/path/to/python3.11" >&2; exit 2; }

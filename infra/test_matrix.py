@@ -59,7 +59,6 @@ def interpreter(spark: str, python: str, home: Path) -> tuple[str, dict[str, str
         subprocess.run([found, "-m", "venv", str(folder)], check=True)
         own_python = str(folder / "bin" / "python")
         _pip(own_python, f"{ROOT}[connect]", "pytest", f"pyspark=={spark}.*")
-        _pip(own_python, "--no-deps", "onnx2torch==1.5.15")
         (folder / ".complete").touch()
     return str(folder / "bin" / "python"), environ
 

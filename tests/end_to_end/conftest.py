@@ -93,6 +93,13 @@ def model_flags(tiny_model: Path) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def learning_flags() -> list[str]:
+    """Flags of a training by two workers that learns enough to be promoted."""
+    steps = ["--train.max_steps", "30", "--train.epochs", "50", "--train.learning_rate", "0.01"]
+    return [*steps, "--train.batch_size", "16", "--train.workers", "2"]
+
+
 @pytest.fixture
 def ts4s(tmp_path: Path) -> Callable[..., Result]:
     """Run the command line as a user does, in a process of its own, in a folder with packages of the user, without a hub."""

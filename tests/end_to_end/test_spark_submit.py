@@ -18,18 +18,6 @@ from ts4s_core.settings import StorageSettings
 
 PROGRAM = Path(__file__).parents[2] / "infra" / "examples" / "spark_submit" / "ts4s_flow.py"
 SUBMIT = Path(sys.prefix) / "bin" / "spark-submit"
-TRAIN = [
-    "--train.max_steps",
-    "30",
-    "--train.epochs",
-    "50",
-    "--train.learning_rate",
-    "0.01",
-    "--train.batch_size",
-    "16",
-    "--train.workers",
-    "2",
-]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
@@ -53,10 +41,10 @@ def run(submit: list[str], *words: str, folder: Path) -> subprocess.CompletedPro
 
 
 def test_one_submit_ends_in_a_registry_entry(
-    submit: list[str], hosts: Path, model_flags: list[str], tsv: Path, tmp_path: Path
+    submit: list[str], hosts: Path, model_flags: list[str], learning_flags: list[str], tsv: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    flags = ["--name", "news", *model_flags, *TRAIN, "--data.source", str(tsv), "--storage.uri", str(store), "--json"]
+    flags = ["--name", "news", *model_flags, *learning_flags, "--data.source", str(tsv), "--storage.uri", str(store), "--json"]
     done = run(submit, "retrain", *flags, folder=tmp_path)
     assert done.returncode == 0, done.stdout[-4_000:]
     result = json.loads(done.stdout.splitlines()[-1])
