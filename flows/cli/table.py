@@ -267,6 +267,23 @@ COMMANDS: tuple[Command, ...] = (
         (_STACK_FOLDER,),
     ),
     Command(
+        "environment pack",
+        "Write this environment as an archive for a cluster whose hosts have a bare Python, and say which settings use it.",
+        "flows.cli.commands.environment:pack_command",
+        ("storage",),
+        (
+            Option("--to", "a new file NAME.tar.gz, in a folder or on s3://", "URI", required=True),
+            Option(
+                "--with",
+                "a library of your own, taken along with what it needs (may be given several times)",
+                "NAME",
+                repeat=True,
+            ),
+        ),
+        notes="It holds ts4s and the libraries that it needs, as they are installed here, without Spark's jars and Java. The "
+        "hosts need a Python of the same minor version and a system of the same kind (Linux, the processor's family).",
+    ),
+    Command(
         "doctor",
         "Check Java, memory, slots, the store and versions on this machine.",
         "flows.cli.commands.doctor:doctor_command",
