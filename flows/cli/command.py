@@ -89,6 +89,7 @@ class Command:
     Attributes:
         groups: groups of settings that it uses.
         flow: the flow, or the step, whose settings of these groups it uses; empty: every setting of them.
+        alias: an older name of it, which stays.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     notes: str = ""
     flow: str = ""
+    alias: str = ""
 
     def load(self) -> Callable[[Invocation], Outcome]:
         """Import the function: only now, so that help and refused settings import nothing heavy."""

@@ -227,13 +227,15 @@ COMMANDS: tuple[Command, ...] = (
         flow="retrain",
     ),
     Command(
-        "serve",
+        "run-deployments",
         "Run the same deployments without a work pool, in this process, until Ctrl-C or SIGTERM.",
-        "flows.cli.commands.deploy:serve_command",
+        "flows.cli.commands.deploy:run_deployments_command",
         _PIPELINE,
         _DEPLOY[1:],
-        notes="Needs PREFECT_API_URL, like deploy. Schedules are paused when it ends, and go on when it is started again.",
+        notes="Needs PREFECT_API_URL, like deploy. Schedules are paused when it ends, and go on when it is started again. "
+        "It was called serve, which still works; it answers no requests for predictions.",
         flow="retrain",
+        alias="serve",
     ),
     Command(
         "stack up",
@@ -297,6 +299,6 @@ def find_command(words: Sequence[str], commands: Sequence[Command] = COMMANDS) -
     for length in (2, 1):
         name = " ".join(words[:length])
         for command in commands:
-            if command.name == name and len(words) >= length:
+            if name in (command.name, command.alias) and len(words) >= length:
                 return command, length
     return None, 0

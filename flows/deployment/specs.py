@@ -1,4 +1,4 @@
-"""The deployments that ``ts4s deploy`` and ``ts4s serve`` make, as plain values; ``prefect.yaml`` says the same. No Prefect here.
+"""The deployments of ``ts4s deploy`` and ``run-deployments`` as plain values; ``prefect.yaml`` says the same. No Prefect here.
 
 Entrypoints are modules, so that a worker needs the installed package and nothing else.
 """

@@ -14,7 +14,7 @@ from ts4s_core.data.facts import DatasetFacts, ScanFacts
 from ts4s_core.errors import InputError
 from ts4s_core.pipeline.checks import check_classes, check_source, check_store
 from ts4s_core.pipeline.training_run import NamedInputs, TrainingRun
-from ts4s_core.training.settings_checks import check_strategy
+from ts4s_core.training.settings_checks import check_training
 
 if TYPE_CHECKING:
     from ts4s_core.onnx.sources.resolve import ModelSource
@@ -48,7 +48,7 @@ class ClassifierRun(TrainingRun):
         """
         if self._checked is None:
             check_store(self.settings)
-            check_strategy(self.settings.train)
+            check_training(self.settings)
             self._checked = self._check()
         return self._checked
 

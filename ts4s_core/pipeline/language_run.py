@@ -15,7 +15,7 @@ from ts4s_core.language.decoder import check_decoder, export_decoder, import_dec
 from ts4s_core.language.generation_step import generate_texts, given_prompts
 from ts4s_core.pipeline.checks import check_store
 from ts4s_core.pipeline.training_run import NamedInputs, TrainingRun
-from ts4s_core.training.settings_checks import check_strategy
+from ts4s_core.training.settings_checks import check_training
 
 
 class LanguageRun(TrainingRun):
@@ -38,7 +38,7 @@ class LanguageRun(TrainingRun):
         """
         if self._text is None:
             check_store(self.settings)
-            check_strategy(self.settings.train)
+            check_training(self.settings)
             given_prompts(self.settings.generate)
             check_decoder(self.settings, self.store)
             self._text = self.scan()

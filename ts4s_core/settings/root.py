@@ -165,8 +165,6 @@ def _spark_conflicts(settings: Settings) -> Iterator[str]:
             yield f"spark.conf {pair!r} is not KEY=VALUE"
         elif value != wanted:
             yield f"spark.conf {name}={value} contradicts {setting} {wanted}: leave it out, and set {setting}"
-        elif name == "spark.dynamicAllocation.enabled" and value.lower() == "true":
-            yield "spark.conf spark.dynamicAllocation.enabled=true does not go with training's barrier stage: leave it off"
         elif re.search(r"(?i)secret|password|access\.?key|session\.?token", name):
             yield f"spark.conf {name} would put a secret into Spark's configuration: use the environment or the AWS chain"
 

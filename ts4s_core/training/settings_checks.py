@@ -10,10 +10,22 @@ import shutil
 from typing import Any
 
 from ts4s_core.errors import InputError
-from ts4s_core.settings import TrainSettings
+from ts4s_core.settings import Settings, TrainSettings
+from ts4s_core.settings.spark_conf import DYNAMIC_ALLOCATION, by_name, check_static_executors
 
 #: Settings that the weights never depend on.
 _NOT_IN_STEP_KEY = ("max_restarts", "timeout_s", "checkpoint_every_steps", "prefetch_batches", "ledger")
+
+
+def check_training(settings: Settings) -> None:
+    """Refuse settings that training cannot be carried out with, before anything starts.
+
+    Raises:
+        InputError: if ``train.compile`` finds no compiler.
+        SettingsError: if executors were to come and go.
+    """
+    check_strategy(settings.train)
+    check_static_executors(by_name(settings.spark.conf).get(DYNAMIC_ALLOCATION, ""), where="spark.conf")
 
 
 def check_strategy(train: TrainSettings) -> None:

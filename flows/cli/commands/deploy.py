@@ -1,4 +1,4 @@
-"""``ts4s deploy`` and ``ts4s serve``."""
+"""``ts4s deploy`` and ``ts4s run-deployments``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.prefect_api.server import NO_TELEMETRY, QUIET, configured_api_url
 from ts4s_core.errors import SettingsError, Ts4sError, one_line
 from ts4s_core.settings.load import NOTIFY_VARIABLE
 
-#: What the command line ends with on SIGTERM; ``serve`` ends by nothing else.
+#: What the command line ends with on SIGTERM; ``run-deployments`` ends by nothing else.
 EXIT_TERMINATED = 143
 
 
@@ -38,14 +38,14 @@ def deploy_command(invocation: Invocation) -> Outcome:
     return Outcome(result, text=f"{columns(('', ''), rows).lstrip()}\n{ending}")
 
 
-def serve_command(invocation: Invocation) -> Outcome:
+def run_deployments_command(invocation: Invocation) -> Outcome:
     """Run the deployments in this process' children until SIGTERM or Ctrl-C."""
     options = deploy_options(invocation)
     url = _api(invocation.settings.name, log=True)
     try:
-        from flows.deployment.serve import serve
+        from flows.deployment.run_here import run_here
 
-        return Outcome(serve(invocation.settings, options), exit_code=EXIT_TERMINATED)
+        return Outcome(run_here(invocation.settings, options), exit_code=EXIT_TERMINATED)
     except Ts4sError:
         raise
     except Exception as exc:

@@ -18,7 +18,7 @@ from ts4s_core.onnx.facts import OnnxFacts
 from ts4s_core.pipeline.checks import check_store
 from ts4s_core.pipeline.training_run import TrainingRun
 from ts4s_core.settings.flows import completed
-from ts4s_core.training.settings_checks import check_strategy
+from ts4s_core.training.settings_checks import check_training
 
 
 def export_command(invocation: Invocation) -> Outcome:
@@ -56,7 +56,7 @@ def prepare_command(invocation: Invocation) -> Outcome:
 def train_command(invocation: Invocation) -> Outcome:
     """Train an imported model on a dataset."""
     given = inputs(invocation.options, ("dataset", "model"))
-    check_strategy(invocation.settings.train)
+    check_training(invocation.settings)
     with _run(invocation) as run:
         return _outcome(run.train_alone(given))
 

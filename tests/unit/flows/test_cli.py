@@ -322,6 +322,13 @@ def test_the_overview_lists_every_command(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(command.name in text for command in COMMANDS)
 
 
+def test_an_older_name_still_works() -> None:
+    old, new = find_command(["serve", "--json"]), find_command(["run-deployments"])
+    assert old == new
+    assert old[0] is not None
+    assert "serve" in command_help(old[0])
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_command_of_the_table_has_its_function(command: Command) -> None:
     assert callable(command.load())

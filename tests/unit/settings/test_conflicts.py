@@ -50,7 +50,6 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = [
         {},
         ("spark.task.cpus=4", "train.threads_per_worker 2"),
     ),
-    ({"spark": {"conf": ["spark.dynamicAllocation.enabled=true"]}}, {}, ("dynamicAllocation", "barrier")),
     ({"spark": {"conf": ["spark.hadoop.fs.s3a.secret.key=hush"]}}, {}, ("fs.s3a.secret.key", "secret")),
 ]
 
@@ -87,7 +86,7 @@ def test_several_contradictions_are_told_together() -> None:
         ({"storage": {"endpoint_url": "http://127.0.0.1:9000"}, "data": {"source": "s3://bucket/texts"}}, SECRETS),
         ({"model": {"classes": 1, "task": "multi-label"}}, {}),
         ({"model": {"freeze_encoder": True}}, {}),
-        ({"spark": {"conf": ["spark.dynamicAllocation.enabled=false", "spark.app.name=a=b"]}}, {}),
+        ({"spark": {"conf": ["spark.dynamicAllocation.enabled=true", "spark.app.name=a=b"]}}, {}),
         ({"data": {"format": "docstrings"}}, {}),
         ({"data": {"window": 64, "stride": 64}}, {}),
     ],

@@ -238,7 +238,7 @@ def test_a_variable_holds_pairs_whose_values_have_commas(given: str) -> None:
 
 
 def test_a_variable_that_is_no_json_says_so() -> None:
-    with pytest.raises(SettingsError, match=r"spark.conf is not a JSON object: .* Give KEY=VALUE,KEY=VALUE"):
+    with pytest.raises(SettingsError, match=r"begin with \{ are not a JSON object: .* Give KEY=VALUE,KEY=VALUE"):
         load(environ={"TS4S_SPARK__CONF": '{"spark.ui.enabled": tru}'})
 
 

@@ -46,21 +46,27 @@ def test_a_clusters_user_finds_the_ui_and_nobody_ends_jobs_there(tmp_path: Path)
 
 
 def test_the_users_own_configuration_wins(tmp_path: Path) -> None:
-    given = ("spark.ui.enabled=true", "spark.driver.memory=2g", "spark.driver.extraJavaOptions=-Da=b=c", "spark.task.cpus=1")
+    given = (
+        "spark.ui.enabled=true",
+        "spark.dynamicAllocation.enabled=true",
+        "spark.driver.memory=2g",
+        "spark.driver.extraJavaOptions=-Da=b=c",
+        "spark.task.cpus=1",
+    )
     conf = session_conf(plan(tmp_path, conf=given))
     assert conf["spark.ui.enabled"] == "true"
     assert conf["spark.driver.memory"] == "2g"
+    assert conf["spark.dynamicAllocation.enabled"] == "true"  # for what trains nothing
     assert conf["spark.driver.extraJavaOptions"].startswith("-Dlog4j2.")
     assert conf["spark.driver.extraJavaOptions"].endswith(" -Da=b=c")
 
 
 def test_what_training_relies_on_cannot_be_overridden(tmp_path: Path) -> None:
-    given = ("spark.task.cpus=4", "spark.dynamicAllocation.enabled=true", "spark.master=yarn")
+    given = ("spark.task.cpus=4", "spark.master=yarn")
     with pytest.raises(SettingsError) as caught:
         session_conf(plan(tmp_path, threads=2, conf=given))
     message = str(caught.value)
     assert "spark.conf spark.task.cpus=4 contradicts train.threads_per_worker, which makes it 2" in message
-    assert "spark.conf spark.dynamicAllocation.enabled=true contradicts" in message
     assert "spark.conf spark.master=yarn contradicts spark.master, which makes it local[2]" in message
 
 

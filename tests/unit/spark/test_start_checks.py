@@ -35,6 +35,8 @@ def spark_home(folder: Path, version: str) -> Path:
             {},
             "--driver-memory of PYSPARK_SUBMIT_ARGS is 900",
         ),
+        ({}, {"spark.master": "yarn"}, "expected yarn-site.xml in HADOOP_CONF_DIR or YARN_CONF_DIR, got neither is set"),
+        ({"YARN_CONF_DIR": "/no"}, {"spark.master": "yarn"}, "got YARN_CONF_DIR /no. Copy the folder from a host of the cluster"),
         ({}, {"spark.driver.memory": "2048"}, "spark.conf spark.driver.memory is 2048, without a unit: .* Write 2048m or 2048g"),
     ],
 )

@@ -23,6 +23,7 @@ import psutil
 
 from ts4s_core.artifacts.facts import JsonObject
 from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError, to_wire
+from ts4s_core.settings.spark_conf import DYNAMIC_ALLOCATION, check_static_executors
 from ts4s_core.sockets import Interface
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.cluster import JobGroup
@@ -132,8 +133,15 @@ class BarrierLauncher:
         return Interface(host, cluster.conf_of(session, "spark.driver.bindAddress"))
 
     def slots(self) -> int:
-        """Workers that can run at once; waits for executors that are still registering, at most a minute."""
-        return cluster.slots(self._session(), wanted=self._workers)
+        """Workers that can run at once; waits for executors that are still registering, at most a minute.
+
+        Raises:
+            SettingsError: if executors come and go; the application's own configuration may say so, as of ``spark-submit``.
+        """
+        session = self._session()
+        dynamic = cluster.conf_of(session, DYNAMIC_ALLOCATION)
+        check_static_executors(dynamic, where=f"the Spark application on {cluster.master_of(session)}")
+        return cluster.slots(session, wanted=self._workers)
 
     def figures(self) -> list[ExecutorFigures]:
         """Spark's figures of each executor; none of a JVM that is gone: training is done by then."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ts4s_core.errors import SettingsError, SparkError
 from ts4s_core.host_user import is_known, user_name
 from ts4s_core.settings import SparkSettings
+from ts4s_core.settings.spark_conf import DYNAMIC_ALLOCATION, by_name
 from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic, cluster
 from ts4s_core.spark.session.failures import first_cause
@@ -58,23 +59,16 @@ class SessionPlan:
     temporary: Path
 
 
-def given_conf(spark: SparkSettings) -> dict[str, str]:
-    """The user's own Spark configuration."""
-    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in spark.conf)}
-
-
 def session_conf(plan: SessionPlan) -> dict[str, str]:
     """The Spark configuration of a plan: ours, under the user's where that is allowed.
 
     Raises:
         SettingsError: if the user's configuration contradicts what training relies on.
     """
-    given = given_conf(plan.spark)
+    given = by_name(plan.spark.conf)
     fixed = {
         "spark.master": (plan.spark.master, "spark.master"),
         "spark.task.cpus": (str(plan.threads_per_worker), "train.threads_per_worker"),
-        # A barrier stage needs all its executors at once, and Spark refuses it with this on.
-        "spark.dynamicAllocation.enabled": ("false", "training's barrier stage"),
     }
     problems = [
         f"spark.conf {name}={given[name]} contradicts {why}, which makes it {value}: leave it out"
@@ -102,6 +96,8 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
         "spark.sql.warehouse.dir": str(plan.temporary / "warehouse"),
         "spark.sql.catalogImplementation": "in-memory",
         "spark.sql.session.timeZone": "UTC",
+        # Whatever the cluster's own defaults are: a barrier stage needs its executors at once, and Spark refuses it with this on.
+        DYNAMIC_ALLOCATION: "false",
         # Waiting for a "better" host holds a barrier stage up, and none of our tasks has one.
         "spark.locality.wait": "0s",
     }
@@ -177,7 +173,7 @@ def start_session(plan: SessionPlan) -> SparkSession:
 
 
 def _connected(plan: SessionPlan) -> SparkSession:
-    session = client.connect(plan.spark, given_conf(plan.spark))
+    session = client.connect(plan.spark, by_name(plan.spark.conf))
     _ship(session, plan.temporary)
     cpus = cluster.task_cpus(session)
     if cpus < plan.threads_per_worker:

@@ -36,7 +36,7 @@ def check_start(conf: Mapping[str, str], environment: Mapping[str, str]) -> None
     Raises:
         SettingsError: naming each variable and setting.
     """
-    problems = [*_of_home(environment), *_of_arguments(environment)]
+    problems = [*_of_home(environment), *_of_arguments(environment), *_of_hadoop(conf, environment)]
     given = [(f"spark.conf {_MEMORY}", conf.get(_MEMORY, ""))]
     words = _words(environment.get("PYSPARK_SUBMIT_ARGS", ""))
     given += [(f"{word} of PYSPARK_SUBMIT_ARGS", value) for word, value in itertools.pairwise(words) if "memory" in word]
@@ -72,6 +72,19 @@ def _of_arguments(environment: Mapping[str, str]) -> list[str]:
         return []
     shown = "empty" if not arguments.strip() else "without its last word"
     return [f"PYSPARK_SUBMIT_ARGS is {shown}: expected it to end in pyspark-shell. Add that, or unset it and use spark.conf"]
+
+
+def _of_hadoop(conf: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    if conf.get("spark.master") != "yarn" or environment.get("SPARK_HOME"):  # whose spark-env.sh may name the folder
+        return []
+    folders = {name: environment.get(name, "") for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")}
+    if any(Path(folder, "yarn-site.xml").is_file() for folder in folders.values() if folder):
+        return []
+    found = ", ".join(f"{name} {folder}" for name, folder in folders.items() if folder) or "neither is set"
+    return [
+        f"spark.master yarn needs the cluster's configuration: expected yarn-site.xml in HADOOP_CONF_DIR or YARN_CONF_DIR, "
+        f"got {found}. Copy the folder from a host of the cluster (/etc/hadoop/conf), and name it"
+    ]
 
 
 def _words(arguments: str) -> list[str]:

@@ -34,7 +34,7 @@ from ts4s_core.training.driver.metrics import Metrics, as_csv, padding_fraction,
 from ts4s_core.training.driver.statistics import as_text
 from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.job import TrainJob, storage_to_wire
-from ts4s_core.training.settings_checks import check_strategy, step_key_settings
+from ts4s_core.training.settings_checks import check_training, step_key_settings
 from ts4s_core.training.step_rows import StepRow
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def train(
         WorkerFailedError: if a worker raised the same error twice at the same step.
         WorkerLostError, SparkError, StoreError: if more than ``train.max_restarts`` attempts failed.
     """
-    check_strategy(settings.train)
+    check_training(settings)
     factories = factories or Factories()
     workers = settings.train.workers or largest_divisor(settings.train.logical_shards, at_most=launcher.slots())
     # The model knows what its head is for; a module of one's own has the settings' task.

@@ -1,4 +1,4 @@
-"""``ts4s serve``: the same deployments without a work pool, run by this process."""
+"""``ts4s run-deployments``: the same deployments without a work pool, run by this process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flows.deployment.specs import HEARTBEAT_S, TAG, WORKER_ENVIRONMENT, Deploym
 from ts4s_core.settings import Settings
 
 
-def serve(settings: Settings, options: DeployOptions) -> dict[str, Any]:
-    """Serve until SIGTERM or Ctrl-C; runs that are under way then are cancelled, and schedules paused until the next serve.
+def run_here(settings: Settings, options: DeployOptions) -> dict[str, Any]:
+    """Run them until SIGTERM or Ctrl-C; runs that are under way then are cancelled, and schedules paused until the next start.
 
     Returns:
         ``served``: names of the deployments.
