@@ -107,7 +107,6 @@ class TemporaryServer:
                     stderr=log,
                     start_new_session=True,  # Ctrl-C is for the run: it still has to report its end to the server
                 )
-        self._deadline = time.monotonic() + START_TIMEOUT_S
 
     @property
     def api_url(self) -> str:
@@ -142,7 +141,9 @@ class TemporaryServer:
             PrefectServerError: the server ended, or did not answer within 180 s; its last lines are quoted.
         """
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while time.monotonic() < self._deadline:
+        # From now on: what a run did meanwhile, as reading all of its data, may take longer than a start does.
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise PrefectServerError(
                     f"the temporary Prefect server ended with code {self._process.returncode}: {self._last_lines()}"

@@ -50,6 +50,17 @@ def test_broken_profiles_are_an_error(tmp_path: Path) -> None:
         configured_api_url({"PREFECT_HOME": str(tmp_path)})
 
 
+def test_a_server_is_found_however_long_the_run_did_something_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with monkeypatch.context() as started:
+        started.setattr(prefect_server, "START_TIMEOUT_S", -1.0)  # as if it had been started longer ago than a start may take
+        server = TemporaryServer()
+    try:
+        server.wait()
+    finally:
+        server.stop()
+
+
 def test_a_temporary_server_serves_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     # A database of the user's own server must stay untouched.
