@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +77,42 @@ def make_settings(folder: Path, family: str = "roberta", *, name: str = "", **mo
     )
 
 
-def seal_trained(
-    settings: Settings, *, labels: Sequence[str] = LABELS, dataset: ArtifactRef | None = None, std: float = 0.2, seed: int = 0
-) -> ArtifactRef:
-    """A ``trained`` artifact of a tiny model whose weights are all drawn anew (normal, ``std``), as if trained."""
+def imported(settings: Settings, *, labels: Sequence[str] = LABELS) -> ArtifactRef:
+    """The ``model`` artifact that training would start from."""
     from ts4s_core.models.import_step import import_model
-    from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
     from ts4s_core.onnx.exporting.step import export_model
 
     store = ArtifactStore.open(settings.storage)
     names = [] if settings.model.task == "language-model" else list(labels)
     base = export_model(settings, store).ref
-    model = import_model(settings, store, onnx_ref=base, classes=len(names), label_names=names or None).ref
+    return import_model(settings, store, onnx_ref=base, classes=len(names), label_names=names or None).ref
+
+
+def seal_trained(
+    settings: Settings,
+    *,
+    labels: Sequence[str] = LABELS,
+    dataset: ArtifactRef | None = None,
+    std: float = 0.2,
+    seed: int = 0,
+    model: ArtifactRef | None = None,
+    tokenizer: Mapping[str, bytes] | None = None,
+) -> ArtifactRef:
+    """A ``trained`` artifact of a tiny model whose weights are all drawn anew (normal, ``std``), as if trained.
+
+    Args:
+        settings: of the model, and its name.
+        labels: its labels.
+        dataset: that it was trained on.
+        std: of the weights.
+        seed: of the weights.
+        model: that it started from; None: it is made of the settings.
+        tokenizer: in place of that one's, by name.
+    """
+    from ts4s_core.models.weights import read_weights, save_weights, weights_sha256
+
+    store = ArtifactStore.open(settings.storage)
+    model = model or imported(settings, labels=labels)
     folder = store.local(model)
     draw = np.random.default_rng(seed)
     tensors = {
@@ -98,8 +122,11 @@ def seal_trained(
     upstream = {"model": model} if dataset is None else {"model": model, "dataset": dataset}
     with store.begin("trained", settings.name, "ab" * 32, settings={}, upstream=upstream) as writer:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            if path.name not in ("manifest.json", "model.safetensors"):
-                writer.add_file(path, path.relative_to(folder).as_posix())
+            name = path.relative_to(folder).as_posix()
+            if path.name not in ("manifest.json", "model.safetensors") and not (tokenizer and name.startswith("tokenizer/")):
+                writer.add_file(path, name)
+        for name, data in (tokenizer or {}).items():
+            writer.add_bytes(f"tokenizer/{name}", data)
         with tempfile.TemporaryDirectory() as temporary:
             save_weights(Path(temporary) / "w", tensors)
             writer.add_file(Path(temporary) / "w", "model.safetensors")

@@ -21,16 +21,21 @@ __all__ = [
     "NormalisingLayer",
     "buffers_of",
     "children_of",
+    "container_at",
     "fused_adamw",
     "gloo_options",
+    "operator_name",
     "optimizers_without_compiler",
     "parameters_of",
     "parametrized_again",
+    "recurrent_as_operators",
     "step_of",
     "version_of",
 ]
 
 _COMPILER = "torch._dynamo"
+_OWN = "ts4s_export"
+_KEPT: list[Any] = []
 
 
 def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
@@ -48,6 +53,17 @@ def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules
 
 
+def container_at(root: nn.Module, path: str) -> nn.Module:
+    """The descendant of a module at a dotted path; empty modules are made on the way to it."""
+    for piece in path.split(".") if path else ():
+        child = children_of(root).get(piece)
+        if child is None:
+            child = nn.Module()
+            root.add_module(piece, child)
+        root = child
+    return root
+
+
 def parametrized_again(module: nn.Module, names: list[str]) -> None:
     """Compute some of a module's tensors by its child ``parametrizations``, which is there already."""
     from torch.nn.utils import parametrize
@@ -55,6 +71,57 @@ def parametrized_again(module: nn.Module, names: list[str]) -> None:
     parametrize._inject_new_class(module)
     for name in names:
         parametrize._inject_property(module, name)
+
+
+def operator_name(target: object) -> str:
+    """The name of one of torch's operators as a graph has it, ``aten.relu.default``; empty for anything else."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return ""
+    namespace, _, name = str(target).partition(".")
+    return f"aten.{name.partition('.')[0]}.input" if namespace == _OWN else str(target)
+
+
+@contextlib.contextmanager
+def recurrent_as_operators() -> Iterator[None]:
+    """Within, torch's recurrent layers are one operator each to torch.export, which would else unroll them for one length.
+
+    :func:`operator_name` gives the operators' real names; their arguments are the same.
+    """
+    operators = _recurrent_operators()
+    before = {name: torch._VF.__dict__.get(name) for name in operators}
+    try:
+        for name, function in operators.items():
+            setattr(torch._VF, name, function)
+        yield
+    finally:
+        for name in operators:
+            delattr(torch._VF, name)
+            if before[name] is not None:
+                setattr(torch._VF, name, before[name])
+
+
+@functools.cache
+def _recurrent_operators() -> dict[str, Any]:
+    """Stand-ins with the shapes of their results alone."""
+    options = "bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first"
+    library: Any = torch.library.Library(_OWN, "DEF")  # type: ignore[no-untyped-call]
+
+    def long_short(data: torch.Tensor, hx: list[torch.Tensor], _params: Any, *options: Any) -> Any:
+        return _result(data, hx[0], options), torch.empty_like(hx[0]), torch.empty_like(hx[1])
+
+    def one(data: torch.Tensor, hx: torch.Tensor, _params: Any, *options: Any) -> Any:
+        return _result(data, hx, options), torch.empty_like(hx)
+
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        states, given = ("Tensor[] hx", "(Tensor, Tensor, Tensor)") if name == "lstm" else ("Tensor hx", "(Tensor, Tensor)")
+        library.define(f"{name}(Tensor input, {states}, Tensor[] params, {options}) -> {given}")
+        torch.library.register_fake(f"{_OWN}::{name}", long_short if name == "lstm" else one, lib=library)
+    _KEPT.append(library)  # what it defines goes with it
+    return {name: getattr(getattr(torch.ops, _OWN), name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+
+
+def _result(data: torch.Tensor, hx: torch.Tensor, options: tuple[Any, ...]) -> torch.Tensor:
+    return data.new_empty(*data.shape[:-1], hx.shape[-1] * (2 if options[4] else 1))
 
 
 def version_of(tensor: torch.Tensor) -> int:

@@ -94,6 +94,122 @@ def test_a_model_is_a_function_of_sql(spark: Any, digits: Any, fitted: Any) -> N
     assert spark.sql("select digit_of(array(1.0d, double('NaN'))) as scores").first()["scores"] is None
 
 
+class Beside(nn.Module):
+    """Two inputs, the second one a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(2, 3), nn.Linear(1, 3)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return self.left(left) - self.right(right)
+
+
+class Pairs(nn.Module):
+    """Token ids and their kinds, of unlike length from row to row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids, self.kinds, self.out = nn.Embedding(9, 4), nn.Embedding(2, 4), nn.Linear(4, 2)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.out((self.ids(input_ids) + self.kinds(token_type_ids)).mean(1))
+        return found
+
+
+def test_a_function_of_sql_takes_a_module_s_inputs(spark: Any) -> None:
+    torch.manual_seed(4)
+    frame = spark.createDataFrame(
+        [([1.0, 2.0], 3.0, [1, 2, 3], [0, 0, 1]), ([4.0, 5.0], None, [4], [1]), ([0.5, 6.0], -1.0, [5, 6], [0, 1])],
+        "a array<double>, b double, input_ids array<int>, token_type_ids array<int>",
+    )
+    frame.createOrReplaceTempView("of_several")
+    beside = TorchModel.from_torch(
+        Beside(), inputCols=["a", "b"], inputNames=["left", "right"], output="vector", handleInvalid="keep"
+    )
+    by_place = TorchModel.from_torch(
+        beside.to_torch(), inputCols=["a", "b"], separateInputs=True, output="vector", handleInvalid="keep"
+    )
+    pairs = TorchModel.from_torch(Pairs(), inputCols=["input_ids", "token_type_ids"], output="vector", wholeNumbers=True)
+    expected = [row["prediction"] and row["prediction"].toArray().tolist() for row in beside.transform(frame).collect()]
+    assert expected[1] is None
+    for model in (beside, by_place):
+        spark.udf.register("of_two", model.udf())
+        found = spark.sql("select of_two(a, b).raw as raw from of_several").collect()
+        assert [row["raw"] for row in found] == expected
+    one = spark.sql("select of_two(a, b).raw as two, of_two(array(a[0], a[1], b)).raw as one from of_several where b = 3").first()
+    assert one["two"] == one["one"] == expected[0]
+    spark.udf.register("of_pairs", pairs.udf())
+    found = spark.sql("select of_pairs(input_ids, token_type_ids).raw as raw from of_several").collect()
+    scored = pairs.transform(frame).collect()
+    for row, other in zip(found, scored, strict=True):
+        assert row["raw"] == pytest.approx(other["prediction"].toArray().tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("column", ["text", "tokens"])
+def test_weights_of_texts_and_tokens(spark: Any, tmp_path: Path, column: str) -> None:
+    """Rows of weight 0, whose labels are wrong, teach nothing."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["[PAD]", *"abcdefgh"])}, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows = []
+    for at in range(48):
+        words = [1 + (at * 3 + place) % 4 + 4 * (at % 2) for place in range(1 + at % 3)]
+        wrong = at % 4 == 2 + at % 2
+        rows.append(
+            (" ".join(" abcdefgh"[word] for word in words), words, at % 2 if not wrong else 1 - at % 2, 0.0 if wrong else 1.0)
+        )
+    table = spark.createDataFrame(rows, "text string, tokens array<int>, label int, weight double")
+    torch.manual_seed(0)
+    kind = {"tokenizer": str(tmp_path)} if column == "text" else {}
+    model = TorchEstimator(
+        module=Bag(), inputCol=column, weightCol="weight", learningRate=0.1, epochs=15, batchSize=16, workers=2, **kind
+    ).fit(table)
+    assert model.transform(table).where("weight = 1 and prediction = label").count() == sum(row[3] == 1 for row in rows)
+    assert model.transform(table).where("weight = 0 and prediction = label").count() == 0
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(9, 6), nn.Linear(6, 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        kept = attention_mask.unsqueeze(-1).float()
+        found: torch.Tensor = self.out((self.table(input_ids) * kept).sum(1) / kept.sum(1).clamp(min=1))
+        return found
+
+
+def test_the_whole_configuration_of_a_tokenizer_is_read(spark: Any, tmp_path: Path) -> None:
+    """Cut on the left to its own length, padded with its own token; saved with the model."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[UNK]", *(f"w{at}" for at in range(20)), "[PAD]"]
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": "left", "model_max_length": 3}
+    described |= {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
+
+    class Ids(nn.Module):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return (input_ids * torch.tensor([10_000, 100, 1])[: input_ids.shape[1]]).sum(1, keepdim=True).float()
+
+    table = spark.createDataFrame([("w9 w8 w7 w6 w5",), ("w3",)], "text string")
+    model = TorchModel.from_torch(Ids(), inputCol="text", tokenizer=str(tmp_path), output="value", predictBatchSize=8)
+    pad = words.index("[PAD]")
+    expected = [80_000.0 + 700 + 6, 40_000.0 + 100 * pad + pad]
+    assert sorted(row["prediction"] for row in model.transform(table.coalesce(1)).collect()) == sorted(expected)
+    model.save(f"file://{tmp_path}/model")
+    loaded = TorchModel.load(f"file://{tmp_path}/model")
+    assert sorted(row["prediction"] for row in loaded.transform(table.coalesce(1)).collect()) == sorted(expected)
+
+
 def png(width: int, height: int, rows: bytes) -> bytes:
     """An RGB image, without filters."""
 

@@ -63,7 +63,7 @@ def test_any_number_of_rows_in_batches_of_any_size(
 ) -> None:
     """Some of these left an empty row group, which nobody could read back."""
     form = InputForm(widths=(2,))
-    layout = Layout(form, "class", {}, files=1, validation_fraction=0.3 if rows > 1 else 0.0, seed=5, tokenizer="")
+    layout = Layout(form, "class", {}, files=1, validation_fraction=0.3 if rows > 1 else 0.0, seed=5, tokenizer=None)
     store = ArtifactStore.open(StorageSettings(uri=str(tmp_path / "store")))
     table = spark.range(0, rows, 1, partitions).selectExpr("array(float(id), float(1)) as x", "id % 3 as y")
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", rows_per_batch)

@@ -64,6 +64,12 @@ def check_decoder(settings: Settings, store: ArtifactStore) -> None:
         _refuse_sizes(model)
         source = _pretrained(settings, store)
         _check_positions(model.source, source.max_positions, window)
+        if source.kind == "onnx" and source.path is not None:
+            from ts4s_core.data.tokenizers import StoredTokenizer
+            from ts4s_core.onnx.importing.sizes import check_file
+
+            largest, named = StoredTokenizer.of(source.tokenizer).largest_id, f"model.source {model.source}"
+            check_file(source.path, largest_id=largest, length=window, setting="data.window", source=named)
         return
     if built_in_config(model, positions=window) is None:
         _refuse_sizes(model)

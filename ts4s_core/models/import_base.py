@@ -98,9 +98,7 @@ def base_of_onnx(exported: ModelFolder, original: Original | None, *, max_length
     fixed = None if one_shape is None or takes_other_shapes(module, one_shape) else one_shape
     module.fixed = fixed
     if not exported.names.get("parameters"):  # a file made elsewhere, whatever stands beside it
-        check_sizes(
-            module, rewritten.graph, largest_id=None, max_length=max_length, source=f"the graph {exported.path.parent.name}"
-        )
+        check_sizes(module, rewritten.graph, largest_id=None, length=max_length, source=f"the graph {exported.path.parent.name}")
     ranges = Ranges(
         vocab_size=vocab_size_of(exported, rewritten.graph),
         pad_id=exported.pad_id,

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ts4s_core.errors import UnsupportedModelError
 from ts4s_core.process_state import PROCESS
 
 _MARK = "@"
@@ -51,18 +50,9 @@ def is_nameless(path: str) -> bool:
     return _MARK in path
 
 
-def refuse_nameless(paths: Iterable[str]) -> None:
-    """Refuse to save what no other program could load.
-
-    Raises:
-        UnsupportedModelError: naming the first such class or function.
-    """
-    for path in paths:
-        if is_nameless(path):
-            raise UnsupportedModelError(
-                f"{path.partition(_MARK)[0]} cannot be saved: it is of this program alone, and code is never saved. "
-                "Put it into a .py file of its own and import it, or save the module's weights with to_torch().state_dict()"
-            )
+def nameless_among(paths: Iterable[str]) -> str | None:
+    """The first class or function that no other program can import, by what it is called; None if there is none."""
+    return next((path.partition(_MARK)[0] for path in paths if is_nameless(path)), None)
 
 
 def main_name() -> str | None:

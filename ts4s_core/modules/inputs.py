@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from ts4s_core.errors import DataError, SettingsError, listed
 from ts4s_core.models.length_batches import padded_flat
 
-if TYPE_CHECKING:  # tasks that only write rows do without it
+if TYPE_CHECKING:  # tasks that only write rows do without them
     import torch
+
+    from ts4s_core.data.tokenizers import StoredTokenizer
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,16 @@ def outputs_in(found: Any) -> tuple[Any, ...]:
     return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
-def encoder(tokenizer: str, form: InputForm) -> Any:
-    """Texts to token numbers, cut to the form's length."""
-    from ts4s_core.data.tokenizers import tokenizer_failures, tokenizer_from
+def encoder(tokenizer: StoredTokenizer, form: InputForm) -> Any:
+    """Texts to token numbers, cut to the form's length, or the tokenizer's own.
 
-    made = tokenizer_from(tokenizer)
-    made.enable_truncation(form.max_length)
+    Raises:
+        SourceError: if it is damaged.
+        SettingsError: if its special tokens leave no room.
+    """
+    from ts4s_core.data.tokenizers import tokenizer_failures
+
+    made = tokenizer.load(max_length=form.max_length)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         with tokenizer_failures("The tokenizer cannot encode a text"):

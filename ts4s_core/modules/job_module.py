@@ -49,9 +49,13 @@ def module_of_job(job: TrainJob, store: ArtifactStore) -> BuiltModel:
     buffers = {name: tensor for name, tensor in module.state_dict().items() if name not in parameters}
     device = in_turn(str(job.extra["device"]), PROCESS.get_or_make("place on this host", (), lambda: 0))
     forward = forward_of(module, device, names=InputForm.from_json(job.extra["form"]).names)
+    begin = forward.begin if isinstance(forward, OnDevice) else seed_dropout
+    dtype = dtype_of(module)
+    if dtype != torch.float32:  # rows are FP32
+        forward = InPrecision(forward or module, dtype)
     return BuiltModel(
         module,
-        forward.begin if isinstance(forward, OnDevice) else seed_dropout,
+        begin,
         buffers=buffers,
         objective=AnyLoss(job.extra["loss"], weighted=job.extra["weighted"]),
         validates=job.extra["validates"],
@@ -114,6 +118,22 @@ def forward_of(module: nn.Module, device: str, *, names: Sequence[str]) -> Forwa
     if device != "cpu":
         return OnDevice(module, device, names=names)
     return (lambda *values: module(**dict(zip(names, values, strict=True)))) if names else None
+
+
+class InPrecision:
+    """A forward whose inputs are numbers of the module's own kind."""
+
+    def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
+        self._forward, self._dtype = forward, dtype
+
+    def __call__(self, *inputs: torch.Tensor) -> Any:
+        """The module's outputs."""
+        return self._forward(*(value.to(self._dtype) if value.is_floating_point() else value for value in inputs))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """What a module's numbers are: those of its first floating parameter."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
 class OnDevice:

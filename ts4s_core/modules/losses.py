@@ -93,6 +93,7 @@ class AnyLoss:
         self._path = str(spec["factory"])
         self._weighted = weighted
         self._options: dict[str, Any] = {}
+        self._precision = torch.float32
         # The mean is this class's to take: a sum or one number an item is what it takes it of.
         own = self._path.startswith("torch.nn:") and self._path != "torch.nn:KLDivLoss"
         reduction = "sum" if self._path in _WEIGHED and not weighted else "none"
@@ -129,6 +130,7 @@ class AnyLoss:
         """
         outputs = outputs_in(logits)
         target = self._target(outputs[0], batch.labels)
+        self._follow(outputs[0])
         losses = self._loss(*outputs, target, **self._options)
         rows = float(len(batch.labels))
         if self._weighted:
@@ -138,6 +140,12 @@ class AnyLoss:
         if losses.ndim == 0:
             return PartLoss(losses * rows, float(losses.detach().double()) * rows, rows)
         return PartLoss(losses.sum(), float(losses.detach().double().sum()), float(losses.numel()))
+
+    def _follow(self, output: torch.Tensor) -> None:
+        """Have the loss's own tensors, such as weights of classes, in the precision of what it gets."""
+        if isinstance(self._loss, nn.Module) and output.dtype != self._precision and output.is_floating_point():
+            self._loss.to(output.dtype)
+            self._precision = output.dtype
 
     def _by_weight(self, losses: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> PartLoss:
         """The sum of weight times loss over the rows, and what the mean over all of them divides by.
@@ -162,6 +170,8 @@ class AnyLoss:
     def _target(self, output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.dtype == torch.int64 or self._path in OF_CLASSES:
             return labels
+        if output.dtype == torch.float64:
+            labels = labels.double()
         if labels.numel() != output.numel() and not self._path.startswith("torch.nn:"):
             return labels  # what a loss of a user's own makes of them is its own matter
         if labels.numel() != output.numel():

@@ -5,8 +5,8 @@ Legend: B rows, C numbers of an output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ts4s_core.data.tokenizers import StoredTokenizer
 from ts4s_core.errors import DataError, InputError
 from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.inputs import MASK, InputForm, encoder, outputs_in
-from ts4s_core.modules.job_module import check_device, forward_of, make_module
-from ts4s_core.modules.saved import SavedModule
+from ts4s_core.modules.job_module import check_device, dtype_of, forward_of, make_module
+from ts4s_core.modules.programs.found import Example, program_of
+from ts4s_core.modules.saved import SavedModule, weights_of
 from ts4s_core.process_state import PROCESS
 
 #: What :meth:`Predictor.predict` gives.
@@ -52,7 +54,7 @@ class Predictor:
         self._module = make_module(saved).eval().to(device)
         self._forward = forward_of(self._module, "cpu", names=form.names) or self._module
         self._dtype = dtype_of(self._module)
-        self._encode = encoder(saved.tokenizer, form) if form.text else None
+        self._encode = encoder(saved.tokenizer, form) if saved.tokenizer is not None else None
 
     @classmethod
     def cached(cls, key: str, files: Mapping[str, bytes], **options: Any) -> Predictor:
@@ -131,7 +133,7 @@ def try_rows(
     form: InputForm,
     rows: list[Any],
     *,
-    tokenizer: str = "",
+    tokenizer: StoredTokenizer | None = None,
     objective: Callable[..., Any] | None = None,
     labels: torch.Tensor | None = None,
 ) -> int | None:
@@ -151,9 +153,7 @@ def try_rows(
     Raises:
         InputError: if forward or the loss fails on them.
     """
-    kind = pa.string() if form.text else pa.list_(pa.int32() if form.whole else pa.float32())
-    encode = encoder(tokenizer, form) if form.text else None
-    inputs = _arguments(pa.array(rows, kind), form, encode, dtype=dtype_of(module))
+    inputs = _inputs_of(rows, form, tokenizer, dtype=dtype_of(module))
     forward = forward_of(module, "cpu", names=form.names) or module
     step = "The module's forward"
     with torch.random.fork_rng(devices=[]):
@@ -161,7 +161,8 @@ def try_rows(
             found = outputs_in(forward(*inputs))
             if objective is not None:
                 step = "The loss"
-                objective(found if len(found) > 1 else found[0], SimpleNamespace(labels=labels))
+                batch = SimpleNamespace(labels=labels, weights=torch.ones(len(rows)))
+                objective(found if len(found) > 1 else found[0], batch)
         except InputError:
             raise
         except Exception as exc:  # whatever a module or a loss of the user's raises
@@ -176,9 +177,31 @@ def try_rows(
     return int(first.shape[1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """What a module's numbers are: those of its first floating parameter."""
-    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+def as_program(saved: SavedModule, *, learns: bool) -> SavedModule:
+    """A saved module with its graph in the place of its class, for which nothing need be imported.
+
+    Args:
+        saved: with a form, and rows that it was tried with.
+        learns: whether the graph in training is wanted too.
+
+    Raises:
+        UnsupportedModelError: if it has no graph.
+    """
+    assert saved.form is not None, "it was tried"
+    module, form = make_module(saved), saved.form
+    inputs = _inputs_of(saved.rows, form, saved.tokenizer, dtype=dtype_of(module))
+    example = Example(inputs, outputs_in, form.names, tokens=bool(form.text or form.tokens))
+    spec, constants = program_of(module, example, learns=learns)
+    return replace(saved, spec=spec, constants=constants, weights=saved.weights or weights_of(module))
+
+
+def _inputs_of(
+    rows: Sequence[Any], form: InputForm, tokenizer: StoredTokenizer | None, *, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """Forward's arguments of a few rows: texts, or lists of numbers."""
+    kind = pa.string() if form.text else pa.list_(pa.int32() if form.whole else pa.float32())
+    encode = encoder(tokenizer, form) if tokenizer is not None else None
+    return _arguments(pa.array(rows, kind), form, encode, dtype=dtype)
 
 
 def _arguments(rows: pa.Array, form: InputForm, encode: Any, *, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
@@ -232,6 +255,69 @@ def valid_numbers(rows: pa.Array, *, whole: bool) -> pa.Array:
     kept = pc.if_else(finite, numbers, pa.scalar(0, numbers.type)).cast(element, safe=False)
     lists = pa.ListArray.from_arrays(pa.array(ends), kept)
     return pc.if_else(pa.array(~invalid), lists, pa.scalar(None, lists.type))
+
+
+def input_of(given: Any, form: InputForm, *, columns: int) -> tuple[pa.Array, InputForm]:
+    """The input of rows that a function got, as one list a row, and its form with the columns' numbers.
+
+    Args:
+        given: an array, or a tuple of them.
+        form: of the input.
+        columns: as many arrays as there should be, where there is not one of all numbers.
+
+    Raises:
+        DataError: on another number of arrays, or of numbers.
+    """
+    arrays = given if isinstance(given, tuple) else (given,)
+    if len(arrays) not in (1, columns):
+        raise DataError(
+            f"The function got {len(arrays)} arguments: expected {columns}, as inputCols, or one array of all numbers"
+        )
+    batch, widths = joined(arrays, whole=form.whole)
+    if not widths or form.tokens:
+        return batch, form
+    if form.widths and form.widths != widths:
+        raise DataError(f"The function's arguments have {list(widths)} numbers: expected {list(form.widths)}, as in training")
+    return batch, replace(form, widths=widths)
+
+
+def joined(columns: Sequence[pa.Array], *, whole: bool) -> tuple[pa.Array, tuple[int, ...]]:
+    """The numbers of several columns as one list a row, null where one of them is invalid, and how many each column brings.
+
+    Args:
+        columns: lists of numbers, or numbers.
+        whole: whether they are integers.
+
+    Raises:
+        DataError: if rows of a column have other numbers of them.
+    """
+    lists = [valid_numbers(_as_lists(column), whole=whole) for column in columns]
+    if len(lists) == 1:
+        return lists[0], ()
+    valid = np.logical_and.reduce([np.asarray(one.is_valid()) for one in lists])
+    kept = [pc.if_else(pa.array(valid), one, pa.scalar(None, one.type)) for one in lists]
+    lengths = np.array([np.asarray(pc.fill_null(pc.list_value_length(one), 0)) for one in kept])  # (columns, rows)
+    seen = lengths[:, valid]
+    if seen.size and (seen != seen[:, :1]).any() and (seen != seen[:1]).any():
+        raise DataError(
+            "Rows have other numbers in one input column than in another: expected as many of a column in each row, or as many "
+            "in each column of a row"
+        )
+    ends = np.cumsum([0, *lengths.sum(axis=0)])
+    flat = np.empty(ends[-1], np.int32 if whole else np.float32)
+    starts = ends[:-1] + np.cumsum(lengths, axis=0) - lengths
+    for one, start, length in zip(kept, starts, lengths, strict=True):
+        before = np.cumsum(length) - length
+        flat[np.repeat(start - before, length) + np.arange(length.sum())] = one.flatten().to_numpy(zero_copy_only=False)
+    offsets = pa.array(ends.astype(np.int32), mask=np.append(~valid, False))
+    widths = tuple(int(one) for one in seen[:, 0]) if seen.size else ()
+    return pa.ListArray.from_arrays(offsets, pa.array(flat)), widths
+
+
+def _as_lists(column: pa.Array) -> pa.Array:
+    if pa.types.is_list(column.type):
+        return column
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(column) + 1, dtype=np.int32)), column)
 
 
 def _lists(pieces: list[NDArray[np.float64]]) -> pa.Array:

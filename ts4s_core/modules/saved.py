@@ -4,7 +4,7 @@ model.json          how it is built, its inputs, its outputs, its labels
 model.safetensors   its weights and buffers
 constants.safetensors   its other tensors, if it has any
 graph.onnx          its graph, if it came as one
-tokenizer.json      of a text column
+tokenizer.json      of a text column, and encoding.json where its configuration says more
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import safetensors.numpy
 import torch
 from torch import nn
 
+from ts4s_core.data.tokenizers import ENCODING_FILE, TOKENIZER_FILE, StoredTokenizer
 from ts4s_core.errors import IntegrityError, UnsupportedModelError, listed
 from ts4s_core.models.weights import Array, weights_sha256
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.spec import Spec, paths_of
 
-MODEL, WEIGHTS, CONSTANTS, GRAPH, TOKENIZER = FILES = (
+MODEL, WEIGHTS, CONSTANTS, GRAPH, _TOKENIZER, _ENCODING = FILES = (
     "model.json",
     "model.safetensors",
     "constants.safetensors",
     "graph.onnx",
-    "tokenizer.json",
+    TOKENIZER_FILE,
+    ENCODING_FILE,
 )
 _VERSION = 2
 _STORED = (
@@ -57,9 +59,10 @@ class SavedModule:
         activation: what makes probabilities of outputs: ``softmax``, ``sigmoid``, ``exp``, ``identity`` or ``none``.
         labels: label strings by class number, if labels were strings.
         graph: the ONNX file, if it came as one.
-        tokenizer: content of tokenizer.json, for texts.
+        tokenizer: for texts.
         facts: how it was trained, JSON values.
-        constants: tensors beside the weights, of a module that is described by its state.
+        constants: tensors beside the weights, of a module that is described by its state, or is a graph.
+        rows: a few inputs as it was tried with, for its graph; in memory alone.
     """
 
     spec: Spec
@@ -69,9 +72,10 @@ class SavedModule:
     activation: str = "softmax"
     labels: tuple[str, ...] = ()
     graph: bytes | None = None
-    tokenizer: str = ""
+    tokenizer: StoredTokenizer | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
+    rows: tuple[Any, ...] = ()
 
     @property
     def paths(self) -> list[str]:
@@ -101,8 +105,8 @@ class SavedModule:
             files[CONSTANTS] = safetensors.numpy.save({name: self.constants[name] for name in sorted(self.constants)})
         if self.graph is not None:
             files[GRAPH] = self.graph
-        if self.tokenizer:
-            files[TOKENIZER] = self.tokenizer.encode()
+        if self.tokenizer is not None:
+            files |= {_TOKENIZER: self.tokenizer.text.encode(), **self.tokenizer.encoding.files()}
         return files
 
     @classmethod
@@ -136,7 +140,7 @@ class SavedModule:
                 activation=record["activation"],
                 labels=tuple(record["labels"]),
                 graph=files.get(GRAPH),
-                tokenizer=files.get(TOKENIZER, b"").decode(),
+                tokenizer=StoredTokenizer.of(files) if _TOKENIZER in files else None,
                 facts=record["facts"],
                 constants=tensors.get(CONSTANTS, {}),
             )

@@ -3,6 +3,7 @@
     {"factory": "my_package.networks:Net", "arguments": {"hidden": 32}}
     {"factory": "torch.nn:Sequential", "children": {"0": {"factory": "torch.nn:Linear", "arguments": {...}}, ...}}
     {"factory": "my_package.networks:Net", "objects": [...], "tensors": {...}}      see :mod:`ts4s_core.modules.state`
+    {"program": {...}, "tensors": {...}}                  its graph, see :mod:`ts4s_core.modules.programs.program`
     {"onnx": true}                                        the graph is in a file of its own
 
 A module that is given as an object is described by its state. Containers with ``children`` are what earlier versions saved.
@@ -21,6 +22,7 @@ from torch import nn
 
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.models.weights import Array
+from ts4s_core.modules.programs.program import Program
 from ts4s_core.modules.state import paths_of_state, restored, state_of
 from ts4s_core.modules.trust import find, import_path
 
@@ -88,7 +90,7 @@ def build(spec: Spec, *, seed: int = 0, constants: Mapping[str, Array] | None = 
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        module = restored(spec, constants or {}) if "objects" in spec else _built(spec)
+        module = _of_spec(spec, constants or {})
     finally:
         random.setstate(random_states[0])
         np.random.set_state(random_states[1])
@@ -98,6 +100,12 @@ def build(spec: Spec, *, seed: int = 0, constants: Mapping[str, Array] | None = 
         if name in frozen:
             parameter.requires_grad_(False)
     return module
+
+
+def _of_spec(spec: Spec, constants: Mapping[str, Array]) -> nn.Module:
+    if "program" in spec:
+        return Program(spec, constants)
+    return restored(spec, constants) if "objects" in spec else _built(spec)
 
 
 def _built(spec: Spec) -> nn.Module:

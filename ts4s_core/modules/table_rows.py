@@ -81,11 +81,12 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """One part of rows of tokens: forward's arguments, (B, T) int64 each, and labels (B,) int64 or (B, C) float32."""
+    """One part of rows of tokens: forward's arguments, (B, T) int64 each, labels and weights as :class:`TableBatch` has them."""
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor
     tokens: int
+    weights: torch.Tensor | None = None
 
     @property
     def padded_tokens(self) -> int:
@@ -103,6 +104,7 @@ class TokenBlock:
         labels: (rows,) int64 or (rows, C) float32.
         ids: each row's 16 bytes.
         form: what forward gets of them.
+        weights: (rows,) float32; None: all rows count alike.
     """
 
     values: NDArray[Any]
@@ -110,6 +112,7 @@ class TokenBlock:
     labels: NDArray[Any]
     ids: Sequence[bytes]
     form: InputForm
+    weights: NDArray[Any] | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -125,7 +128,8 @@ class TokenBlock:
         lengths = self.lengths[rows]
         flat = np.concatenate([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
         labels = torch.from_numpy(np.ascontiguousarray(self.labels[rows]))
-        return TokenBatch(self.form.token_arguments(flat, lengths), labels, int(lengths.sum()))
+        weights = None if self.weights is None else torch.from_numpy(self.weights[rows])
+        return TokenBatch(self.form.token_arguments(flat, lengths), labels, int(lengths.sum()), weights)
 
 
 class TableRows:
@@ -182,8 +186,11 @@ class TableRows:
         values, offsets = _flat(table.column("x"))
         ids = table.column("id").to_pylist()
         labels = _labels(table.column("y")) if "y" in self._columns else values.reshape(len(ids), -1).astype(np.float32)
-        if self._form.tokens:
-            return TokenBlock(values, offsets, labels, ids, self._form)
+        if self._form.tokens or "weight" in self._columns:
+            # A text is one column of tokens and its mask.
+            form = self._form if self._form.tokens else replace(self._form, tokens=1, mask=True)
+            weights = table.column("weight").to_numpy() if "weight" in self._columns else None
+            return TokenBlock(values, offsets, labels, ids, form, weights)
         return RowBlock(values.astype(np.int32, copy=False), offsets, labels, ids)
 
 

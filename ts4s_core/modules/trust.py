@@ -24,9 +24,9 @@ CONF = "spark.ts4s.trustedModules"
 _LIBRARIES = ("torch.nn", "torch.optim", "torch.nn.functional")
 #: Whose classes, not functions, may be named: parts of torch.nn's own modules.
 _CLASSES_OF = ("torch.nn.modules", "torch.nn.utils.parametrize", "torch.nn.utils.parametrizations")
-#: Plain objects that hold settings, and functions of one tensor that modules keep as their activation.
+#: Plain objects that hold settings, functions of one tensor that modules keep as their activation, and graphs, which call torch.
 _HARMLESS = frozenset(
-    {"types:SimpleNamespace", "argparse:Namespace"}
+    {"types:SimpleNamespace", "argparse:Namespace", "ts4s_core.modules.programs.program:Program"}
     | {f"torch:{name}" for name in ("relu", "tanh", "sigmoid", "selu", "celu", "softmax", "log_softmax", "sin", "cos", "abs")}
 )
 #: Where torch shows what it makes in inner modules.

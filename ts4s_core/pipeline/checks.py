@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ts4s_core.artifacts.storage.folder import nearest
@@ -15,7 +14,6 @@ from ts4s_core.settings import Settings
 
 if TYPE_CHECKING:
     from ts4s_core.artifacts.store import ArtifactStore
-    from ts4s_core.data.tokenizers import StoredTokenizer
     from ts4s_core.onnx.sources.resolve import ModelSource
 
 _LOG = logging.getLogger(__name__)
@@ -75,18 +73,7 @@ def check_source(settings: Settings, source: ModelSource, store: ArtifactStore) 
             max_length,
         )
     if source.kind == "onnx" and source.path is not None:
-        _check_file(source.path, stored, settings)
+        from ts4s_core.onnx.importing.sizes import check_file
 
-
-def _check_file(path: Path, stored: StoredTokenizer, settings: Settings) -> None:
-    from ts4s_core.onnx.importing.importer import assemble, put_tensors
-    from ts4s_core.onnx.importing.sizes import check_sizes
-    from ts4s_core.onnx.rewriting.rewrite import rewrite
-
-    rewritten, model = rewrite(path, None), settings.model
-    module = assemble(rewritten.graph)
-    put_tensors(module, rewritten.tensors)
-    module.fixed = rewritten.fixed
-    check_sizes(
-        module, rewritten.graph, largest_id=stored.largest_id, max_length=model.max_length, source=f"model.source {model.source}"
-    )
+        named = f"model.source {settings.model.source}"
+        check_file(source.path, largest_id=stored.largest_id, length=max_length, setting="model.max_length", source=named)

@@ -59,7 +59,7 @@ class LoadedModel:
     spec: ModelSpec
 
     def answers(self, rows: Sequence[TextRow]) -> tuple[list[TextRow], Floats | None]:
-        """Each row, marked if the model has no row for one of its tokens; and values of the unmarked ones, in their order."""
+        """Each row, marked if the model has no row for one of its tokens or places; and values of the others, in their order."""
         marked = list(rows)
         asked = [place for place, row in enumerate(rows) if row.reason is None]
         texts = [str(rows[place].text) for place in asked]
@@ -71,7 +71,36 @@ class LoadedModel:
                 continue
             reason = f"token {largest} of the text is unknown to the model: expected at most {self.spec.vocab_size - 1}"
             marked[place] = replace(rows[place], reason=reason)
-        return marked, run_sorted(self.run, tokens, pad_id=self.spec.pad_id) if tokens else None
+        return self._run([*marked], tokens) if tokens else (marked, None)
+
+    def _run(self, marked: list[TextRow], tokens: list[list[int]]) -> tuple[list[TextRow], Floats | None]:
+        """The same of rows with these tokens; of a model that takes fewer than it says, texts that are too long are marked."""
+        try:
+            return marked, run_sorted(self.run, tokens, pad_id=self.spec.pad_id)
+        except Exception:  # a library's own, of a place that its table has no row for
+            longest = self._longest(tokens)
+            if longest in (0, max(map(len, tokens))):
+                raise
+        unmarked = [place for place, row in enumerate(marked) if row.reason is None]
+        for place, ids in zip(unmarked, tokens, strict=True):
+            if len(ids) > longest:
+                reason = f"the text has {len(ids)} tokens: the model takes at most {longest}"
+                marked[place] = replace(marked[place], reason=reason)
+        return marked, run_sorted(self.run, [ids for ids in tokens if len(ids) <= longest], pad_id=self.spec.pad_id)
+
+    def _longest(self, tokens: list[list[int]]) -> int:
+        """The largest number of tokens of these texts that the model runs on; 0: none."""
+        by_length = {len(ids): ids for ids in tokens}
+        lengths = sorted(by_length)
+        runs, fails = -1, len(lengths)
+        while fails - runs > 1:
+            half = (runs + fails) // 2
+            try:
+                run_sorted(self.run, [by_length[lengths[half]]], pad_id=self.spec.pad_id)
+                runs = half
+            except Exception:
+                fails = half
+        return lengths[runs] if runs >= 0 else 0
 
 
 def model_of(use: InferenceSpec) -> LoadedModel:

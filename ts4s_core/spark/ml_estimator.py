@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
-from ts4s_core.errors import SettingsError, SourceError
-from ts4s_core.modules.carried import is_nameless, refuse_nameless
+from ts4s_core.errors import SettingsError, SourceError, UnsupportedModelError
+from ts4s_core.modules.carried import is_nameless, nameless_among
 from ts4s_core.modules.job_module import saved_module
 from ts4s_core.modules.losses import loss_spec
+from ts4s_core.modules.predicting import as_program
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.spec import Spec, build, paths_of, spec_of_call
 from ts4s_core.modules.trust import check_trusted, import_path, trust
@@ -53,14 +54,47 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         super().__init__()  # type: ignore[no-untyped-call]
         self._fit_defaults()
         self._given = SavedModule({}, None)  # of a module that is an object or a graph: all but its description
+        self._fitted: dict[str, SavedModule] = {}  # what a fit of this estimator, or of a copy of it, saw
         self._put(params)
 
     def write(self) -> MLWriter:
-        """Spark's writer of this stage: its Params, and the module's first weights beside them."""
-        refuse_nameless(_paths({name: self.value(name) for name in ("module", "loss", "optimizer")}))
-        files = self._given.to_files()
+        """Spark's writer of this stage: its Params, and the module's first weights beside them.
+
+        Raises:
+            UnsupportedModelError: if a class has no import path, and is no module's with a graph in training.
+        """
+        stage, given = self, self._given
+        if nameless_among(_paths({"module": self.value("module")})):
+            given = self._as_program()
+            stage = self.copy()
+            stage._set(module=given.spec, moduleArgs={})
+        alone = nameless_among(_paths({name: self.value(name) for name in ("loss", "optimizer")}))
+        if alone:
+            raise UnsupportedModelError(
+                f"{alone} cannot be saved with the estimator: it is of this program alone, and code is never saved. Put it "
+                "into a .py file of its own and import it, or save the fitted model, which goes without it"
+            )
+        files = given.to_files()
         del files[MODEL]
-        return StageWriter(self, files)
+        return StageWriter(stage, files)
+
+    def _as_program(self) -> SavedModule:
+        """What training starts from as a graph, of which a fit showed the inputs.
+
+        Raises:
+            UnsupportedModelError: if there was none, or the graph does not train as the module does.
+        """
+        start, seen = self.start(), self._fitted.get("seen")
+        name = nameless_among(start.paths)
+        if seen is not None:
+            found = as_program(replace(start, form=seen.form, rows=seen.rows, tokenizer=seen.tokenizer), learns=True)
+            if "train" in found.spec["program"]:
+                return replace(found, form=None, rows=(), tokenizer=None)
+        reason = "its inputs are known after a fit" if seen is None else "its graph gives something else in training"
+        raise UnsupportedModelError(
+            f"{name} cannot be saved with the estimator: it is of this program alone, so that its graph would be saved, and "
+            f"{reason}. Put it into a .py file of its own and import it, or save the fitted model"
+        )
 
     @classmethod
     def read(cls) -> MLReader[TorchEstimator]:
@@ -156,6 +190,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
             optimizer=spec_of_call(_optimizer_path(optimizer), self.value("optimizerArgs")),
         )
         model = TorchModel(Fit(self, task).run(dataset))
+        self._fitted["seen"] = model._whole()
         self._copyValues(model)
         give_uid(model, self.uid)
         model.parent = self

@@ -11,11 +11,11 @@ import pyarrow as pa
 from pyspark.ml import Model, PipelineModel
 from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable, MLWriter
 
-from ts4s_core.errors import DataError, SettingsError
-from ts4s_core.modules.carried import receive, refuse_nameless
-from ts4s_core.modules.inputs import InputForm
+from ts4s_core.errors import DataError, SettingsError, UnsupportedModelError
+from ts4s_core.modules.carried import nameless_among, receive
+from ts4s_core.modules.inputs import InputForm, named_arguments
 from ts4s_core.modules.job_module import check_device, in_turn, make_module, saved_module
-from ts4s_core.modules.predicting import STRUCT, Predictor, try_rows, valid_numbers
+from ts4s_core.modules.predicting import STRUCT, Predictor, as_program, input_of, try_rows
 from ts4s_core.modules.saved import FILES, MODEL, SavedModule
 from ts4s_core.modules.sources import renew
 from ts4s_core.modules.trust import CONF, check_trusted, trust
@@ -24,6 +24,7 @@ from ts4s_core.spark.ml.columns import OR_INVALID, input_column, settled_form
 from ts4s_core.spark.ml.files import StageWriter, needed, read_files, read_metadata
 from ts4s_core.spark.ml.params import SharedParams, add_setters
 from ts4s_core.spark.ml.summary import TrainingSummary
+from ts4s_core.spark.ml.texts import tokenizer_at
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.column_names import alike
 from ts4s_core.spark.session.internals import give_uid
@@ -65,6 +66,7 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         self.saved = saved
         self._payload: Any = None
         self._tried: tuple[SavedModule | None, str] | None = None
+        self._seen: tuple[InputForm | None, tuple[Any, ...]] = (None, ())
         #: The estimator that fitted it; None for a model that was loaded, or trained elsewhere.
         self.parent: Any = None
         self._put(params)
@@ -81,9 +83,14 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         Raises:
             UnsupportedModelError: naming what of it cannot be described.
             SettingsError: on a Param that is not there.
+            SourceError: if the Param ``tokenizer`` names none.
         """
         output = "class" if labels else "auto"
-        return cls(replace(saved_module(module), output=output, labels=tuple(labels)), **params)
+        saved = replace(saved_module(module), output=output, labels=tuple(labels))
+        if params.get("tokenizer"):
+            tokenizer, pad_id = tokenizer_at(str(params["tokenizer"]))
+            saved, params = replace(saved, tokenizer=tokenizer), {"padId": pad_id, **params}
+        return cls(saved, **params)
 
     def to_torch(self) -> nn.Module:
         """The plain PyTorch module, in eval mode, with its weights: a copy."""
@@ -127,12 +134,12 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
     def udf(self) -> Any:
         """The model as a function for Spark SQL: ``session.udf.register("predict", model.udf())``.
 
-        Its one argument is an array of numbers, or with a tokenizer a text; it gives a struct of ``prediction`` (double),
-        ``raw`` and ``probability`` (arrays). Invalid input, as in ``transform``, gives null, or fails with ``handleInvalid``
-        ``error``; a function cannot ``skip``.
+        Its arguments are as ``inputCols``, in their order: arrays of numbers or numbers, or with a tokenizer a text; or one array
+        of all numbers of a row. It gives a struct of ``prediction`` (double), ``raw`` and ``probability`` (arrays). Invalid
+        input, as in ``transform``, gives null, or fails with ``handleInvalid`` ``error``; a function cannot ``skip``.
 
         Raises:
-            SettingsError: where a row has several arguments, or no session runs.
+            SettingsError: where no session runs, or forward has no argument of a name.
         """
         from pyspark.sql import SparkSession
 
@@ -141,14 +148,15 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         session = SparkSession.getActiveSession()
         if session is None:
             raise SettingsError("TorchModel.udf needs a Spark session: start one first")
-        if self.value("separateInputs"):
-            raise SettingsError("TorchModel.udf takes one column: leave separateInputs out, or use transform")
         if saved.output == "auto":
             raise SettingsError("output of this module is not known before a row is tried: set output to class, value or vector")
         check_trusted(saved.paths, also=trusted_by(session))
         sources = ship_code(session, saved.paths)
         form = self._with_params(saved.form or InputForm(text=bool(saved.tokenizer)))
-        return arrow_function(self._server(session, saved, form, sources, checked=False), _TYPE)
+        columns, names = self.input_columns(), self.value("inputNames")
+        if saved.form is None and not form.text and (names or not form.separate):
+            form = replace(form, names=named_arguments(make_module(saved).forward, columns, given=names))
+        return arrow_function(self._server(session, saved, form, sources, given=len(columns)), _TYPE)
 
     def _with_params(self, form: InputForm) -> InputForm:
         """A form as the Params say."""
@@ -158,13 +166,25 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             shape=tuple(self.value("inputShape")),
             whole=self.value("wholeNumbers") or bool(form.tokens),
             max_length=self.value("maxLength"),
-            pad_id=self.value("padId"),
+            pad_id=self.padding(form.pad_id),
         )
 
     def write(self) -> MLWriter:
-        """Spark's writer of this stage: its Params, and the module's files beside them."""
+        """Spark's writer of this stage: its Params, and the module's files beside them.
+
+        Raises:
+            UnsupportedModelError: if its class has no import path, and the module has no graph, or has seen no row yet.
+        """
         saved = self._whole()
-        refuse_nameless(saved.paths)
+        alone = nameless_among(saved.paths)
+        if alone:
+            form, rows = (saved.form, saved.rows) if saved.rows else self._seen
+            if form is None:
+                raise UnsupportedModelError(
+                    f"{alone} cannot be saved yet: it is of this program alone, so that its graph is what is saved, "
+                    "which takes a row to find. Transform a table with it before"
+                )
+            saved = as_program(replace(saved, form=form, rows=rows), learns=True)
         return StageWriter(self, saved.to_files())
 
     @classmethod
@@ -198,6 +218,9 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         x, _sizes = input_column(dataset, columns, text=text, whole=form.whole)
         if saved.output == "auto":
             saved = replace(saved, output=self._output_by_trial(dataset.select(x.alias("x")), saved, form))
+        if nameless_among(saved.paths) and not (saved.rows or self._seen[1] or dataset.isStreaming):
+            few = dataset.select(x.alias("x")).where("x is not null").take(2)
+            self._seen = (form, tuple(row["x"] for row in few)) if few else self._seen
         server = self._server(session, saved, form, sources)
         serve = arrow_function(server, _TYPE)
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
@@ -243,18 +266,17 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         return self._tried[1]
 
     def _server(
-        self, session: SparkSession, saved: SavedModule, form: InputForm, sources: dict[str, str], *, checked: bool = True
+        self, session: SparkSession, saved: SavedModule, form: InputForm, sources: dict[str, str], *, given: int = 0
     ) -> Any:
-        """The function that executors run on batches of inputs; ``checked``: invalid ones are null already."""
+        """The function that executors run on batches of inputs; ``given``: of so many columns, invalid values among them."""
         files = self._broadcast(session, saved)
         options = {
-            "form": form,
             "batch_size": self.value("predictBatchSize"),
             "device": self.value("device"),
             "threads": self.value("threadsPerWorker"),
         }
         along = carried_along(saved.paths)
-        state = f"{_digest(files.value)} {saved.output} {saved.activation} {options} {sources} {along.sha256}"
+        state = f"{_digest(files.value)} {saved.output} {saved.activation} {form} {options} {sources} {along.sha256}"
         key = hashlib.sha256(state.encode()).hexdigest()
         refuse, paths = self.value("handleInvalid") == "error", saved.paths
 
@@ -266,9 +288,14 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
             trust(*paths)  # the driver checked them
             context = TaskContext.get()
             device = in_turn(options["device"], context.partitionId() if context is not None else 0)
-            predictor = Predictor.cached(f"{key} {device}", files.value, **{**options, "device": device})
-            for given in batches:
-                batch = given if checked or form.text else valid_numbers(given, whole=form.whole)
+            fit = form
+            for columns in batches:
+                batch = columns
+                if given and not form.text:
+                    batch, fit = input_of(columns, form, columns=given)
+                predictor = Predictor.cached(
+                    f"{key} {device} {fit.widths}", files.value, form=fit, **{**options, "device": device}
+                )
                 if refuse and batch.null_count:
                     raise DataError(
                         f"{batch.null_count} of {len(batch)} rows have null in their input ({OR_INVALID}): expected none. "

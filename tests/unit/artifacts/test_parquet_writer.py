@@ -211,7 +211,7 @@ def test_the_usual_file_of_a_side_did_not_change(tmp_path: Path) -> None:
 @example([[256, 44], [100] * 5])
 def test_the_rows_of_a_fit(parts: list[list[int]]) -> None:
     """Arrow batches of any size in each part, as Spark hands them out; a part without rows has no file."""
-    layout = Layout(FORM, "class", {}, files=len(parts), validation_fraction=0.0, seed=0, tokenizer="")
+    layout = Layout(FORM, "class", {}, files=len(parts), validation_fraction=0.0, seed=0, tokenizer=None)
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore.open(StorageSettings(uri=folder))
         with store.begin("dataset", "rows", "ab" * 32, settings={}, upstream={}) as writer:

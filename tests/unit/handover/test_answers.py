@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from trained_models import LABELS, make_settings, prepare, seal_trained
+from trained_models import LABELS, imported, make_settings, prepare, seal_trained
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
@@ -19,6 +19,7 @@ from ts4s_core.errors import ParityError
 from ts4s_core.handover import answers
 from ts4s_core.handover.export import export_trained
 from ts4s_core.models.model_folder import ModelFolder
+from ts4s_core.onnx.sources.tokenizer_files import given_tokenizer
 from ts4s_core.prediction.predict_split import InferenceSpec, model_of
 from ts4s_core.prediction.source_rows import TextRow
 from ts4s_core.settings import Settings
@@ -114,8 +115,8 @@ CASES = {
     "special tokens are text": Case(byte_bpe, "roberta", {**_PLAIN, "split_special_tokens": True}),
 }
 SHORT = ("cased in the configuration alone", "cut on the left")
-#: All that predict does: of this many texts each answer is compared.
-TEXTS = 200
+#: Of this many texts each answer is compared; of a short case of so many.
+TEXTS, FEW_TEXTS = 200, 40
 
 
 def described(folder: Path, case: Case) -> Path:
@@ -126,16 +127,32 @@ def described(folder: Path, case: Case) -> Path:
     return folder
 
 
-def settings_of(folder: Path, case: Case) -> Settings:
-    """Settings of a model of the case's family, with its tokenizer."""
-    config = folder / "model.json"
-    tokenizer = described(folder / "given", case)
+def settings_of(folder: Path, case: Case, *, name: str) -> Settings:
+    """Settings of a model of the case's family in a folder, with its tokenizer."""
+    config = folder / f"{case.family}-model.json"
+    tokenizer = described(folder / name / "given", case)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     pad = {"pad_token_id": Tokenizer.from_file(str(tokenizer / "tokenizer.json")).token_to_id(case.described["pad_token"])}
     sizes |= {"vocab_size": VOCABULARY, "max_position_embeddings": 70, **pad}
     config.write_text(json.dumps({"model_type": case.family, **sizes}))
     (folder / "rows.tsv").write_text("".join(f"{LABELS[at % 3]}\t{text}\n" for at, text in enumerate(texts(240, seed=5))))
-    return make_settings(folder, case.family, source=f"config:{config}", tokenizer=str(tokenizer), max_length=MAX_LENGTH)
+    source = {"source": f"config:{config}", "tokenizer": str(tokenizer)}
+    return make_settings(folder, case.family, name=name, max_length=MAX_LENGTH, **source)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case, str], tuple[Settings, ArtifactRef]]:
+    """Settings of a case, and what its family's training starts from, which is exported and imported once."""
+    folder = tmp_path_factory.mktemp("answers")
+    made: dict[str, ArtifactRef] = {}
+
+    def start(case: Case, name: str) -> tuple[Settings, ArtifactRef]:
+        settings = settings_of(folder, case, name=name)
+        if case.family not in made:
+            made[case.family] = imported(settings)
+        return settings, made[case.family]
+
+    return start
 
 
 def predicted(settings: Settings, ref: ArtifactRef, rows: list[str]) -> np.ndarray:
@@ -172,12 +189,13 @@ def run_in_onnxruntime(folder: Path, rows: list[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in CASES])
-def test_every_form_answers_as_predict(tmp_path: Path, name: str) -> None:
+def test_every_form_answers_as_predict(tmp_path: Path, name: str, started: Any) -> None:
     case = CASES[name]
-    settings = settings_of(tmp_path, case)
+    settings, model = started(case, name.replace(" ", "-"))
     store = ArtifactStore.open(settings.storage)
-    ref = seal_trained(settings, dataset=prepare(settings), std=0.6)
-    rows = texts(TEXTS)
+    files = given_tokenizer(str(settings.model.tokenizer), vocabulary=VOCABULARY)
+    ref = seal_trained(settings, dataset=prepare(settings), std=0.6, model=model, tokenizer=files)
+    rows = texts(FEW_TEXTS if name in SHORT else TEXTS)
     expected = predicted(settings, ref, rows)
     assert expected.std(axis=0).max() > 0.05  # what hardly looks at the text answers alike whatever its tokens
     for form, answer in (("hf", pipelined), ("onnx", run_in_onnxruntime)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from ts4s_core.data.tokenizers import StoredTokenizer
 from ts4s_core.errors import DataError, InputError, UnsupportedModelError
 from ts4s_core.models.length_batches import padded
 from ts4s_core.modules.graphs import module_of_onnx
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.modules.job_module import OnDevice, saved_module
-from ts4s_core.modules.predicting import Predictor, valid_numbers
+from ts4s_core.modules.predicting import Predictor, input_of, valid_numbers
 from ts4s_core.modules.saved import weights_of
 
 ROWS = pa.array([[0.0, 1.0, 2.0], None, [3.0, 4.0, 5.0], [6.0, 7.0, 9.0]], pa.list_(pa.float32()))
@@ -88,10 +90,35 @@ def test_texts_are_cut_and_padded() -> None:
 
     tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "a": 1, "b": 2}, unk_token="[PAD]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    encode = encoder(tokenizer.to_str(), InputForm(text=True, max_length=3))
+    encode = encoder(StoredTokenizer(tokenizer.to_str()), InputForm(text=True, max_length=3))
     ids, mask = padded(encode(["a b a b", "b", ""]), pad_id=0)
     assert ids.tolist() == [[1, 2, 1], [2, 0, 0], [0, 0, 0]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_columns_of_a_function_are_one_row() -> None:
+    """Numbers and lists, in any slice; a row counts as invalid where one of its columns is."""
+    lists = pa.array([[9.0], [1.0, 2.0], None, [3.0, 4.0], [5.0, math.nan], [6.0, 7.0]], pa.list_(pa.float64()))[1:]
+    numbers = pa.array([10.0, 20.0, 30.0, 40.0, None])
+    form = InputForm(separate=True)
+    row, found = input_of((lists, numbers), form, columns=2)
+    assert row.to_pylist() == [[1.0, 2.0, 10.0], None, [3.0, 4.0, 30.0], None, None]
+    assert found.widths == (2, 1)
+    one = pa.array([[1, 2, 3], [4, 5, 6]], pa.list_(pa.int64()))
+    assert input_of(one, replace(found, whole=True), columns=2)[0].to_pylist() == one.to_pylist()
+    with pytest.raises(DataError, match=r"arguments have \[1, 2\] numbers: expected \[2, 1\]"):
+        input_of((numbers, lists), found, columns=2)
+    with pytest.raises(DataError, match="got 3 arguments: expected 2"):
+        input_of((numbers, numbers, numbers), form, columns=2)
+    with pytest.raises(DataError, match="other numbers in one input column than in another"):
+        input_of((pa.array([[1.0], [2.0, 3.0]]), pa.array([[1.0, 1.0], [2.0]])), form, columns=2)
+
+
+def test_tokens_of_a_function_have_as_many_in_each_column() -> None:
+    ids, kinds = pa.array([[1, 2, 3], [4]]), pa.array([[0, 0, 1], [1]])
+    row, found = input_of((ids, kinds), InputForm(whole=True, tokens=2), columns=2)
+    assert row.to_pylist() == [[1, 2, 3, 0, 0, 1], [4, 1]]
+    assert found == InputForm(whole=True, tokens=2)
 
 
 def test_a_moved_forward_gives_the_same_gradients() -> None:

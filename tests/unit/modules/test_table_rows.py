@@ -65,3 +65,35 @@ def test_without_a_label_a_row_is_its_own() -> None:
     rows = TableRows(Groups(classes=True), InputForm(widths=(2,)), labelled=False)  # type: ignore[arg-type]
     batch = rows.read("train", (1,)).batch(np.array([1]), pad_id=0)
     assert batch.labels.tolist() == batch.inputs[0].tolist() == [[12.0, 13.0]]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [InputForm(text=True, pad_id=7), InputForm(whole=True, tokens=1, mask=True, names=("ids", "attention_mask"), pad_id=7)],
+    ids=["text", "tokens"],
+)
+def test_tokens_have_weights(form: InputForm) -> None:
+    """Padded as without them, in the order that is asked for."""
+
+    class Tokens:
+        def rows_per_group(self, side: str) -> tuple[int, ...]:
+            return (3,)
+
+        def read_row_groups(self, side: str, groups: Any, columns: Any) -> Any:
+            kept = {
+                "id": [b"1" * 16, b"2" * 16, b"3" * 16],
+                "x": [[1, 2], [3], [4, 5, 6]],
+                "y": [0, 1, 1],
+                "weight": [0.5, 0.0, 2.0],
+            }
+            kinds = {"x": pa.list_(pa.int32()), "y": pa.int64(), "weight": pa.float32(), "id": pa.binary()}
+            yield pa.table({name: pa.array(kept[name], kinds[name]) for name in columns})
+
+    batches = [
+        TableRows(Tokens(), form, labelled=True, weighted=weighted).read("train", (0,)).batch(np.array([2, 0]), pad_id=7)  # type: ignore[arg-type]
+        for weighted in (True, False)
+    ]
+    for batch in batches:
+        assert [value.tolist() for value in batch.inputs] == [[[4, 5, 6], [1, 2, 7]], [[1, 1, 1], [1, 1, 0]]]
+        assert (batch.labels.tolist(), batch.tokens, batch.padded_tokens) == ([1, 0], 5, 6)
+    assert batches[0].weights.tolist() == [2.0, 0.5]  # type: ignore[attr-defined]

@@ -100,6 +100,31 @@ def test_rows_that_cannot_be_predicted_are_marked_or_refuse(job: Any, tmp_path: 
         job(path)
 
 
+def test_a_text_that_the_model_has_no_places_for_marks_its_row_alone() -> None:
+    """An artifact of before its tables were tried says a longer text than its graph takes."""
+
+    def run(ids: Any, _mask: Any) -> Any:
+        if ids.shape[1] > 3:
+            raise IndexError("index out of range in self")
+        return ids[:, :1].astype(np.float32) + np.array([[0, 1]])
+
+    model = work.LoadedModel(run, word_tokenizer(), small_spec(vocab_size=40, max_length=9))
+    rows = [TextRow("w7 w5"), TextRow("w1 w2 w3 w4"), TextRow(None, None, "null text"), TextRow("w8 w9 w10"), TextRow("w6 " * 8)]
+    marked, values = model.answers(rows)
+    said = [row.reason for row in marked]
+    assert said == [
+        None,
+        "the text has 4 tokens: the model takes at most 3",
+        "null text",
+        None,
+        "the text has 8 tokens: the model takes at most 3",
+    ]
+    assert values is not None
+    assert values.shape == (2, 2)
+    with pytest.raises(IndexError):  # no text is the fault of a model that runs on none
+        work.LoadedModel(lambda *_: run(np.zeros((1, 9), int), None), word_tokenizer(), small_spec(vocab_size=40)).answers(rows)
+
+
 def test_a_token_that_the_model_has_no_row_for_marks_its_row_alone() -> None:
     def run(ids: Any, _mask: Any) -> Any:
         assert ids.max() < 9

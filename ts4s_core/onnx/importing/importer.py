@@ -26,7 +26,7 @@ from ts4s_core.onnx.importing.parity import takes_other_shapes
 from ts4s_core.onnx.importing.registered_converters import onnx2torch
 from ts4s_core.onnx.rewriting.dropout_sites import add_dropout
 from ts4s_core.onnx.rewriting.rewrite import rewrite
-from ts4s_core.torch_internals import children_of
+from ts4s_core.torch_internals import container_at
 
 OPERATIONS = "_ops"
 
@@ -128,13 +128,13 @@ def _place(root: nn.Module, converted: fx.GraphModule) -> None:
             others[name] = converted.get_buffer(node.target)
             node.target = name
     for path, module in placed.items():
-        _container(root, path.rpartition(".")[0]).add_module(path.rpartition(".")[2], module)
+        container_at(root, path.rpartition(".")[0]).add_module(path.rpartition(".")[2], module)
     held = {id(parameter) for parameter in root.parameters()}
     for name, parameter in parameters.items():
         if id(parameter) not in held:
-            _container(root, name.rpartition(".")[0]).register_parameter(name.rpartition(".")[2], parameter)
+            container_at(root, name.rpartition(".")[0]).register_parameter(name.rpartition(".")[2], parameter)
     for path, value in others.items():
-        container = _container(root, path.rpartition(".")[0])
+        container = container_at(root, path.rpartition(".")[0])
         if isinstance(value, nn.Module):
             container.add_module(path.rpartition(".")[2], value)
         else:
@@ -159,16 +159,6 @@ def _path(module: nn.Module, placed: dict[str, nn.Module], others: dict[str, Any
     path = f"{OPERATIONS}.op{len(others):04d}"
     others[path] = module
     return path
-
-
-def _container(root: nn.Module, path: str) -> nn.Module:
-    for piece in path.split(".") if path else ():
-        child = children_of(root).get(piece)
-        if child is None:
-            child = nn.Module()
-            root.add_module(piece, child)
-        root = child
-    return root
 
 
 def _refuse_unknown(graph: Graph) -> None:

@@ -5,12 +5,16 @@ Shapes: ``B`` texts, ``T`` tokens.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from ts4s_core.errors import SettingsError, SourceError
 from ts4s_core.onnx.graph.graph import Graph
 from ts4s_core.onnx.importing.imported_graph import ImportedGraph
+from ts4s_core.onnx.importing.importer import assemble, put_tensors
+from ts4s_core.onnx.rewriting.rewrite import rewrite
 
 
 def token_rows(graph: Graph) -> int | None:
@@ -19,14 +23,31 @@ def token_rows(graph: Graph) -> int | None:
     return int(rows[0]) if rows else None
 
 
-def check_sizes(module: ImportedGraph, graph: Graph, *, largest_id: int | None, max_length: int, source: str) -> None:
-    """Run a graph, its weights in it, on the largest token id and on a text of ``max_length`` tokens.
+def check_file(path: Path, *, largest_id: int, length: int, setting: str, source: str) -> None:
+    """:func:`check_sizes` of an ONNX file made elsewhere.
+
+    Raises:
+        UnsupportedModelError: naming the node and operator that is not taken.
+        SourceError, SettingsError: as there.
+    """
+    rewritten = rewrite(path, None)
+    module = assemble(rewritten.graph)
+    put_tensors(module, rewritten.tensors)
+    module.fixed = rewritten.fixed
+    check_sizes(module, rewritten.graph, largest_id=largest_id, length=length, setting=setting, source=source)
+
+
+def check_sizes(
+    module: ImportedGraph, graph: Graph, *, largest_id: int | None, length: int, setting: str = "model.max_length", source: str
+) -> None:
+    """Run a graph, its weights in it, on the largest token id and on a text of ``length`` tokens.
 
     Args:
         module: what ``assemble`` made of ``graph``.
         graph: rewritten.
         largest_id: of the tokenizer, special and added tokens included; None: only the length is tried.
-        max_length: ``model.max_length``.
+        length: the longest text.
+        setting: which says so.
         source: the graph, for the message.
 
     Raises:
@@ -40,9 +61,9 @@ def check_sizes(module: ImportedGraph, graph: Graph, *, largest_id: int | None, 
             f"{source}: tokenizer and model do not fit together: expected token ids below the rows of the table, got "
             f"the largest id {largest_id} and {table}. Give the model's own tokenizer as model.tokenizer"
         )
-    longest = longest_text(module, max_length)
-    if longest < max_length:
-        raise SettingsError(f"model.max_length {max_length} is longer than {source} takes: expected at most {longest}. Lower it")
+    longest = longest_text(module, length)
+    if longest < length:
+        raise SettingsError(f"{setting} {length} is longer than {source} takes: expected at most {longest}. Lower it")
 
 
 def longest_text(module: nn.Module, most: int) -> int:

@@ -14,13 +14,14 @@ from pydantic import ValidationError
 
 from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.artifacts.versions.refs import ArtifactRef
-from ts4s_core.errors import DataError, SettingsError, SourceError, Ts4sError
-from ts4s_core.host_user import expanded
+from ts4s_core.data.tokenizers import StoredTokenizer
+from ts4s_core.errors import DataError, SettingsError, Ts4sError
 from ts4s_core.models.weights import read_weights
+from ts4s_core.modules.carried import nameless_among
 from ts4s_core.modules.inputs import InputForm
 from ts4s_core.modules.job_module import check_device, make_module
 from ts4s_core.modules.losses import ACTIVATIONS, FUNCTIONS_OF_CLASSES, OF_CLASSES, AnyLoss
-from ts4s_core.modules.predicting import try_rows
+from ts4s_core.modules.predicting import as_program, try_rows
 from ts4s_core.modules.saved import WEIGHTS, SavedModule
 from ts4s_core.modules.spec import Spec, paths_of
 from ts4s_core.modules.trust import check_trusted, find
@@ -35,13 +36,14 @@ from ts4s_core.spark.ml.params import FitParams
 from ts4s_core.spark.ml.rows import RowSummary, few_rows, labels_of, layout_of, summarise, write_rows
 from ts4s_core.spark.ml.scratch import begin_model, scratch
 from ts4s_core.spark.ml.summary import epochs_of
+from ts4s_core.spark.ml.texts import tokenizer_at
 from ts4s_core.spark.session import cluster
 from ts4s_core.spark.session.failures import as_error
 from ts4s_core.spark.session.shipping import ship_code
 from ts4s_core.training.driver.attempts import largest_divisor
 from ts4s_core.training.driver.train_step import Factories, train
 from ts4s_core.training.facts import TrainedFacts
-from ts4s_core.training.optimizers.any_torch import optimizer_maker
+from ts4s_core.training.optimizers.any_torch import averaged_decay, optimizer_maker
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -103,9 +105,11 @@ class Fit:
         self._value = params.value
         self._sources: dict[str, str] = {}
         self._module: nn.Module | None = None
+        self._pad_id = 0  # the tokenizer's
         # All are tried on the driver, before any row is read. The module is built on the workers, who take its word.
         check_trusted(task.paths)
         self._settings(StorageSettings())
+        self._check_precision()
         AnyLoss(task.loss, weighted=bool(self._value("weightCol")))
         optimizer_maker(
             find(str(task.optimizer["factory"])), task.optimizer["arguments"], learning_rate=self._value("learningRate")
@@ -118,7 +122,8 @@ class Fit:
             InputError: if the Params, the rows or the module cannot be used.
             TrainingError, SparkError: as training does.
         """
-        tokenizer = _tokenizer(self._value("tokenizer"))
+        named = str(self._value("tokenizer"))
+        tokenizer, self._pad_id = tokenizer_at(named) if named else (None, 0)
         try:
             with _one_fit, scratch(str(self._value("scratchUri")), frame) as store:
                 return self._run(frame, store, tokenizer)
@@ -128,11 +133,11 @@ class Fit:
         except Exception as exc:
             raise as_error(exc, what="TorchEstimator.fit") from exc
 
-    def _run(self, frame: DataFrame, store: ArtifactStore, tokenizer: str) -> SavedModule:
+    def _run(self, frame: DataFrame, store: ArtifactStore, tokenizer: StoredTokenizer | None) -> SavedModule:
         check_device(self._value("device"), here=cluster.is_local(frame.sparkSession))
         kind = self._label(frame)
         self._sources = ship_code(frame.sparkSession, self._task.paths)
-        form = self._form(frame, text=bool(tokenizer))
+        form = self._form(frame, text=tokenizer is not None)
         if kind == "none" and (form.text or form.tokens):
             raise DataError("labelCol is empty: expected labels for texts and tokens, which are no labels. Set labelCol")
         with self._rows(frame, kind, form) as rows:
@@ -140,7 +145,7 @@ class Fit:
             summary = summarise(rows, label=kind, widths=counted, alike=form.tokens)
             form = replace(form, widths=summary.widths)
             form.check()
-            self._try(rows, form, summary, tokenizer)
+            tried = self._try(rows, form, summary, tokenizer)
             fraction = 0.0 if self._value("validationIndicatorCol") else float(self._value("validationFraction"))
             layout = layout_of(
                 summary,
@@ -157,7 +162,8 @@ class Fit:
         if self._value("earlyStoppingPatience") and not counts["validation"]:
             raise DataError("There are no validation rows for early stopping: raise validationFraction")
         trained = self._train(frame, store, dataset, form=form, kind=kind, validates=bool(counts["validation"]))
-        return replace(trained, output=self._output(kind, summary), labels=summary.labels, tokenizer=tokenizer)
+        output = self._output(kind, summary)
+        return replace(trained, output=output, labels=summary.labels, tokenizer=tokenizer, rows=tried)
 
     def _form(self, frame: DataFrame, *, text: bool) -> InputForm:
         """What forward gets of a row; the module is built here for it, as on every worker."""
@@ -168,16 +174,20 @@ class Fit:
             shape=tuple(self._value("inputShape")),
             whole=self._value("wholeNumbers"),
             max_length=self._value("maxLength"),
-            pad_id=self._value("padId"),
+            pad_id=self._params.padding(self._pad_id),
         )
         self._module = make_module(self._task.start, seed=self._value("seed")).eval()
         return settled_form(frame, form, self._module.forward, columns=columns, names=self._value("inputNames"), look=True)
 
-    def _try(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: str) -> None:
+    def _try(self, rows: DataFrame, form: InputForm, summary: RowSummary, tokenizer: StoredTokenizer | None) -> tuple[Any, ...]:
         """One forward over a few rows, and the loss of it: a worker would find out after a minute.
+
+        Returns:
+            the inputs of these rows.
 
         Raises:
             InputError: if one of them fails.
+            UnsupportedModelError: if the module could not be saved: it has neither an import path nor a graph.
             DataError: on classes beyond the module's outputs, with the largest class and the number of outputs.
         """
         module, loss = self._module, self._task.loss
@@ -190,7 +200,12 @@ class Fit:
         if classes and outputs is not None and summary.classes is not None:
             self._check_classes(outputs, summary)
         labels = labels_of(few, summary)
-        try_rows(module, form, inputs, tokenizer=tokenizer, objective=AnyLoss(loss), labels=labels)
+        objective = AnyLoss(loss, weighted=bool(self._value("weightCol")))
+        try_rows(module, form, inputs, tokenizer=tokenizer, objective=objective, labels=labels)
+        start = replace(self._task.start, form=form, tokenizer=tokenizer, rows=tuple(inputs))
+        if nameless_among(start.paths):
+            as_program(start, learns=False)  # what is saved of it later: better told now than after training
+        return start.rows
 
     def _check_classes(self, outputs: int, summary: RowSummary) -> None:
         loss, classes = AnyLoss(self._task.loss), summary.classes or 0
@@ -236,8 +251,6 @@ class Fit:
         if indicator:
             columns["v"] = column_of(frame, indicator)[0].cast("boolean")
         if self._value("weightCol"):
-            if form.text or form.tokens:
-                raise SettingsError("weightCol with texts or tokens is not supported: leave one of them out")
             columns["weight"] = weight_column(frame, self._value("weightCol"))
         chosen = frame.select(
             *(column.alias(name) for name, column in columns.items()), *(size.alias(f"w{at}") for at, size in enumerate(sizes))
@@ -312,6 +325,19 @@ class Fit:
             facts=facts,
         )
 
+    def _check_precision(self) -> None:
+        """Refuse modules of doubles where strategies exchange FP32.
+
+        Raises:
+            SettingsError: naming the strategy.
+        """
+        double = any(array.dtype == "float64" for array in (self._task.start.weights or {}).values())
+        if double and self._value("strategy") != "synchronous":
+            raise SettingsError(
+                f"strategy {self._value('strategy')} trains modules of single precision alone: this one has doubles. "
+                "Use strategy synchronous, or module.float()"
+            )
+
     def _settings(self, storage: StorageSettings) -> Settings:
         value = self._value
         # Without a number of epochs of its own, iterations decide.
@@ -324,7 +350,7 @@ class Fit:
             "epochs": _NO_END if endless else value("epochs"),
             "max_steps": value("maxIter"),
             "learning_rate": value("learningRate"),
-            "weight_decay": _averaged_decay(self._task.optimizer) if value("strategy") == "averaging" else 0.0,
+            "weight_decay": averaged_decay(self._task.optimizer) if value("strategy") == "averaging" else 0.0,
             "warmup_fraction": 0.0,
             "max_grad_norm": value("maxGradNorm"),
             "seed": value("seed"),
@@ -355,35 +381,6 @@ class Fit:
         if self._value("activation") != "auto":
             return str(self._value("activation"))
         return ACTIVATIONS.get(str(self._task.loss["factory"]), "none")
-
-
-def _averaged_decay(optimizer: Spec) -> float:
-    """The weight decay of strategy averaging.
-
-    Raises:
-        SettingsError: on an optimizer that is neither Adam nor AdamW: averaging averages their two moments.
-    """
-    path, arguments = str(optimizer["factory"]), optimizer["arguments"]
-    decay = float(arguments.get("weight_decay", 0.01)) if path == "torch.optim:AdamW" else 0.0
-    allowed = {"torch.optim:Adam": set(), "torch.optim:AdamW": {"weight_decay"}}.get(path)
-    if allowed is None or arguments.keys() - allowed:
-        raise SettingsError(
-            f"strategy averaging with optimizer {path} and {dict(arguments)}: expected Adam, or AdamW with weight_decay alone, "
-            "whose moments are averaged too. Use strategy synchronous or hogwild with other optimizers"
-        )
-    return decay
-
-
-def _tokenizer(path: str) -> str:
-    """The content of a tokenizer's file."""
-    if not path:
-        return ""
-    file = expanded(path)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SourceError(f"tokenizer {path} cannot be read: expected tokenizer.json or a folder with it, got {exc}") from exc
 
 
 def _on_stderr(stage: str, fields: Any) -> None:

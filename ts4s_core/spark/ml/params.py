@@ -101,10 +101,14 @@ class SharedParams(
         "wholeNumbers", "inputs are int64 (numbers of an embedding), not float32", TypeConverters.toBoolean
     )
     tokenizer: Param[str] = _param(
-        "tokenizer", "file tokenizer.json, or a folder with one, for a text column", TypeConverters.toString
+        "tokenizer",
+        "for a text column: a folder with a tokenizer, whose whole configuration is read, or a file tokenizer.json alone",
+        TypeConverters.toString,
     )
     maxLength: Param[int] = _param("maxLength", "tokens that a text is cut to", TypeConverters.toInt)
-    padId: Param[int] = _param("padId", "token number that texts are filled up with", TypeConverters.toInt)
+    padId: Param[int] = _param(
+        "padId", "token number that texts and tokens are filled up with; not set: the tokenizer's own, or 0", TypeConverters.toInt
+    )
     predictedLabelCol: Param[str] = _param(
         "predictedLabelCol", "column of the label strings, if the model has any; '': none", TypeConverters.toString
     )
@@ -147,6 +151,10 @@ class SharedParams(
     def input_columns(self) -> list[str]:
         """The columns that inputs come from."""
         return list(self.getInputCols()) if self.isSet(self.inputCols) else [self.getInputCol()]
+
+    def padding(self, own: int) -> int:
+        """``padId``, or where it is not set the tokenizer's own."""
+        return int(self.value("padId")) if self.isSet(self.padId) else own
 
     def check_shared(self) -> None:
         """Refuse values that are out of bounds.

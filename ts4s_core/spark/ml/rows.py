@@ -26,6 +26,7 @@ from ts4s_core.artifacts.store import ArtifactStore, ArtifactWriter, stage_file
 from ts4s_core.artifacts.versions.manifest import FileEntry, RowGroup
 from ts4s_core.artifacts.versions.refs import ArtifactRef
 from ts4s_core.data.facts import DatasetFacts
+from ts4s_core.data.tokenizers import StoredTokenizer
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.settings import StorageSettings
@@ -150,7 +151,7 @@ class Layout:
         files: of each side, a power of two.
         labels: class number of each label string; empty: labels are numbers.
         label: ``none``, ``class``, ``text`` or ``vector``.
-        tokenizer: content of tokenizer.json, for texts.
+        tokenizer: for texts.
         weighted: whether rows have weights.
     """
 
@@ -160,7 +161,7 @@ class Layout:
     files: int
     validation_fraction: float
     seed: int
-    tokenizer: str
+    tokenizer: StoredTokenizer | None
     weighted: bool = False
 
     @property
@@ -188,7 +189,7 @@ def layout_of(
     label: str,
     validation_fraction: float,
     seed: int,
-    tokenizer: str,
+    tokenizer: StoredTokenizer | None,
     weighted: bool = False,
 ) -> Layout:
     """The layout of some rows."""
@@ -271,7 +272,8 @@ class EncodeRows:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Batches of x, y, v to batches of key, file, id, x, y; empty ones are left out."""
-        encode = encoder(self.layout.tokenizer, self.layout.form) if self.layout.form.text else None
+        layout = self.layout
+        encode = encoder(layout.tokenizer, layout.form) if layout.tokenizer is not None else None
         for batch in batches:
             if batch.num_rows:
                 yield self._encoded(batch, encode)

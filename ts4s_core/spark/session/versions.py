@@ -7,16 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
-Serve = Callable[[Iterator[pa.Array]], Iterator[pa.Array]]
+Serve = Callable[[Iterator[Any]], Iterator[pa.Array]]
 
 
 def arrow_function(serve: Serve, return_type: Any) -> Any:
-    """A function of one column for Spark SQL that sees the column's rows as a stream of Arrow arrays.
+    """A function of columns for Spark SQL that sees their rows as a stream of Arrow arrays.
 
     PySpark has ``arrow_udf`` since 4.1; before, the rows come as pandas' series and go as its frames.
 
     Args:
-        serve: from the column's batches to batches of structs, as many rows each.
+        serve: from batches, of one column an array, of several a tuple of them, to batches of structs, as many rows each.
         return_type: a struct type, or its text.
     """
     from pyspark.sql import functions
@@ -28,7 +28,8 @@ def arrow_function(serve: Serve, return_type: Any) -> Any:
     import pandas as pd
 
     def by_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        arrays = (pa.Array.from_pandas(batch) for batch in batches)
+        one = pa.Array.from_pandas
+        arrays = (tuple(map(one, batch)) if isinstance(batch, tuple) else one(batch) for batch in batches)
         for structs in serve(arrays):
             columns = {structs.type.field(at).name: structs.field(at).to_pandas() for at in range(structs.type.num_fields)}
             yield pd.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""Trainable parameters in a few flat FP32 buckets: what is reduced, stepped and exchanged as whole blocks.
+"""Trainable parameters in a few flat buckets, reduced, stepped and exchanged as whole blocks: FP32, or FP64 where all are.
 
 Legend: a *block* is 4,096 elements, the unit in which slices are dealt out to ranks and gradient norms are summed; a
 *chunk* is 16 blocks, the unit in which the optimiser is called. The layout follows from the model alone, so it is the same
@@ -46,11 +46,13 @@ class Layout:
         slots: one a trainable parameter.
         bucket_sizes: elements of each bucket, multiples of ``BLOCK``.
         decays: for each bucket whether weight decay applies (it does not to biases and norms: fewer than two axes).
+        dtype: of all of them.
     """
 
     slots: tuple[Slot, ...]
     bucket_sizes: tuple[int, ...]
     decays: tuple[bool, ...]
+    dtype: torch.dtype = torch.float32
 
     @property
     def blocks(self) -> int:
@@ -79,12 +81,15 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters by name, a tied one once.
 
     Raises:
-        UnsupportedModelError: if no parameter is trainable, or one is not FP32 on the CPU.
+        UnsupportedModelError: if no parameter is trainable, or they are neither all FP32 nor all FP64, on the CPU.
     """
     found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    odd = [f"{name} ({p.dtype}, {p.device})" for name, p in found.items() if p.dtype != torch.float32 or p.device.type != "cpu"]
+    wanted = torch.float64 if all(p.dtype == torch.float64 for p in found.values()) else torch.float32
+    odd = [f"{name} ({p.dtype}, {p.device})" for name, p in found.items() if p.dtype != wanted or p.device.type != "cpu"]
     if odd:
-        raise UnsupportedModelError(f"Training needs FP32 parameters on the CPU: got {listed(odd)}. Convert them first")
+        raise UnsupportedModelError(
+            f"Training needs parameters on the CPU that are all FP32, or all FP64: got {listed(odd)}. Convert them first"
+        )
     if not found:
         raise UnsupportedModelError(
             "The model has no trainable parameter: expected at least those of a head. "
@@ -93,7 +98,12 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def lay_out(shapes: Sequence[tuple[str, tuple[int, ...]]], *, bucket_elements: int = BUCKET_ELEMENTS) -> Layout:
+def lay_out(
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    *,
+    bucket_elements: int = BUCKET_ELEMENTS,
+    dtype: torch.dtype = torch.float32,
+) -> Layout:
     """Place parameters, given in order of use, into buckets in reverse, numbered as backward completes them."""
     members: list[list[tuple[str, tuple[int, ...]]]] = []
     sizes: list[int] = []
@@ -121,6 +131,7 @@ def lay_out(shapes: Sequence[tuple[str, tuple[int, ...]]], *, bucket_elements: i
         tuple(slots),
         tuple(_padded(max(sizes[bucket], 1), BLOCK) for bucket in order),
         tuple(len(members[bucket][0][1]) >= 2 for bucket in order),
+        dtype,
     )
 
 

@@ -1,7 +1,7 @@
 """What ranks exchange in a step, whichever way the bytes travel.
 
 Every rank brings the sum of its own parts' gradients, which is one subtree of the fixed binary tree over all K parts; an
-exchange sums those W subtrees in the same tree, each rank for its own slice. Addition of two FP32 numbers is the same in
+exchange sums those W subtrees in the same tree, each rank for its own slice. Addition of two numbers is the same in
 either order, so only the tree matters, and that does not depend on W.
 
 A thread does the reduction, so that a bucket's exchange runs while backward still works on the next one.
@@ -125,7 +125,7 @@ class Exchange:
         parameters: flat buckets that the model's parameters are views of.
         gradients: flat buckets for this rank's sum over its own parts; after :meth:`collect` the rank's slices of them
             hold the sum over all parts.
-        squares: after :meth:`collect` the sum of squares of every own block, in bucket order (float32).
+        squares: after :meth:`collect` the sum of squares of every own block, in bucket order, of the buckets' type.
     """
 
     def __init__(self, layout: Layout, transport: Transport, *, timeout_s: float) -> None:
@@ -136,8 +136,8 @@ class Exchange:
         self.slices = layout.slices(self.rank, self.world_size)
         self.parameters, self.gradients = transport.parameters, transport.gradients
         self._transport = transport
-        self.squares: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._squares: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
+        self.squares: NDArray[np.floating] = np.zeros(0, np.float32)
+        self._squares: list[NDArray[np.floating]] = [np.zeros(0, np.float32)] * len(layout.bucket_sizes)
         self._ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._reduced: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._waiting: list[int] = []
@@ -206,7 +206,7 @@ class Exchange:
         pieces = self._transport.pieces(bucket)
         start, stop = self.slices[bucket]
         out = self.gradients[bucket]
-        squares = np.empty((stop - start) // BLOCK, np.float32)
+        squares = np.empty((stop - start) // BLOCK, out.numpy().dtype)
         for begin, end in chunks(start, stop):  # a chunk stays in the core's cache through all three passes
             target = out[begin:end]
             tree_sum([piece[begin - start : end - start] for piece in pieces], target)
@@ -218,7 +218,7 @@ class Exchange:
 
 def zero_buckets(layout: Layout) -> list[torch.Tensor]:
     """Private flat buckets full of zeros."""
-    return [torch.zeros(size, dtype=torch.float32) for size in layout.bucket_sizes]
+    return [torch.zeros(size, dtype=layout.dtype) for size in layout.bucket_sizes]
 
 
 def tree_sum(pieces: Sequence[torch.Tensor], out: torch.Tensor) -> None:
@@ -232,10 +232,10 @@ def tree_sum(pieces: Sequence[torch.Tensor], out: torch.Tensor) -> None:
         out.copy_(level[0])
 
 
-def block_squares(values: torch.Tensor) -> NDArray[np.float32]:
+def block_squares(values: torch.Tensor) -> NDArray[np.floating]:
     """Sum of squares of each block; einsum's bits for a block do not depend on how many blocks are in the call."""
     rows = values.numpy().reshape(-1, BLOCK)
-    squares: NDArray[np.float32] = np.einsum("ij,ij->i", rows, rows)
+    squares: NDArray[np.floating] = np.einsum("ij,ij->i", rows, rows)
     return squares
 
 

@@ -87,7 +87,7 @@ class Gloo:
         # In an order of each rank's own, so that not all send to one peer at a time.
         self._peers = [(rank + step) % world_size for step in range(1, world_size)]
         longest = max(stop - start for start, stop in self._every_slice[rank])
-        self._received = {peer: torch.empty(longest, dtype=torch.float32) for peer in self._peers}
+        self._received = {peer: torch.empty(longest, dtype=layout.dtype) for peer in self._peers}
 
     def announce(self, bucket: int) -> None:
         """Nothing: peers do not read this rank's memory."""

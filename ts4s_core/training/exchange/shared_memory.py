@@ -87,7 +87,7 @@ class Regions:
     """Where things lie in the segment, in bytes."""
 
     def __init__(self, layout: Layout, world_size: int) -> None:
-        self.bucket_bytes = layout.elements * 4
+        self.bucket_bytes = layout.elements * layout.dtype.itemsize
         self.gather_width = layout.blocks + GATHER_MARGIN
         self.counters = self.bucket_bytes * (1 + world_size)
         self.counter_count = world_size * (len(layout.bucket_sizes) + 1)
@@ -166,8 +166,8 @@ def buckets_at(memory: mmap.mmap, layout: Layout, offset: int) -> list[torch.Ten
     """Flat buckets at an offset, in bytes, of mapped memory."""
     buckets = []
     for size in layout.bucket_sizes:
-        buckets.append(torch.frombuffer(memory, dtype=torch.float32, count=size, offset=offset))
-        offset += size * 4
+        buckets.append(torch.frombuffer(memory, dtype=layout.dtype, count=size, offset=offset))
+        offset += size * layout.dtype.itemsize
     return buckets
 
 

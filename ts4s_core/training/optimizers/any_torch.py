@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ts4s_core.errors import InputError, IntegrityError
+from ts4s_core.errors import InputError, IntegrityError, SettingsError
 from ts4s_core.torch_internals import optimizers_without_compiler, step_of
 from ts4s_core.training.checkpoints.reader import Checkpoint
 from ts4s_core.training.exchange.buckets import chunks
@@ -50,6 +50,26 @@ def optimizer_maker(kind: Callable[..., Any], options: Mapping[str, Any], *, lea
 
     _probe(make, name)
     return make
+
+
+def averaged_decay(optimizer: Mapping[str, Any]) -> float:
+    """The weight decay of strategy averaging.
+
+    Args:
+        optimizer: its description: ``factory`` and ``arguments``.
+
+    Raises:
+        SettingsError: on an optimizer that is neither Adam nor AdamW: averaging averages their two moments.
+    """
+    path, arguments = str(optimizer["factory"]), optimizer["arguments"]
+    decay = float(arguments.get("weight_decay", 0.01)) if path == "torch.optim:AdamW" else 0.0
+    allowed = {"torch.optim:Adam": set(), "torch.optim:AdamW": {"weight_decay"}}.get(path)
+    if allowed is None or arguments.keys() - allowed:
+        raise SettingsError(
+            f"strategy averaging with optimizer {path} and {dict(arguments)}: expected Adam, or AdamW with weight_decay alone, "
+            "whose moments are averaged too. Use strategy synchronous or hogwild with other optimizers"
+        )
+    return decay
 
 
 def _probe(make: Make, name: str) -> None:
@@ -123,7 +143,7 @@ class SlicedTorch:
         """Update the own slices of the parameters; see :meth:`ts4s_core.training.optimizers.adamw.SlicedAdamW.step`."""
         if self._optimizer is None or self._step is None:
             return
-        scale = torch.tensor(divisor, dtype=torch.float32)
+        scale = torch.tensor(divisor, dtype=self._gradients[0].dtype)
         with torch.no_grad():
             for gradient in self._gradients:
                 gradient.div_(scale)
@@ -161,8 +181,9 @@ class SlicedTorch:
             own_start, own_stop = self._exchange.slices[number]
             begin, end = max(own_start, start), min(own_stop, stop)
             if begin < end:
-                target = found[number].setdefault(kind, torch.zeros(own_stop - own_start))
-                target[begin - own_start : end - own_start] = read(begin - start, end - start)
+                piece = read(begin - start, end - start)
+                target = found[number].setdefault(kind, torch.zeros(own_stop - own_start, dtype=piece.dtype))
+                target[begin - own_start : end - own_start] = piece
                 filled[number, kind] = filled.get((number, kind), 0) + end - begin
         for bucket, own in enumerate(self._chunks):
             start, stop = self._exchange.slices[bucket]

@@ -34,7 +34,7 @@ class RunningStatistics:
         own = {id(buffer) for buffer in (*self._floats.values(), *self._counts.values())}
         self._others = [(name, buffer, version_of(buffer)) for name, buffer in model.named_buffers() if id(buffer) not in own]
         self._model = model
-        self._start: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._start: NDArray[np.floating] = np.zeros(0, np.float32)
         self._start_counts: list[torch.Tensor] = []
         self._parts: list[NDArray[np.float64]] = []
 
@@ -77,14 +77,15 @@ class RunningStatistics:
         parts = np.concatenate(everybody, axis=1)
         count = float(parts[:, 0].sum())
         if count:
-            self._fill((parts[:, 1:].sum(axis=0) / count).astype(np.float32))
+            self._fill((parts[:, 1:].sum(axis=0) / count).astype(self._start.dtype))
             for buffer in self._counts.values():
                 buffer.add_(1)
 
-    def _flat(self) -> NDArray[np.float32]:
-        return np.concatenate([buffer.numpy().reshape(-1) for buffer in self._floats.values()]).astype(np.float32)
+    def _flat(self) -> NDArray[np.floating]:
+        flat: NDArray[np.floating] = np.concatenate([buffer.numpy().reshape(-1) for buffer in self._floats.values()])
+        return flat
 
-    def _fill(self, values: NDArray[np.float32]) -> None:
+    def _fill(self, values: NDArray[np.floating]) -> None:
         """Set the statistics."""
         start = 0
         for buffer in self._floats.values():

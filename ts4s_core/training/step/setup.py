@@ -53,7 +53,8 @@ class TrainingSetup:
             InputError: if it is to be compiled, and this host has no C++ compiler.
         """
         parameters = trainable_parameters(built.module)
-        layout = lay_out([(name, tuple(parameter.shape)) for name, parameter in parameters.items()])
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in parameters.items()]
+        layout = lay_out(shapes, dtype=next(iter(parameters.values())).dtype)
         forward = compiled(built.module) if settings.compile and built.forward is None else built.forward
         return cls(built, settings, parameters, layout, objective, forward)
 

@@ -1,0 +1,1 @@
+"""A module as a graph of operators, for which no class need be imported."""
