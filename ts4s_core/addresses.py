@@ -15,10 +15,13 @@ _SECRET_NAME = re.compile(r"(?i)sign|secret|passw|pwd|token|credential|key|auth|
 _BEFORE_AT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"]*)@")
 _QUERY = re.compile(r"([?&;#])([^\s'\"?&;#=]+)=([^\s'\"&;#]+)")
 _S3 = re.compile(r"\As3[an]?://", re.IGNORECASE)
+_JDBC = "jdbc:"
+#: A login of Oracle's, which stands before the @ of what has no ``//`` yet.
+_ORACLE = re.compile(r"(jdbc:oracle:\w+:)[^@\s'\"]+@")
 _PORT = re.compile(r"[^:]*:\d*\Z")
 _REMEDY = (
-    "leave them out. The keys of a store go into TS4S_STORAGE__KEY and TS4S_STORAGE__SECRET, or come from the usual AWS chain; "
-    "what only such an address gives is to be downloaded first"
+    "leave them out. The keys of a store go into TS4S_STORAGE__KEY and TS4S_STORAGE__SECRET, or come from the usual AWS chain, a "
+    "database's login into JDBC_USER and JDBC_PASSWORD; what only such an address gives is to be downloaded first"
 )
 
 
@@ -34,13 +37,13 @@ def problem_of(setting: str, address: str) -> str | None:
         setting: what the user calls it, as in ``data.source``.
         address: a path or URL, or several joined by ``::`` as fsspec takes them.
     """
-    if "://" not in address:
+    if not _is_address(address):
         return None
     shown = without_secrets(address)
     for part in address.split("::"):
-        if any(_is_secret(*found.groups()) for found in _BEFORE_AT.finditer(part)):
+        if _ORACLE.search(part) or any(_is_secret(*found.groups()) for found in _BEFORE_AT.finditer(part)):
             return f"{setting} holds a user name or keys before an @ ({shown}): {_REMEDY}"
-        for _mark, name, _value in _QUERY.findall(part.partition("://")[2]):
+        for _mark, name, _value in _QUERY.findall(part if part.startswith(_JDBC) else part.partition("://")[2]):
             if _SECRET_NAME.search(name):
                 return f"{setting} holds a signature or a key in its query ({shown}): {_REMEDY}"
     return None
@@ -48,10 +51,15 @@ def problem_of(setting: str, address: str) -> str | None:
 
 def without_secrets(text: str) -> str:
     """Text whose addresses show ``***`` in place of what may be a secret."""
-    if "://" not in text:
+    if not _is_address(text):
         return text
+    text = _ORACLE.sub(r"\1***@", text)
     hidden = _BEFORE_AT.sub(lambda found: f"{found[1]}://***@" if _is_secret(found[1], found[2]) else found[0], text)
     return _QUERY.sub(lambda found: f"{found[1]}{found[2]}=***" if _SECRET_NAME.search(found[2]) else found[0], hidden)
+
+
+def _is_address(text: str) -> bool:
+    return "://" in text or _JDBC in text
 
 
 def without_query(address: str) -> str:

@@ -104,7 +104,11 @@ COMMANDS: tuple[Command, ...] = (
             Option(
                 "--model", "NAME, NAME@ALIAS or NAME@VERSION; plain NAME is the champion, else the newest", "NAME", required=True
             ),
-            Option("--output", "new folder or s3:// prefix for the result; default: a sealed predictions artifact", "URI"),
+            Option(
+                "--output",
+                "new folder, s3:// prefix, or table:NAME of Spark's for the result; default: a sealed predictions artifact",
+                "URI",
+            ),
             Option(
                 "--errors",
                 "rows that cannot be predicted: mark them in the column error, or refuse",

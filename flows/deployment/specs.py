@@ -13,7 +13,7 @@ from typing import Any
 from flows.lifecycle.parameters import as_parameters
 from ts4s_core.errors import SettingsError
 from ts4s_core.host_user import expanded
-from ts4s_core.settings import Settings
+from ts4s_core.settings import NAMED_FORMATS, Settings
 from ts4s_core.settings.root import SECRET_FIELDS
 
 TAG = "ts4s"
@@ -134,7 +134,7 @@ def deployments_of(settings: Settings, options: DeployOptions) -> list[Deploymen
             {"model": settings.name, **places},
         ),
     ]
-    if options.watch_every_s and settings.data.source and settings.data.format not in ("table", "docstrings"):
+    if options.watch_every_s and settings.data.source and settings.data.format not in NAMED_FORMATS:
         looked_at: dict[str, Any] = {name: given[name] for name in ("data", "storage") if name in given}
         found.append(
             Deployment(
@@ -162,7 +162,7 @@ def _given(settings: Settings) -> dict[str, Any]:
     storage["uri"] = _absolute(settings.storage.uri)
     if settings.storage.cache_dir:
         storage["cache_dir"] = _absolute(settings.storage.cache_dir)
-    if settings.data.source and settings.data.format not in ("table", "docstrings"):
+    if settings.data.source and settings.data.format not in NAMED_FORMATS:
         given["data"]["source"] = _absolute(settings.data.source)
     model = given.get("model", {})
     for setting in ("source", "tokenizer", "word_vectors"):

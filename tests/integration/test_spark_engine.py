@@ -13,7 +13,7 @@ import pytest
 from word_tokenizer import make_tokenizer
 
 from ts4s_core.artifacts.store import ArtifactStore
-from ts4s_core.data.data_engine import LocalEngine
+from ts4s_core.data.data_engine import LocalEngine, TableSource
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.prepare import prepare_dataset
 from ts4s_core.data.scan import scan
@@ -162,7 +162,8 @@ def test_partitions_without_rows_are_partitions_too(
     rows = [line.split("\t") for line in LINES]
     frame = engine._session.createDataFrame([(*row, 7) for row in rows], "label string, text string, key int")
     frame.repartition(3, "key").createOrReplaceTempView("gaps")  # all rows in one of them
-    assert len(engine.table_partitions("gaps", [("label", "label_column"), ("text", "text_column")])) == 3
+    columns = [("label", "label_column"), ("text", "text_column")]
+    assert len(engine.table_partitions(TableSource("table", "gaps"), columns)) == 3
     assert files_of(settings_of("gaps", tmp_path / "b", format="table"), engine, tokenizer_folder) == local
 
 

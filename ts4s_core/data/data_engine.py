@@ -5,14 +5,45 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from ts4s_core.errors import SettingsError, SourceError
+from ts4s_core.settings import DataSettings
+
 GROUP_COLUMN = "group"
 SPILL_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """What Spark reads as a table.
+
+    Attributes:
+        kind: ``data.format``: table, sql, jdbc, delta or iceberg.
+        name: ``data.source``: a table's name, a query, a database's address, or a folder.
+        query: of a database.
+        options: of Spark's reader, ``KEY=VALUE``.
+    """
+
+    kind: str
+    name: str
+    query: str = ""
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, data: DataSettings) -> TableSource:
+        """Of the settings."""
+        return cls(str(data.format), data.source, data.query, data.options)
+
+    @property
+    def shown(self) -> str:
+        """What errors call it."""
+        return f"the rows of {self.name!r:.200}" if self.kind in ("sql", "jdbc") else f"Table {self.name}"
 
 
 class DataEngine(Protocol):
@@ -52,16 +83,33 @@ class DataEngine(Protocol):
             The results of ``write``, in the order of the groups.
         """
 
-    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
+    def table_partitions(self, source: TableSource, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """The partitions of a Spark table, as items for ``map`` and ``regroup``; each yields tuples of the columns' values.
 
         Args:
-            name: of the table.
+            source: the table, or a query.
             columns: each with the setting of the group ``data`` that names it.
 
         Raises:
             SourceError: if this engine has no tables, or no such table.
             DataError: if it has no such column, or one of a type that is not taken.
+        """
+
+    def check_new_table(self, name: str) -> None:
+        """Make sure that a table of that name can be made.
+
+        Raises:
+            ConflictError: if there is one.
+            InputError: if this engine has no tables, or its catalog no such place.
+        """
+
+    def write_table(
+        self, name: str, items: Sequence[Any], read: Callable[[Any], Iterator[pa.RecordBatch]], schema: pa.Schema
+    ) -> None:
+        """Make a table of what ``read`` yields for every item; only after :meth:`check_new_table`.
+
+        Raises:
+            ConflictError: if there is one of that name by now.
         """
 
 
@@ -112,13 +160,22 @@ class LocalEngine:
                     shuffle.add(batch)
             return [write(group, shuffle.take(group)) for group in range(groups) if shuffle.has(group)]
 
-    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
+    def table_partitions(self, source: TableSource, columns: Sequence[tuple[str, str]]) -> Sequence[Any]:
         """See :class:`DataEngine`."""
-        from ts4s_core.errors import SourceError
-
         raise SourceError(
-            f"data.source {name} with data.format table needs Spark: give spark.master, or read the table's files as parquet"
+            f"data.source {source.name} with data.format {source.kind} needs Spark: give spark.master, or read the "
+            "table's files as parquet"
         )
+
+    def check_new_table(self, name: str) -> None:
+        """See :class:`DataEngine`."""
+        raise SettingsError(f"--output table:{name} needs Spark, spark.master is none: give a master, or a folder")
+
+    def write_table(
+        self, name: str, items: Sequence[Any], read: Callable[[Any], Iterator[pa.RecordBatch]], schema: pa.Schema
+    ) -> None:
+        """See :class:`DataEngine`."""
+        self.check_new_table(name)
 
 
 class _Shuffle:

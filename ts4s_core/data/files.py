@@ -20,9 +20,9 @@ from ts4s_core.data.listing import (
     local_files,
     local_glob,
     refuse_remote_tables,
-    refuse_saved_dataset,
     refuse_table,
     remote_names,
+    rows_of_saved,
 )
 from ts4s_core.errors import SourceError, Ts4sError, listed
 from ts4s_core.host_user import expanded
@@ -37,10 +37,19 @@ ENDINGS = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".txt": "text",
 }
 _GLOB = frozenset("*?[")
 _SPOOL_BYTES = 2**20
+#: Libraries whose errors say that a server refused or is away.
+_CLIENTS = frozenset(
+    (
+        *("botocore", "aiobotocore", "s3fs", "fsspec", "aiohttp", "httpx", "httpx2", "httpcore", "httpcore2", "requests"),
+        *("huggingface_hub", "gcsfs", "google", "adlfs", "azure"),
+    )
+)
 #: Endings of files that describe data, or that programs leave beside them.
 _NOTES = frozenset((".md", ".rst", ".html", ".pdf", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".crc", ".md5", ".sha256"))
 
@@ -80,7 +89,9 @@ class SourceFiles:
 
             options = s3_options(self.storage)
             return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **options), rest
-        return _other(self.source)
+        from ts4s_core.artifacts.storage.other_stores import other_filesystem
+
+        return other_filesystem(self.source, self.storage, setting="data.source")
 
     @contextlib.contextmanager
     def open(self, file: SourceFile) -> Iterator[BinaryIO]:
@@ -122,7 +133,7 @@ class SourceFiles:
                 raise SourceError(f"data.source {self.source} does not exist: give a file, a folder, a glob or an s3:// address")
         if not found:
             raise SourceError(f"data.source {self.source} holds no files: give a file, a folder or a glob that has some")
-        refuse_saved_dataset(found, shown=self.source)
+        found = rows_of_saved(found, lambda name: fs.cat_file(name), shown=self.source)
         columns = {name: columns_in(name[len(base) + 1 :]) for name in found}
         return [SourceFile(name, below[name], found[name], columns[name]) for name in sorted(found)], False
 
@@ -188,16 +199,6 @@ def _speaks(fs: Any, scheme: str) -> bool:
     return scheme in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def _other(source: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(source)
-    except (ImportError, ValueError) as exc:
-        raise SourceError(f"data.source {source} cannot be opened: {exc}. Give a path or an s3:// address") from exc
-    return fs, path
-
-
 @contextlib.contextmanager
 def failures(name: str) -> Iterator[None]:
     """Turn what a filesystem raises into one SourceError that names the file."""
@@ -214,7 +215,7 @@ def failures(name: str) -> Iterator[None]:
     except OSError as exc:
         raise SourceError(f"Data file {name} cannot be read: {exc}") from exc
     except Exception as exc:
-        if type(exc).__module__.split(".")[0] not in ("botocore", "aiobotocore", "s3fs", "fsspec", "aiohttp"):
+        if type(exc).__module__.split(".")[0] not in _CLIENTS:
             raise
         raise SourceError(f"Data file {name} cannot be read: {type(exc).__name__}: {exc}") from exc
 

@@ -7,13 +7,14 @@ format, whose files hold rows that were removed. Folders called ``NAME=VALUE``, 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import stat
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ts4s_core.errors import SourceError, listed
+from ts4s_core.errors import SourceError
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 #: Folders, or files in a folder ``metadata``, that a table format keeps beside its data.
@@ -152,16 +153,32 @@ def columns_in(path: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((name, None if value == NO_VALUE else value) for name, value in pairs)
 
 
-def refuse_saved_dataset(names: Iterable[str], *, shown: str) -> None:
-    """Refuse what the library datasets wrote with ``save_to_disk``.
+def rows_of_saved(found: Mapping[str, int], read: Callable[[str], bytes], *, shown: str) -> dict[str, int]:
+    """The files with rows of what the library datasets wrote by ``save_to_disk``; of any other folder all files.
+
+    Args:
+        found: size by path.
+        read: gives the content of one.
+        shown: what errors call the folder.
 
     Raises:
-        SourceError: with the way out.
+        SourceError: if rows were chosen or put in order beside the files, which hold all of them.
     """
-    found = {name.rpartition("/")[2] for name in names}
-    arrow = sorted(name for name in found if name.endswith(".arrow"))
-    if arrow and found & {"state.json", "dataset_info.json"}:
-        raise SourceError(
-            f"data.source {shown} was written by the library datasets (save_to_disk; it has {listed(arrow, 2)}): it is no folder "
-            "of json. Write it as Parquet: load_from_disk(...).to_parquet('rows.parquet'), for each split its own file"
-        )
+    by_name: dict[str, list[str]] = {}
+    for path in found:
+        by_name.setdefault(path.rpartition("/")[2], []).append(path)
+    if not (set(by_name) & {"state.json", "dataset_dict.json"} and any(name.endswith(".arrow") for name in by_name)):
+        return dict(found)
+    for state in by_name.get("state.json", ()):
+        try:
+            indices = json.loads(read(state)).get("_indices_data_files")
+        except (ValueError, AttributeError) as exc:
+            raise SourceError(
+                f"data.source {shown}: {state} is not what the library datasets writes: {exc}. Save it again"
+            ) from exc
+        if indices:
+            raise SourceError(
+                f"data.source {shown} was saved by the library datasets with chosen rows beside its files ({state}): the files "
+                "hold more. Save it again: load_from_disk(...).flatten_indices().save_to_disk(...)"
+            )
+    return {path: size for path, size in found.items() if path.endswith(".arrow")}

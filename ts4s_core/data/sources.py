@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.data.data_engine import DataEngine, TableSource
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
-from ts4s_core.data.formats import csv_rows, docstrings, json_rows, parquet, tsv
+from ts4s_core.data.formats import arrow, csv_rows, docstrings, json_rows, parquet, tsv
 from ts4s_core.data.formats.decoding import HEAD_BYTES, as_utf8, is_plain
 from ts4s_core.data.formats.lines import lines_between, text_lines
 from ts4s_core.data.formats.rows import Columns, Dialect, Record, Row, Tally, rows_of
 from ts4s_core.errors import SourceError
-from ts4s_core.settings import DataSettings, StorageSettings
+from ts4s_core.settings import SPARK_FORMATS, DataSettings, StorageSettings
 
 SPLIT_BYTES = 64 * 2**20
 # A small file is cut too, so that its text is tokenised in parallel; but every split loads the tokenizer.
@@ -21,7 +22,7 @@ SMALL_SPLIT_BYTES = 4 * 2**20
 SPLITS_OF_SMALL = 8
 DOCSTRING_ROWS_PER_SPLIT = 500
 #: Formats whose rows have named columns, which folders may name too.
-PARTITIONED = ("csv", "json", "parquet")
+PARTITIONED = ("csv", "json", "parquet", "arrow")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Split:
     Attributes:
         name: file (or table) that errors show.
         file: the file, where there is one.
-        start: first byte of a range (parquet: the row group).
+        start: first byte of a range (parquet: the row group; arrow: 0).
         end: end of the range; None: the end of the file.
         rows: the rows themselves, as (label, text), of a source that only the driver can read.
         partition: a partition of a Spark table; on an executor its rows.
@@ -93,7 +94,7 @@ class Reading:
     """Which columns training and prediction read of files, and how the files are written.
 
     Attributes:
-        format: tsv, csv, json or parquet.
+        format: of files.
         files: how to open them.
         named: columns, each with the setting that names it; of tsv they are label and text.
         dialect: of csv.
@@ -134,8 +135,10 @@ def read_records(reading: Reading, split: Split, tally: Tally) -> Iterator[Recor
 
 def _records(reading: Reading, own: Sequence[tuple[str, str]], file: BinaryIO, split: Split, tally: Tally) -> Iterator[Record]:
     names = [column for column, _setting in own]
+    if reading.format == "arrow":
+        return _damages_named(arrow.damages(split.name), parquet.cell_records(arrow.rows_in(file, names), tally))
     if reading.format == "parquet":
-        return _damages_named(split.name, parquet.cell_records(parquet.rows_in(file, split.start, names), tally))
+        return _damages_named(parquet.damages(split.name), parquet.cell_records(parquet.rows_in(file, split.start, names), tally))
     # A file that is cut into splits is plain UTF-8.
     text = file if split.start else as_utf8(file, split.name)
     if split.array:
@@ -150,8 +153,8 @@ def _records(reading: Reading, own: Sequence[tuple[str, str]], file: BinaryIO, s
     return tsv.records(lines, tally) if reading.format == "tsv" else text_lines(lines, tally)
 
 
-def _damages_named(name: str, records: Iterator[Record]) -> Iterator[Record]:
-    with parquet.damages(name):
+def _damages_named(named: AbstractContextManager[None], records: Iterator[Record]) -> Iterator[Record]:
+    with named:
         yield from records
 
 
@@ -178,9 +181,9 @@ def open_source(
         return DataSource("docstrings", files, columns, docstring_splits(data))
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
-    if data.format == "table":
-        partitions = engine.table_partitions(data.source, columns.named)
-        return DataSource("table", files, columns, [Split(data.source, partition=each) for each in partitions])
+    if data.format in SPARK_FORMATS:
+        partitions = engine.table_partitions(TableSource.of(data), columns.named)
+        return DataSource(data.format, files, columns, [Split(data.source, partition=each) for each in partitions])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
     if chosen == "text":
@@ -223,8 +226,13 @@ def file_splits(
     for file in found:
         if file.size == 0:
             continue
+        own = [(column, setting) for column, setting in named if column not in dict(file.columns)]
+        if chosen == "arrow":
+            with files.open(file) as reader:
+                arrow.check_file(reader, file.name, own)
+            yield Split(file.name, file)
+            continue
         if chosen == "parquet":
-            own = [(column, setting) for column, setting in named if column not in dict(file.columns)]
             with files.open(file) as reader:
                 groups = parquet.row_groups_in(reader, file.name, own)
             yield from (Split(file.name, file, group) for group in range(groups))

@@ -23,7 +23,7 @@ class PredictionRun(Run):
         """
         from ts4s_core.prediction.output import open_target
 
-        if options.output:
+        if not options.sealed:
             open_target(options.output, self.settings.storage)
         else:
             check_store(self.settings)
@@ -31,7 +31,7 @@ class PredictionRun(Run):
 
     def predict(self, trained: ArtifactRef, options: PredictOptions) -> dict[str, Any]:
         """Predict every row of the source."""
-        if not options.output:
+        if options.sealed:
             self.preflight()
         with in_use(self.store, "predict"), self.stage("predict"):
             return self._job("predict", trained=str(trained), options=asdict(options))

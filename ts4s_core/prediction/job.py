@@ -19,7 +19,7 @@ from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.spec import ModelSpec
 from ts4s_core.prediction.facts import PredictionFacts
 from ts4s_core.prediction.options import Embeddings, PredictOptions
-from ts4s_core.prediction.output import ArtifactTarget, Sink, Target, open_target
+from ts4s_core.prediction.output import ArtifactTarget, ReadPredictions, Sink, Target, open_target
 from ts4s_core.prediction.predict_split import InferenceSpec, PredictSplit, Runtime
 from ts4s_core.prediction.result_table import Layout
 from ts4s_core.prediction.runners import onnx_runner, torch_runner
@@ -65,10 +65,13 @@ def predict(
 
     Raises:
         SettingsError: an option is not valid, or the output already exists.
+        ConflictError: there is a table of that name.
         SourceError: the data cannot be found or read.
         DataError: a column is missing, the model is a language model, or a row is refused.
         IntegrityError: a file of the model is damaged.
     """
+    if options.table:
+        engine.check_new_table(options.table)
     target = _target(settings, store, model=model, options=options)
     source = open_texts(settings.data, settings.storage, engine, slots=slots)
     opened = ModelFolder(store.local(model))
@@ -99,8 +102,12 @@ def predict(
         target.abandon()
         raise
     artifact = target.ref if isinstance(target, ArtifactTarget) else None
+    if options.table and artifact:
+        progress(STAGE, {"doing": f"write the table {options.table}"})
+        read = ReadPredictions(store.storage.settings, artifact)
+        engine.write_table(options.table, [str(entry["path"]) for entry in found["files"]], read, layout.schema)
     shown = {name: value for name, value in facts.shown().items() if name != "labels"}
-    return {**shown, "output": target.uri, "artifact": artifact}
+    return {**shown, "output": options.output if options.table else target.uri, "artifact": artifact}
 
 
 def layout_of(spec: ModelSpec, model: ArtifactRef, *, embeddings: str, has_id: bool) -> Layout:
@@ -127,7 +134,7 @@ def check_predicts(spec: ModelSpec, model: ArtifactRef) -> str:
 
 
 def _target(settings: Settings, store: ArtifactStore, *, model: ArtifactRef, options: PredictOptions) -> Target:
-    if options.output:
+    if not options.sealed:
         return open_target(options.output, settings.storage)
     relevant = {
         "data": settings.data.model_dump(mode="json", include={"source", "format", "text_column", "id_column"}),

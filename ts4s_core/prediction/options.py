@@ -11,6 +11,8 @@ from ts4s_core.errors import SettingsError
 Errors = Literal["mark", "refuse"]
 Embeddings = Literal["none", "mean", "first"]
 Form = Literal["parquet", "vectors"]
+#: How an output begins that is a table of Spark's.
+TABLE = "table:"
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class PredictOptions:
     """What is asked for beside model and data.
 
     Attributes:
-        output: a new folder or an ``s3://`` prefix; empty: a sealed ``predictions`` artifact.
+        output: a new folder, an ``s3://`` prefix or ``table:NAME``; empty: a sealed ``predictions`` artifact.
         errors: rows that cannot be predicted are marked, or refuse the job.
         embeddings: vectors in place of labels: the mean of the tokens' states, or the first token's.
         form: Parquet, or the text form of word vectors (embeddings alone).
@@ -48,3 +50,19 @@ class PredictOptions:
                 raise SettingsError(f"--{name} {value} is not valid: expected {' or '.join(get_args(allowed))}")
         if self.form == "vectors" and self.embeddings == "none":
             raise SettingsError("--form vectors needs --embeddings mean or first: labels have no vectors")
+        if self.output.startswith(TABLE) and not self.table:
+            raise SettingsError(f"--output {self.output} names no table: expected {TABLE}NAME, as in {TABLE}news.predicted")
+        if self.table and self.form == "vectors":
+            raise SettingsError(
+                f"--form vectors is text and goes into no table: leave it out, or give another --output than {TABLE}"
+            )
+
+    @property
+    def table(self) -> str:
+        """The name of the table that is asked for; empty: none."""
+        return self.output.removeprefix(TABLE).strip() if self.output.startswith(TABLE) else ""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the predictions are a version of the store; a table is made of it."""
+        return not self.output or bool(self.table)

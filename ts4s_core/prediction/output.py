@@ -7,10 +7,13 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ts4s_core.addresses import in_one_scheme, problem_of
 from ts4s_core.artifacts.pieces import row_groups_of
@@ -185,6 +188,19 @@ class ArtifactTarget:
         """See :class:`Target`."""
         if self._writer is not None:
             self._writer.abandon()
+
+
+@dataclass(frozen=True)
+class ReadPredictions:
+    """Reads the files of a ``predictions`` version, for a table of them; runs anywhere."""
+
+    storage: StorageSettings
+    ref: str
+
+    def __call__(self, path: str) -> Iterator[pa.RecordBatch]:
+        """The rows of one file, verified."""
+        with ArtifactStore.open(self.storage).open_file(ArtifactRef.parse(self.ref), path) as file:
+            yield from pq.ParquetFile(file).iter_batches()
 
 
 def open_target(uri: str, storage: StorageSettings) -> Target:

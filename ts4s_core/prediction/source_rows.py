@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ts4s_core.data.data_engine import DataEngine
+from ts4s_core.data.data_engine import DataEngine, TableSource
 from ts4s_core.data.files import SourceFile, SourceFiles, choose_format, failures, files_of_format
 from ts4s_core.data.formats.cell_types import id_text
 from ts4s_core.data.formats.rows import RFC_4180, Dialect, Record, Tally, encodable, text_of
-from ts4s_core.data.sources import Reading, Split, docstring_splits, file_splits, read_records
+from ts4s_core.data.sources import PARTITIONED, Reading, Split, docstring_splits, file_splits, read_records
 from ts4s_core.errors import SourceError
-from ts4s_core.settings import DataSettings, StorageSettings
+from ts4s_core.settings import SPARK_FORMATS, DataSettings, StorageSettings
 
 #: Work is cut finer than for training: the model takes the time, and the slowest split is waited for.
 SPLITS = 64
@@ -89,7 +89,7 @@ class TextSource:
         where = split.name if not split.start else f"{split.name} from byte {split.start} on"
         for record in read_records(reading, split, Tally()):
             row = self._row(record)
-            if self.format == "parquet" or row.reason is None:
+            if self.format in ("parquet", "arrow") or row.reason is None:
                 yield row
                 continue
             for line in range(record.line, record.line + record.lines):
@@ -142,16 +142,16 @@ def open_texts(data: DataSettings, storage: StorageSettings, engine: DataEngine,
         return replace(source, splits=_numbered(docstring_splits(data), slots))
     if not data.source:
         raise SourceError(f"data.source is empty: data.format {data.format} needs a file, a folder, a glob or a table")
-    if data.format == "table":
-        source = TextSource("table", files, data.text_column, data.id_column)
-        partitions = engine.table_partitions(data.source, source.named)
+    if data.format in SPARK_FORMATS:
+        source = TextSource(data.format, files, data.text_column, data.id_column)
+        partitions = engine.table_partitions(TableSource.of(data), source.named)
         # The engine matches splits and partitions by number: they are not shared.
         return replace(source, splits=[TextSplit(at, Split(data.source), partition=each) for at, each in enumerate(partitions)])
     found, single = files.find()
     chosen = data.format or choose_format(data.source, found)
     if not single:
         found = files_of_format(data.source, found, chosen)
-    named = data.id_column if chosen in ("csv", "json", "parquet") else ""
+    named = data.id_column if chosen in PARTITIONED else ""
     dialect = Dialect(data.csv_escape, data.csv_escape_unquoted)
     source = TextSource(chosen, files, data.text_column, named, show_text=data.show_text, dialect=dialect)
     return replace(source, splits=_numbered(_file_splits(source, found), slots))

@@ -21,7 +21,16 @@ from ts4s_core.task_kinds.shared_settings import PLACES, STORE
 #: What tells the kinds of a flow apart.
 TASK_SETTING = "model.task"
 _PREDICT_FIRST = ("data.source", "data.format", "data.text_column", "data.id_column", "train.threads_per_worker")
-_PREDICT_REST = ("name", "data.csv_escape", "data.csv_escape_unquoted", "data.show_text", "train.timeout_s", *PLACES)
+_PREDICT_REST = (
+    "name",
+    "data.query",
+    "data.options",
+    "data.csv_escape",
+    "data.csv_escape_unquoted",
+    "data.show_text",
+    "train.timeout_s",
+    *PLACES,
+)
 _ALWAYS = ("name", "reuse", *STORE)
 _ON_SPARK = ("spark", "train.threads_per_worker", "train.timeout_s")
 _BASE_MODEL = (

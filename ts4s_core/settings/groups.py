@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from ts4s_core.addresses import in_one_scheme
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     Task = str
 else:
     Task = Literal[TASK_NAMES]
-DataFormat = Literal["tsv", "csv", "json", "parquet", "text", "docstrings", "table"]
+DataFormat = Literal["tsv", "csv", "json", "parquet", "arrow", "text", "docstrings", "table", "sql", "jdbc", "delta", "iceberg"]
+#: What Spark reads, through the session as it is.
+SPARK_FORMATS = ("table", "sql", "jdbc", "delta", "iceberg")
+#: Sources that are no files or folders.
+NAMED_FORMATS = ("table", "sql", "jdbc", "docstrings")
 TokenizerKind = Literal["byte-level-bpe", "word-level"]
 SplitBy = Literal["block", "document"]
 Strategy = Literal["synchronous", "averaging", "hogwild"]
@@ -31,6 +35,8 @@ MAX_NAME_CHARS = 64
 MAX_LAYERS = 128
 #: A path or an address, the latter with the scheme that ts4s calls it by.
 Address = Annotated[str, AfterValidator(in_one_scheme)]
+#: ``KEY=VALUE`` pairs, or a table of them.
+Pairs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_pairs)]
 
 
 class Group(BaseModel):
@@ -127,15 +133,20 @@ class DataSettings(Group):
 
     source: Address = Field(
         "",
-        description="file, folder, glob, s3:// address or Spark table; for docstrings: a comma-separated list of "
+        description="file, folder, glob, s3:// or other address of fsspec's; a Spark table (table), a query (sql), a database's "
+        "address jdbc:... (jdbc), a table's folder (delta, iceberg); for docstrings: a comma-separated list of "
         "installed libraries (empty: a balanced choice); empty for language-model: the topics of Python's own help",
+    )
+    query: str = Field("", description="the query, or the table, that is read of a database (jdbc)")
+    options: Pairs = Field(
+        (), description="options of Spark's reader KEY=VALUE (jdbc, delta, iceberg), as versionAsOf=3; in a file a table"
     )
     format: DataFormat | None = Field(
         None, description="format of the source; default: by the file's ending, docstrings where there is no source"
     )
-    text_column: str = Field("text", min_length=1, description="column that holds the text (csv, json, parquet, table)")
-    id_column: str = Field("", description="column that names a row, copied into predictions (csv, json, parquet, table)")
-    label_column: str = Field("label", min_length=1, description="column that holds the label (csv, json, parquet, table)")
+    text_column: str = Field("text", min_length=1, description="column that holds the text (all but tsv, text)")
+    id_column: str = Field("", description="column that names a row, copied into predictions (all but tsv, text)")
+    label_column: str = Field("label", min_length=1, description="column that holds the label (all but tsv, text)")
     csv_escape: str = Field(
         "",
         pattern=r"^([^\s\w\",]|)$",
@@ -229,10 +240,9 @@ class SparkSettings(Group):
         pattern=r"^(none|local(\[(\*|[1-9]\d*)(,\d+)?\])?|spark://\S+|k8s://\S+|yarn|sc://\S+)$",
         description="local[N], a cluster's URL, sc://HOST:PORT (a Spark Connect server), or none: plain processes without Spark",
     )
-    conf: Annotated[tuple[str, ...], NoDecode] = Field(
+    conf: Pairs = Field(
         (), description="Spark configuration KEY=VALUE; may be given several times, and as a table [spark.conf] in a file"
     )
-
     control: Literal["auto", "driver", "worker"] = Field(
         "auto",
         description="where training's workers meet: driver (they connect to it), worker (in rank 0's process, heard of "
@@ -244,18 +254,18 @@ class SparkSettings(Group):
         "spark.authenticate and spark.network.crypto.enabled on. Of a Spark Connect server: its token",
     )
 
-    @field_validator("conf", mode="before")
-    @classmethod
-    def _as_pairs(cls, value: object) -> object:
-        return as_pairs(value)
-
 
 class StorageAddress(Group):
     """Where artifacts are kept, without the keys to it: what a Prefect parameter may hold."""
 
-    uri: Address = Field("artifacts", min_length=1, description="folder, or s3://bucket/prefix")
+    uri: Address = Field("artifacts", min_length=1, description="folder, s3://bucket/prefix, or another address of fsspec's")
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$", description="address of an S3 server other than AWS")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
+    options: Pairs = Field(
+        (),
+        description="options KEY=VALUE of fsspec's file system for addresses that are neither folders nor s3:// (gs://, abfs://, "
+        "hdfs://, ...), as project=NAME; in a file a table",
+    )
     cache_dir: str | None = Field(
         None, min_length=1, description="folder of the verified local cache; default: the user's cache folder"
     )

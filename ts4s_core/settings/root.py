@@ -14,6 +14,7 @@ from ts4s_core.addresses import problem_of
 from ts4s_core.settings.groups import (
     MAX_NAME_CHARS,
     NAME_PATTERN,
+    SPARK_FORMATS,
     DataSettings,
     EvaluateSettings,
     GenerateSettings,
@@ -52,6 +53,17 @@ _NETWORK_SETTINGS = {
     "tie_word_embeddings": ("recurrent",),
     "word_vectors": ("window", "recurrent"),
 }
+
+
+_SECRET_OPTION = re.compile(r"(?i)secret|passw|access[._]?key|account[._]?key|sas[._]|token|credential|connection_?string")
+_SECRETS_OF = {
+    "data.options": "set JDBC_USER and JDBC_PASSWORD in the environment",
+    "storage.options": "use the environment that its library reads (AZURE_STORAGE_ACCOUNT_KEY, GOOGLE_APPLICATION_CREDENTIALS)",
+}
+#: Formats that Spark's reader takes options for.
+READER_FORMATS = ("jdbc", "delta", "iceberg")
+#: Addresses that have settings of their own, or need none.
+_KNOWN_STORES = ("s3://", "file://", "http://", "https://")
 
 
 class Settings(BaseSettings):
@@ -138,10 +150,7 @@ def _conflicts(settings: Settings) -> Iterator[str]:
             f"data.block_bytes {data.block_bytes} is smaller than data.window {data.window}: a block would hold no window. "
             "Raise data.block_bytes, or leave it at 0"
         )
-    if data.format == "table" and spark.master == "none":
-        yield "data.format table needs Spark, spark.master is none: give a master, or read the table's files as parquet"
-    if data.format not in (None, "docstrings") and not data.source:
-        yield f"data.format {data.format} needs data.source, which is empty: name a file, a folder or a table"
+    yield from _source_conflicts(settings)
     if train.averaging_frequency and train.strategy != "averaging":
         yield (
             f"train.averaging_frequency {train.averaging_frequency} has no meaning with train.strategy {train.strategy}: "
@@ -151,6 +160,41 @@ def _conflicts(settings: Settings) -> Iterator[str]:
     yield from _storage_conflicts(settings)
     yield from _model_conflicts(settings)
     yield from _spark_conflicts(settings)
+
+
+def _source_conflicts(settings: Settings) -> Iterator[str]:
+    data, storage = settings.data, settings.storage
+    if data.format in SPARK_FORMATS and settings.spark.master == "none":
+        yield (
+            f"data.format {data.format} needs Spark, spark.master is none: give a master, or read the table's files as parquet"
+        )
+    if data.format not in (None, "docstrings") and not data.source:
+        yield f"data.format {data.format} needs data.source, which is empty: name a file, a folder or a table"
+    if data.format == "jdbc" and not data.query:
+        yield "data.format jdbc needs data.query, which is empty: give a query, or the name of a table"
+    if data.query and data.format != "jdbc":
+        yield (
+            f"data.query has no meaning with data.format {data.format or 'left out'}: it is for a database (jdbc). With sql, "
+            "data.source is the query"
+        )
+    if data.options and data.format not in READER_FORMATS:
+        yield (
+            f"data.options has no meaning with data.format {data.format or 'left out'}: it is for "
+            f"{', '.join(READER_FORMATS)}. Leave it out"
+        )
+    elsewhere = [address for address in (storage.uri, data.source) if "://" in address and not address.startswith(_KNOWN_STORES)]
+    if storage.options and not elsewhere:
+        yield (
+            f"storage.options has no meaning with storage.uri {storage.uri} and data.source {data.source or 'empty'}: it is for "
+            "other addresses, such as gs:// or abfs://. Leave it out"
+        )
+    for name, pairs in (("data.options", data.options), ("storage.options", storage.options)):
+        for pair in pairs:
+            key, equals, _value = (part.strip() for part in pair.partition("="))
+            if not equals or not key:
+                yield f"{name} {pair!r} is not KEY=VALUE"
+            elif _SECRET_OPTION.search(key):
+                yield f"{name} {key} would put a secret into what is recorded: {_SECRETS_OF[name]}"
 
 
 def _spark_conflicts(settings: Settings) -> Iterator[str]:

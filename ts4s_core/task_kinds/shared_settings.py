@@ -19,6 +19,7 @@ FIRST_OF_LABELLED_TEXTS = (
 STORE = (
     "storage.uri",
     "storage.endpoint_url",
+    "storage.options",
     "storage.region",
     "storage.cache_dir",
     "storage.cache_gb",
@@ -38,6 +39,8 @@ OF_LABELLED_TEXTS = (
     "data.validation_fraction",
     "data.test_fraction",
     "data.max_rows",
+    "data.query",
+    "data.options",
     "data.csv_escape",
     "data.csv_escape_unquoted",
     "data.max_bad_fraction",

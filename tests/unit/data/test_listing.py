@@ -208,13 +208,6 @@ def test_partition_columns_are_columns(tmp_path: Path, kind: str) -> None:
             rows(tmp_path / "day=1/label=sport")
 
 
-def test_what_datasets_saved_is_refused_by_name(tmp_path: Path) -> None:
-    for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
-        put(tmp_path / name)
-    with pytest.raises(SourceError, match="written by the library datasets"):
-        rows(tmp_path)
-
-
 class Web(http.server.SimpleHTTPRequestHandler):
     """Whole files alone, as many servers give them; of ``/sizeless`` not even the size."""
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from ts4s_core.data.data_engine import LocalEngine
 from ts4s_core.data.formats.rows import Tally
 from ts4s_core.data.sources import DataSource, open_source
-from ts4s_core.errors import InputError, SourceError
+from ts4s_core.errors import InputError, SettingsError, SourceError
 from ts4s_core.settings import DataSettings, StorageSettings
 
 
@@ -105,7 +105,7 @@ def test_sources_that_cannot_be_told(tmp_path: Path, source: str, data: dict[str
 
 
 def test_other_sources_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be opened"):
+    with pytest.raises(SettingsError, match=r"nosuchscheme://bucket/x\.tsv cannot be served: Protocol not known"):
         opened("nosuchscheme://bucket/x.tsv")
     with pytest.raises(SourceError, match="table needs Spark"):
         opened("some.table", format="table")

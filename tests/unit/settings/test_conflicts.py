@@ -50,6 +50,33 @@ CONFLICTS: list[tuple[dict[str, Any], dict[str, str], tuple[str, ...]]] = [
         {},
         ("spark.task.cpus=4", "train.threads_per_worker 2"),
     ),
+    ({"data": {"format": "sql", "source": "SELECT 1"}, "spark": {"master": "none"}}, {}, ("data.format sql", "needs Spark")),
+    ({"data": {"format": "jdbc", "source": "jdbc:derby:x"}}, {}, ("data.format jdbc", "data.query")),
+    ({"data": {"format": "table", "source": "x", "query": "SELECT 1"}}, {}, ("data.query", "data.format table", "jdbc")),
+    ({"data": {"source": "x.tsv", "options": ["versionAsOf=3"]}}, {}, ("data.options", "jdbc, delta, iceberg")),
+    (
+        {"data": {"format": "jdbc", "source": "jdbc:derby:x", "query": "t", "options": ["password=hush"]}},
+        {},
+        ("data.options password", "JDBC_USER and JDBC_PASSWORD"),
+    ),
+    (
+        {"data": {"format": "jdbc", "source": "jdbc:derby:/db;user=me;password=hush", "query": "t"}},
+        {},
+        ("data.source holds a signature or a key",),
+    ),
+    (
+        {"data": {"format": "jdbc", "source": "jdbc:postgresql://me:hush@host/db", "query": "t"}},
+        {},
+        ("data.source holds a user name or keys",),
+    ),
+    (
+        {"data": {"format": "jdbc", "source": "jdbc:oracle:thin:me/hush@//host:1521/db", "query": "t"}},
+        {},
+        ("data.source holds a user name or keys",),
+    ),
+    ({"storage": {"options": ["project=p"]}}, {}, ("storage.options", "gs:// or abfs://")),
+    ({"storage": {"uri": "gs://b/x", "options": ["project"]}}, {}, ("storage.options 'project'", "KEY=VALUE")),
+    ({"storage": {"uri": "abfs://c/x", "options": ["account_key=hush"]}}, {}, ("storage.options account_key", "AZURE_STORAGE")),
     ({"spark": {"conf": ["spark.hadoop.fs.s3a.secret.key=hush"]}}, {}, ("fs.s3a.secret.key", "secret")),
 ]
 
@@ -88,6 +115,12 @@ def test_several_contradictions_are_told_together() -> None:
         ({"model": {"freeze_encoder": True}}, {}),
         ({"spark": {"conf": ["spark.dynamicAllocation.enabled=true", "spark.app.name=a=b"]}}, {}),
         ({"data": {"format": "docstrings"}}, {}),
+        ({"data": {"format": "sql", "source": "SELECT label, text FROM news"}}, {}),
+        (
+            {"data": {"format": "jdbc", "source": "jdbc:oracle:thin:@//host:1521/db", "query": "t", "options": ["fetchsize=9"]}},
+            {},
+        ),
+        ({"data": {"source": "gs://b/rows.tsv"}, "storage": {"options": ["project=p", "timeout=5"]}}, {}),
         ({"data": {"window": 64, "stride": 64}}, {}),
     ],
 )

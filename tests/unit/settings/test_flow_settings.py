@@ -79,7 +79,7 @@ def test_what_a_flow_does_not_use_is_not_among_its_settings() -> None:
         *("data.text_column", "data.label_column", "data.csv_escape", "data.csv_escape_unquoted", "data.max_rows"),
         *("model.task", "model.classes", "model.max_length"),
         *("model.freeze_encoder", "model.class_weights", "evaluate.metric", "evaluate.max_drift"),
-        *("data.csv_escape", "data.csv_escape_unquoted"),
+        *("data.query", "data.options"),
     }
     assert set(settings_of_kind(CLASSIFICATION)) - set(settings_of_kind(MULTI_LABEL)) == {"model.class_weights"}
     assert "data.id_column" in flow_settings("predict").names

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import fsspec
 
+from ts4s_core.artifacts.storage.other_stores import other_filesystem
 from ts4s_core.artifacts.storage.s3_parts import PieceClient
 from ts4s_core.artifacts.storage.storage_types import unchecked
 from ts4s_core.artifacts.storage.transfer import BytesCallback, ignore_bytes, upload
 from ts4s_core.artifacts.versions.refs import MANIFEST, TEMPORARY
 from ts4s_core.artifacts.versions.verified import hash_file
-from ts4s_core.errors import ConflictError, LeaseHeldError, SettingsError, StoreError
+from ts4s_core.errors import ConflictError, LeaseHeldError, StoreError
 from ts4s_core.retries import Backoff, retried
 from ts4s_core.settings import StorageSettings
 
@@ -51,15 +52,14 @@ def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
         SettingsError: if no installed library serves the scheme.
     """
     scheme, _, rest = settings.uri.partition("://")
-    options = s3_options(settings) if scheme == "s3" else {}
-    try:
-        # No instance and no listing cache: control objects must be seen as they are.
-        fs = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True, **options)
-    except (ValueError, ImportError) as exc:
-        raise SettingsError(f"storage.uri {settings.uri} cannot be served: {exc}. Use a folder or s3://bucket/prefix") from exc
-    root = f"/{rest.strip('/')}" if scheme == "memory" else rest.strip("/")
     if scheme != "s3":
+        fs, path = other_filesystem(settings.uri, settings, setting="storage.uri")
+        root = path.rstrip("/")
         return fs, root, ObjectFiles(fs, root)
+    options = s3_options(settings)
+    # No instance and no listing cache: control objects must be seen as they are.
+    fs = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **options)
+    root = rest.strip("/")
     return fs, root, S3Files(fs, root, aws=settings.endpoint_url is None, pieces=PieceClient(options))
 
 

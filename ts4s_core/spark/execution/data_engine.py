@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ts4s_core.data.data_engine import split_by_group
+from ts4s_core.data.data_engine import TableSource, split_by_group
 from ts4s_core.data.formats.cell_types import DATE, DECIMAL, LIST, NOTHING, NUMBER, OBJECT, TEXT, TRUTH, WHOLE, refused_type
 from ts4s_core.data.formats.parquet import cells
 from ts4s_core.errors import DataError, SourceError, SparkError, Ts4sError, from_wire, listed, to_wire
+from ts4s_core.spark.execution.tables import check_new_table, open_table, write_table
 from ts4s_core.spark.session.cluster import JobGroup, job_failures
 from ts4s_core.spark.session.column_names import alike, quoted
 from ts4s_core.spark.session.partition_keys import partition_keys
@@ -39,7 +40,7 @@ _CAUSE = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Exit)\b.*$",
 class TablePartition:
     """A partition of a Spark table, on the driver; on an executor its rows stand in its place."""
 
-    table: str
+    table: TableSource
     index: int
 
 
@@ -51,7 +52,7 @@ class SparkEngine:
 
     def __init__(self, session: SparkSession) -> None:
         self._session = session
-        self._tables: dict[str, DataFrame] = {}
+        self._tables: dict[TableSource, DataFrame] = {}
 
     def map(
         self, function: Callable[[Any], Any], items: Sequence[Any], *, stage: str, on_done: Callable[[int], None] | None = None
@@ -85,36 +86,39 @@ class SparkEngine:
         _raise_first([(order, value) for order, failed, value in results if failed])
         return [value for _, _, value in sorted(results, key=lambda result: result[0])]
 
-    def table_partitions(self, name: str, columns: Sequence[tuple[str, str]]) -> Sequence[TablePartition]:
+    def table_partitions(self, source: TableSource, columns: Sequence[tuple[str, str]]) -> Sequence[TablePartition]:
         """See :class:`ts4s_core.data.data_engine.DataEngine`."""
-        from pyspark.errors import PySparkException
         from pyspark.sql import functions
 
-        try:
-            table = self._session.table(name)
-            there = table.columns
-        except PySparkException as exc:
-            reason = str(exc).splitlines()[0]
-            raise SourceError(
-                f"data.source {name} is not a Spark table that can be read: {reason}. Give the name of a table"
-            ) from exc
+        table = open_table(self._session, source)
+        there = table.columns
         found = {column: alike(self._session, there, column) for column, _setting in columns}
         missing = [(column, setting) for column, setting in columns if len(found[column]) != 1]
         if missing:
             raise DataError(
-                f"Table {name} has no column {listed(repr(column) for column, _setting in missing)}: "
+                f"{source.shown} has no column {listed(repr(column) for column, _setting in missing)}: "
                 f"it has {listed(map(repr, there))}. Set {' and '.join(f'data.{setting}' for _column, setting in missing)}"
             )
         for column, setting in columns:
             kind = table.schema[found[column][0]].dataType
-            problem = refused_type(f"Table {name}", column, kind_of_spark(kind), shown=kind.simpleString(), setting=setting)
+            problem = refused_type(source.shown, column, kind_of_spark(kind), shown=kind.simpleString(), setting=setting)
             if problem:
                 raise DataError(problem)
         rows = table.select(*(table[quoted(column)] for column, _setting in columns))
-        self._tables[name] = rows
+        self._tables[source] = rows
         # Without the columns, which a file's reader then leaves alone; partitions without rows count too.
         parts = rows.select(functions.lit(1).alias("one")).mapInArrow(_one_each, "one int").count()
-        return [TablePartition(name, index) for index in range(parts)]
+        return [TablePartition(source, index) for index in range(parts)]
+
+    def check_new_table(self, name: str) -> None:
+        """See :class:`ts4s_core.data.data_engine.DataEngine`."""
+        check_new_table(self._session, name)
+
+    def write_table(
+        self, name: str, items: Sequence[Any], read: Callable[[Any], Iterator[pa.RecordBatch]], schema: pa.Schema
+    ) -> None:
+        """See :class:`ts4s_core.data.data_engine.DataEngine`."""
+        write_table(self._session, name, items, read, schema)
 
     def _items(self, items: Sequence[Any], function: _PerItem, schema: str) -> DataFrame:
         """What ``function`` yields for every item, a task each."""
