@@ -24,7 +24,7 @@ from ts4s_core.processes import kill_tree
 from ts4s_core.spark.session.java import find_java, java_option
 from ts4s_core.spark.session.standalone import LOG4J
 
-START_LIMIT_S = 120.0
+START_LIMIT_S = 300.0
 _STARTED = re.compile(r"Spark Connect server started at: \S*?(\d+)$", re.MULTILINE)
 _CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 

@@ -90,7 +90,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ("base", "model", "workers"),
     [
         ("roberta", {"attention_dropout": 0.1}, (1, 4)),
-        ("roberta", {"lora_rank": 2}, (1, 2)),
+        pytest.param("roberta", {"lora_rank": 2}, (1, 2), marks=pytest.mark.long),
         pytest.param("roberta", {"freeze_encoder": True}, (1, 4), marks=pytest.mark.long),
         ("gpt2", {"task": "language-model"}, (1, 2)),
     ],

@@ -56,7 +56,14 @@ def test_columns_as_arguments_of_their_own(spark: Any, digits: Any, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("rows", "rows_per_batch", "partitions"),
-    [(1, 1, 1), (255, 7, 3), (257, 256, 2), (600, 100, 1), (1_025, 1, 2), (20_100, 10_000, 2), (20_223, 10_000, 1)],
+    [
+        (255, 7, 3),
+        (20_100, 10_000, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((1, 1, 1), (257, 256, 2), (600, 100, 1), (1_025, 1, 2), (20_223, 10_000, 1))
+        ),
+    ],
 )
 def test_any_number_of_rows_in_batches_of_any_size(
     spark: Any, tmp_path: Path, rows: int, rows_per_batch: int, partitions: int
@@ -84,10 +91,11 @@ def test_any_number_of_rows_in_batches_of_any_size(
     assert found == {float(number): number % 3 for number in range(rows)}
 
 
+ARRAYS = ("array<double>", "array<float>", "whole")
 BAD_NUMBERS = [float("nan"), float("inf"), float("-inf"), None]
 
 
-@pytest.mark.parametrize("form", ["array<double>", "array<float>", "vector", "columns", "whole"])
+@pytest.mark.parametrize("form", ["vector", "columns", *(pytest.param(form, marks=pytest.mark.long) for form in ARRAYS)])
 def test_numbers_that_are_invalid_are_handled_as_null_is(spark: Any, form: str) -> None:
     """As VectorAssembler's handleInvalid has it for null and NaN; infinite numbers are ours to add."""
     torch.manual_seed(5)

@@ -140,10 +140,15 @@ def _heads(module: str) -> Iterator[str]:
 
 # Prefect warns of a server that is not there, and PySpark's stages ask for a session: neither is asked for at import.
 _ALONE = """
-import importlib, os, sys
+import gc, importlib, os, sys
 sys.path.insert(0, {root!r})
-for library in ("prefect", "pyspark.sql", "pyspark.ml", "torch", "transformers", "onnx", "onnxruntime", "pandas", "pyarrow"):
+for library in (
+    "prefect.main", "pyspark.sql", "pyspark.ml", "torch", "transformers", "tokenizers", "safetensors",
+    "onnx", "onnxruntime", "pandas", "pyarrow.parquet", "pydantic_settings", "psutil", "getpass",
+):
     importlib.import_module(library)
+gc.disable()
+gc.freeze()  # children share these pages as long as nobody counts in them
 failed = 0
 for module in sys.argv[1:]:
     child = os.fork()
