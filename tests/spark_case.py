@@ -32,6 +32,7 @@ def steps(master: str, folder: Path) -> dict[str, Any]:
     """The steps of a retraining, and the prediction of a file, each as a job of the driver program."""
     from ts4s_core.pipeline.classifier_run import ClassifierRun
     from ts4s_core.pipeline.prediction_run import PredictionRun
+    from ts4s_core.prediction.options import PredictOptions
     from ts4s_core.training.facts import TrainedFacts
 
     settings = settings_of(master, folder)
@@ -50,7 +51,7 @@ def steps(master: str, folder: Path) -> dict[str, Any]:
     to_predict = load_settings({**settings.plain(), "data": {"source": str(texts), "format": "text"}})
     predicting = PredictionRun(to_predict)
     with predicting.program:
-        predicted = predicting.predict(trained.ref, {"output": str(folder / "predicted")})
+        predicted = predicting.predict(trained.ref, PredictOptions(output=str(folder / "predicted")))
     (folder / "trained.ref").write_text(str(trained.ref))
     return {
         "weights_sha256": facts.weights_sha256,
