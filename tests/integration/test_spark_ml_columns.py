@@ -94,27 +94,37 @@ def test_a_model_is_a_function_of_sql(spark: Any, digits: Any, fitted: Any) -> N
     assert spark.sql("select digit_of(array(1.0d, double('NaN'))) as scores").first()["scores"] is None
 
 
-class Beside(nn.Module):
-    """Two inputs, the second one a number."""
+def beside_module() -> nn.Module:
+    """Of a class that travels to workers: they do not have this file."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(2, 3), nn.Linear(1, 3)
+    class Beside(nn.Module):
+        """Two inputs, the second one a number."""
 
-    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return self.left(left) - self.right(right)
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(2, 3), nn.Linear(1, 3)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return self.left(left) - self.right(right)
+
+    return Beside()
 
 
-class Pairs(nn.Module):
-    """Token ids and their kinds, of unlike length from row to row."""
+def pairs_module() -> nn.Module:
+    """Likewise."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ids, self.kinds, self.out = nn.Embedding(9, 4), nn.Embedding(2, 4), nn.Linear(4, 2)
+    class Pairs(nn.Module):
+        """Token ids and their kinds, of unlike length from row to row."""
 
-    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.out((self.ids(input_ids) + self.kinds(token_type_ids)).mean(1))
-        return found
+        def __init__(self) -> None:
+            super().__init__()
+            self.ids, self.kinds, self.out = nn.Embedding(9, 4), nn.Embedding(2, 4), nn.Linear(4, 2)
+
+        def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.out((self.ids(input_ids) + self.kinds(token_type_ids)).mean(1))
+            return found
+
+    return Pairs()
 
 
 def test_a_function_of_sql_takes_a_module_s_inputs(spark: Any) -> None:
@@ -125,12 +135,12 @@ def test_a_function_of_sql_takes_a_module_s_inputs(spark: Any) -> None:
     )
     frame.createOrReplaceTempView("of_several")
     beside = TorchModel.from_torch(
-        Beside(), inputCols=["a", "b"], inputNames=["left", "right"], output="vector", handleInvalid="keep"
+        beside_module(), inputCols=["a", "b"], inputNames=["left", "right"], output="vector", handleInvalid="keep"
     )
     by_place = TorchModel.from_torch(
         beside.to_torch(), inputCols=["a", "b"], separateInputs=True, output="vector", handleInvalid="keep"
     )
-    pairs = TorchModel.from_torch(Pairs(), inputCols=["input_ids", "token_type_ids"], output="vector", wholeNumbers=True)
+    pairs = TorchModel.from_torch(pairs_module(), inputCols=["input_ids", "token_type_ids"], output="vector", wholeNumbers=True)
     expected = [row["prediction"] and row["prediction"].toArray().tolist() for row in beside.transform(frame).collect()]
     assert expected[1] is None
     for model in (beside, by_place):
@@ -165,21 +175,26 @@ def test_weights_of_texts_and_tokens(spark: Any, tmp_path: Path, column: str) ->
     torch.manual_seed(0)
     kind = {"tokenizer": str(tmp_path)} if column == "text" else {}
     model = TorchEstimator(
-        module=Bag(), inputCol=column, weightCol="weight", learningRate=0.1, epochs=15, batchSize=16, workers=2, **kind
+        module=bag(), inputCol=column, weightCol="weight", learningRate=0.1, epochs=15, batchSize=16, workers=2, **kind
     ).fit(table)
     assert model.transform(table).where("weight = 1 and prediction = label").count() == sum(row[3] == 1 for row in rows)
     assert model.transform(table).where("weight = 0 and prediction = label").count() == 0
 
 
-class Bag(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.out = nn.Embedding(9, 6), nn.Linear(6, 2)
+def bag() -> nn.Module:
+    """Likewise."""
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        kept = attention_mask.unsqueeze(-1).float()
-        found: torch.Tensor = self.out((self.table(input_ids) * kept).sum(1) / kept.sum(1).clamp(min=1))
-        return found
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(9, 6), nn.Linear(6, 2)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            kept = attention_mask.unsqueeze(-1).float()
+            found: torch.Tensor = self.out((self.table(input_ids) * kept).sum(1) / kept.sum(1).clamp(min=1))
+            return found
+
+    return Bag()
 
 
 def test_the_whole_configuration_of_a_tokenizer_is_read(spark: Any, tmp_path: Path) -> None:
