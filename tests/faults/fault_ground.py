@@ -210,6 +210,7 @@ class Ground:
         for kind in ("checkpoint", "trained", "report"):
             storage.delete_tree(f"{kind}/{point.name}")
         storage.delete_tree(f"registry/{point.name}")
+        shutil.rmtree(self.folder / "ledgers" / point.name)  # an attempt that it tells of is none of the next try
 
     def java(self, pid: int) -> list[psutil.Process]:
         """JVMs that a process started."""

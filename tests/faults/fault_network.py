@@ -31,7 +31,9 @@ class Strangers:
         self._ports = sorted({port for pid in pids for port in listening(pid)})
         self._open: deque[socket.socket] = deque()
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=target, name="strangers", daemon=True) for target in (self._come, self._drip)]
+        # A thread a port: one that is full, and lets a stranger wait, keeps none from the others.
+        self._threads = [threading.Thread(target=self._come, args=(port,), name="strangers", daemon=True) for port in self._ports]
+        self._threads.append(threading.Thread(target=self._drip, name="strangers", daemon=True))
 
     def start(self) -> list[int]:
         """Begin; the ports that are crowded."""
@@ -48,14 +50,14 @@ class Strangers:
         for stranger in self._open:
             stranger.close()
 
-    def _come(self) -> None:
+    def _come(self, port: int) -> None:
         while not self._ended.wait(0.002):
-            for port in self._ports:
-                with contextlib.suppress(OSError):  # the process may have ended
-                    self._open.append(socket.create_connection(("127.0.0.1", port), timeout=1))
-                    self.came += 1
-            while len(self._open) > CROWD:
-                self._open.popleft().close()
+            with contextlib.suppress(OSError):  # the process may have ended
+                self._open.append(socket.create_connection(("127.0.0.1", port), timeout=1))
+                self.came += 1
+            with contextlib.suppress(IndexError):  # another port's thread took the last one too many
+                while len(self._open) > CROWD:
+                    self._open.popleft().close()
 
     def _drip(self) -> None:
         while not self._ended.wait(DRIP_S):
