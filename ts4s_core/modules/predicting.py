@@ -276,8 +276,8 @@ def input_of(given: Any, form: InputForm, *, columns: int) -> tuple[pa.Array, In
     batch, widths = joined(arrays, whole=form.whole)
     if len(arrays) < columns and (form.separate or form.names) and not form.widths:
         raise DataError(
-            f"The function got one array of all numbers, and how many of them each of the {columns} inputCols has is not known of "
-            f"a module that was not fitted here: expected {columns} arguments. Give them one by one"
+            f"The function got one array of all numbers, and how many of them each of the {columns} inputCols has is not known "
+            f"of a module that was not fitted here: expected {columns} arguments. Give them one by one"
         )
     if not widths or form.tokens:
         return batch, form
