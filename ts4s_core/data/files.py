@@ -83,12 +83,9 @@ class SourceFiles:
 
             return fsspec.filesystem("file"), str(expanded(rest).absolute())
         if scheme == "s3":
-            import fsspec
+            from ts4s_core.artifacts.storage.objects import s3_filesystem
 
-            from ts4s_core.artifacts.storage.objects import s3_options
-
-            options = s3_options(self.storage)
-            return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **options), rest
+            return s3_filesystem(self.storage), rest
         from ts4s_core.artifacts.storage.other_stores import other_filesystem
 
         return other_filesystem(self.source, self.storage, setting="data.source")

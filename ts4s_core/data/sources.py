@@ -136,7 +136,9 @@ def read_records(reading: Reading, split: Split, tally: Tally) -> Iterator[Recor
 def _records(reading: Reading, own: Sequence[tuple[str, str]], file: BinaryIO, split: Split, tally: Tally) -> Iterator[Record]:
     names = [column for column, _setting in own]
     if reading.format == "arrow":
-        return _damages_named(arrow.damages(split.name), parquet.cell_records(arrow.rows_in(file, names), tally))
+        return _damages_named(
+            parquet.damages(split.name, kind=arrow.KIND), parquet.cell_records(arrow.rows_in(file, names), tally)
+        )
     if reading.format == "parquet":
         return _damages_named(parquet.damages(split.name), parquet.cell_records(parquet.rows_in(file, split.start, names), tally))
     # A file that is cut into splits is plain UTF-8.

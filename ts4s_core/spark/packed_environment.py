@@ -29,7 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from packaging.requirements import Requirement
 
 from ts4s_core.addresses import in_one_scheme
-from ts4s_core.artifacts.storage.objects import s3_options
+from ts4s_core.artifacts.storage.objects import s3_filesystem
 from ts4s_core.errors import SettingsError, StoreError
 from ts4s_core.host_user import expanded
 from ts4s_core.progress import Progress, silent
@@ -219,9 +219,7 @@ def _written(to: str, storage: StorageSettings) -> Iterator[BinaryIO]:
     """A temporary file that is put in its place when it is whole."""
     remote = None
     if to.startswith(_S3):
-        import fsspec
-
-        remote = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **s3_options(storage))
+        remote = s3_filesystem(storage)
     elif "://" in to:
         raise SettingsError(f"--to {to} is not valid: expected a file in a folder, or an s3:// address")
     try:

@@ -56,11 +56,13 @@ def open_objects(settings: StorageSettings) -> tuple[Any, str, ObjectFiles]:
         fs, path = other_filesystem(settings.uri, settings, setting="storage.uri")
         root = path.rstrip("/")
         return fs, root, ObjectFiles(fs, root)
-    options = s3_options(settings)
-    # No instance and no listing cache: control objects must be seen as they are.
-    fs = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **options)
-    root = rest.strip("/")
-    return fs, root, S3Files(fs, root, aws=settings.endpoint_url is None, pieces=PieceClient(options))
+    fs, root = s3_filesystem(settings), rest.strip("/")
+    return fs, root, S3Files(fs, root, aws=settings.endpoint_url is None, pieces=PieceClient(s3_options(settings)))
+
+
+def s3_filesystem(settings: StorageSettings) -> Any:
+    """A new s3fs; without its caches of instances and listings, because objects must be seen as they are."""
+    return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, **s3_options(settings))
 
 
 def s3_options(settings: StorageSettings) -> dict[str, Any]:

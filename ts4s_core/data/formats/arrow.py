@@ -5,33 +5,19 @@ A column that the library knows as ``ClassLabel`` holds numbers; the names that 
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ts4s_core.data.formats.cell_types import TEXT, kind_of_arrow, refused_type
-from ts4s_core.data.formats.parquet import cells
-from ts4s_core.data.formats.rows import check_columns
-from ts4s_core.errors import DataError, Ts4sError
+from ts4s_core.data.formats.parquet import cells, check_schema, damages
 
+#: What errors call such a file.
+KIND = "Arrow"
 _FILE_MAGIC = b"ARROW1"
 #: Where the library datasets describes its columns.
 _FEATURES = b"huggingface"
-
-
-@contextlib.contextmanager
-def damages(name: str) -> Iterator[None]:
-    """What PyArrow raises at a damaged file as one DataError; what the filesystem raises (OSError) is left as it is."""
-    try:
-        yield
-    except (Ts4sError, MemoryError):
-        raise
-    except (pa.ArrowException, ValueError, TypeError, ArithmeticError, LookupError, NotImplementedError) as exc:
-        reason = f"{type(exc).__name__}: {exc}".rstrip(".")
-        raise DataError(f"Data file {name} is not a readable Arrow file: {reason}. Write it again") from exc
 
 
 def check_file(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) -> None:
@@ -45,16 +31,9 @@ def check_file(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) -> 
     Raises:
         DataError: if it is no Arrow file, lacks a column or has one of another type.
     """
-    with damages(name):
+    with damages(name, kind=KIND):
         schema = _opened(file)[0]
-        check_columns(schema.names, name, wanted)
-        named = _class_names(schema)
-        for column, setting in wanted:
-            kind = schema.field(column).type
-            found = TEXT if column in named else kind_of_arrow(kind)
-            problem = refused_type(f"Data file {name}", column, found, shown=str(kind), setting=setting)
-            if problem:
-                raise DataError(problem)
+        check_schema(schema, name, wanted, texts=_class_names(schema))
 
 
 def rows_in(file: BinaryIO, names: Sequence[str]) -> Iterator[tuple[object, ...]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ts4s_core.data.formats.cell_types import kind_of_arrow, refused_type
+from ts4s_core.data.formats.cell_types import TEXT, kind_of_arrow, refused_type
 from ts4s_core.data.formats.parquet_footer import read_groups
 from ts4s_core.data.formats.rows import MAX_ROW_BYTES, Record, Tally, check_columns
 from ts4s_core.errors import DataError, Ts4sError
@@ -22,7 +22,7 @@ MOST_FOLD, FOLD_FROM_BYTES = 1_000, 256 * 2**20
 
 
 @contextlib.contextmanager
-def damages(name: str) -> Iterator[None]:
+def damages(name: str, *, kind: str = "Parquet") -> Iterator[None]:
     """What PyArrow raises at a damaged file as one DataError; what the filesystem raises (OSError) is left as it is."""
     try:
         yield
@@ -30,7 +30,7 @@ def damages(name: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, ValueError, TypeError, ArithmeticError, LookupError, NotImplementedError) as exc:
         reason = f"{type(exc).__name__}: {exc}".rstrip(".")
-        raise DataError(f"Data file {name} is not a readable Parquet file: {reason}. Write it again") from exc
+        raise DataError(f"Data file {name} is not a readable {kind} file: {reason}. Write it again") from exc
 
 
 def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) -> int:
@@ -46,15 +46,30 @@ def row_groups_in(file: BinaryIO, name: str, wanted: Sequence[tuple[str, str]]) 
     """
     with damages(name):
         parquet = pq.ParquetFile(file)
-        schema = parquet.schema_arrow
-        check_columns(schema.names, name, wanted)
-        for column, setting in wanted:
-            kind = schema.field(column).type
-            problem = refused_type(f"Data file {name}", column, kind_of_arrow(kind), shown=str(kind), setting=setting)
-            if problem:
-                raise DataError(problem)
+        check_schema(parquet.schema_arrow, name, wanted)
         refuse_bombs(file, name, [column for column, _setting in wanted])
         return int(parquet.num_row_groups)
+
+
+def check_schema(schema: pa.Schema, name: str, wanted: Sequence[tuple[str, str]], *, texts: Container[str] = ()) -> None:
+    """Check that a file has the columns, of types that are taken.
+
+    Args:
+        schema: the file's.
+        name: what errors call it.
+        wanted: columns, each with the setting that names it.
+        texts: columns whose cells are read as texts, whatever the type in the file is.
+
+    Raises:
+        DataError: if it lacks a column or has one of another type.
+    """
+    check_columns(schema.names, name, wanted)
+    for column, setting in wanted:
+        kind = schema.field(column).type
+        found = TEXT if column in texts else kind_of_arrow(kind)
+        problem = refused_type(f"Data file {name}", column, found, shown=str(kind), setting=setting)
+        if problem:
+            raise DataError(problem)
 
 
 def refuse_bombs(file: BinaryIO, name: str, wanted: Sequence[str]) -> None:
