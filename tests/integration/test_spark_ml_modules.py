@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit, TrainValidationSplitModel
 from torch import nn
 
 from ts4s_core.errors import Ts4sError, UnsupportedModelError
@@ -134,6 +137,71 @@ def test_a_class_of_the_program_alone_is_saved_as_its_graph(table: Any, tmp_path
     assert again.saved.weights.keys() == model.saved.weights.keys()
     for name, array in model.saved.weights.items():
         assert again.saved.weights[name] == pytest.approx(array, abs=1e-5)
+
+
+# PySpark leaves the threads of its parallel fits to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
+@pytest.mark.long
+def test_a_grid_of_classes_of_the_program_alone_is_saved_as_graphs(table: Any, tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self, hidden: int = 3) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, hidden), nn.Linear(hidden, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(torch.tanh(self.first(x)))
+            return found
+
+    torch.manual_seed(7)
+    estimator = TorchEstimator(moduleArgs={"hidden": 5}, maxIter=2, batchSize=16, workers=1)
+    optimizers = [functools.partial(torch.optim.SGD, lr=0.5, momentum=0.5)]
+    grid = (
+        ParamGridBuilder()
+        .addGrid(estimator.module, [Net, lambda hidden: Net(2 * hidden)])
+        .addGrid(estimator.optimizer, optimizers)
+    )
+    split = TrainValidationSplit(
+        estimator=estimator, estimatorParamMaps=grid.build(), evaluator=MulticlassClassificationEvaluator(), seed=1
+    )
+    tuned = split.fit(table)
+    expected = [row["rawPrediction"].toArray() for row in tuned.transform(table).collect()]
+    starts = [estimator.copy(values) for values in tuned.getEstimatorParamMaps()]
+    hidden = [len(start.start().weights["first.bias"]) for start in starts]
+    trained = [start.fit(table).saved.weights for start in starts]
+    tuned.save(f"file://{tmp_path}/tuned")
+
+    PROCESS.clear()  # as a new process, which trusts nobody and knows no class
+    loaded = TrainValidationSplitModel.load(f"file://{tmp_path}/tuned")
+    assert loaded.validationMetrics == tuned.validationMetrics
+    assert loaded.bestModel.weights_sha256 == tuned.bestModel.weights_sha256
+    for own, row in zip(expected, loaded.transform(table).collect(), strict=True):
+        assert row["rawPrediction"].toArray() == pytest.approx(own, rel=1e-5, abs=1e-5)
+    assert hidden == [5, 10]
+    for weights, values in zip(trained, loaded.getEstimatorParamMaps(), strict=True):
+        again = loaded.getEstimator().copy(values)
+        assert (again.getOptimizer(), again.getOptimizerArgs(), again.getLearningRate()) == (
+            "torch.optim:SGD",
+            {"momentum": 0.5},
+            0.5,
+        )
+        model = again.fit(table)
+        assert model.saved.paths == []
+        for name, array in weights.items():
+            assert model.saved.weights[name] == pytest.approx(array, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["loss", "optimizer"])
+def test_what_a_grid_cannot_save_is_told_where_it_is_saved(table: Any, tmp_path: Path, name: str) -> None:
+    class Slow(torch.optim.SGD):
+        pass
+
+    values = {"loss": lambda output, target: (output - target.float()).square().mean(), "optimizer": Slow}
+    estimator = TorchEstimator(module=nn.Linear(4, 1), loss="MSELoss", maxIter=1, batchSize=60, workers=1)
+    grid = [{estimator.getParam(name): values[name]}]
+    assert estimator.fit(table, grid[0]).weights_sha256 != estimator.start().weights_sha256()
+    split = TrainValidationSplit(estimator=estimator, estimatorParamMaps=grid, evaluator=MulticlassClassificationEvaluator())
+    with pytest.raises(UnsupportedModelError, match=r"cannot be saved.*it is of this program alone, and code is never saved"):
+        split.save(f"file://{tmp_path}/split")
 
 
 def test_what_could_never_be_saved_is_refused_by_fit(table: Any) -> None:

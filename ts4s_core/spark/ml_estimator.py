@@ -130,6 +130,8 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         if isinstance(values.get("optimizer"), functools.partial):
             values |= self._of_partial(values["optimizer"], values)
         for name in ("loss", "optimizer"):
+            if isinstance(values.get(name), TorchEstimator):  # of a grid, see copy
+                values[name] = values[name].value(name)
             if name in values and not isinstance(values[name], (str, dict)):
                 values[name] = _named(values[name])
         trust(*_paths(values))  # the program's own words; those of a saved stage do not come by this way
@@ -179,7 +181,7 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
 
     def _fit(self, dataset: DataFrame) -> TorchModel:
         self.check_fit()
-        start = self.start()
+        given, start = self.value("module"), self.start()
         for name in ("loss", "optimizer"):  # what a parameter grid holds
             if not isinstance(self.value(name), (dict, str)):
                 self._put({name: self.value(name)})
@@ -191,6 +193,8 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
         )
         model = TorchModel(Fit(self, task).run(dataset))
         self._fitted["seen"] = model._whole()
+        if isinstance(given, TorchModel):
+            given.show(model._whole())
         self._copyValues(model)
         give_uid(model, self.uid)
         model.parent = self
@@ -199,28 +203,40 @@ class TorchEstimator(Estimator[TorchModel], FitParams, MLReadable["TorchEstimato
     def copy(self, extra: dict[Param[Any], Any] | None = None) -> TorchEstimator:
         """A copy with the values of a param map, in which objects become what can be saved: a tuned model's grid is.
 
-        A module becomes a :class:`TorchModel`, a loss a description, an optimizer class its import path.
+        A module becomes a :class:`TorchModel`, a loss a description, an optimizer class its import path; a loss or an optimizer
+        that is of this program alone becomes an estimator that has it, which says so where it is saved.
         """
-        for param, value in list((extra or {}).items()):
-            if param.parent == self.uid and param.name in _OBJECTS:
-                extra[param] = _savable(param.name, value)  # type: ignore[index]
+        for param in [param for param in extra or {} if param.parent == self.uid and param.name in _OBJECTS]:
+            self._make_savable(extra or {}, param)
         return super().copy(extra)
+
+    def _make_savable(self, values: dict[Param[Any], Any], param: Param[Any]) -> None:
+        """Put what Spark's writers of tuned models take, a stage or JSON, in the place of one value of a param map."""
+        from torch import nn
+
+        given = values[param]
+        if isinstance(given, (str, dict, TorchModel, TorchEstimator)):
+            return
+        if isinstance(given, functools.partial) and param.name == "optimizer":
+            beside = {other.name: value for other, value in values.items() if other.parent == self.uid}
+            values |= {self.getParam(name): value for name, value in self._of_partial(given, beside).items()}
+            given = values[param]
+        if param.name != "module":
+            found = _named(given)
+            alone = nameless_among(_paths({param.name: found}))
+            values[param] = TorchEstimator(**{param.name: found}) if alone else found
+        elif isinstance(given, nn.Module):
+            values[param] = TorchModel.from_torch(given)
+        elif isinstance(given, Path):
+            values[param] = str(given)
+        elif is_nameless(path := import_path(given)):  # what it makes can be saved
+            values[param] = path
+            values |= {param: TorchModel(super().copy(values).start()), self.moduleArgs: {}}
+        else:
+            values[param] = path
 
 
 _OBJECTS = ("module", "loss", "optimizer")
-
-
-def _savable(name: str, value: Any) -> Any:
-    """A value of a param map as Spark's writers of tuned models take it: a stage, or JSON."""
-    from torch import nn
-
-    if isinstance(value, (str, dict, TorchModel)):
-        return value
-    if name != "module":
-        return _named(value)
-    if isinstance(value, nn.Module):
-        return TorchModel.from_torch(value)
-    return str(value) if isinstance(value, Path) else import_path(value)
 
 
 def _named(thing: Any) -> Any:

@@ -66,7 +66,8 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         self.saved = saved
         self._payload: Any = None
         self._tried: tuple[SavedModule | None, str] | None = None
-        self._seen: tuple[InputForm | None, tuple[Any, ...]] = (None, ())
+        #: The module as a table or a fit showed its inputs, of which its graph is found.
+        self._seen: SavedModule | None = None
         #: The estimator that fitted it; None for a model that was loaded, or trained elsewhere.
         self.parent: Any = None
         self._put(params)
@@ -178,19 +179,23 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         saved = self._whole()
         alone = nameless_among(saved.paths)
         if alone:
-            form, rows = (saved.form, saved.rows) if saved.rows else self._seen
-            if form is None:
+            seen = saved if saved.rows else self._seen
+            if seen is None:
                 raise UnsupportedModelError(
                     f"{alone} cannot be saved yet: it is of this program alone, so that its graph is what is saved, "
                     "which takes a row to find. Transform a table with it before"
                 )
-            saved = as_program(replace(saved, form=form, rows=rows), learns=True)
+            saved = as_program(replace(saved, form=seen.form, rows=seen.rows, tokenizer=seen.tokenizer), learns=True)
         return StageWriter(self, saved.to_files())
 
     @classmethod
     def read(cls) -> MLReader[TorchModel]:
         """Spark's reader of such stages."""
         return _Reader()
+
+    def show(self, seen: SavedModule) -> None:
+        """Keep what a table or a fit showed of this module's inputs."""
+        self._seen = seen if seen.rows else self._seen
 
     def _whole(self) -> SavedModule:
         if self.saved is None:
@@ -218,9 +223,9 @@ class TorchModel(Model, SharedParams, MLReadable["TorchModel"], MLWritable):
         x, _sizes = input_column(dataset, columns, text=text, whole=form.whole)
         if saved.output == "auto":
             saved = replace(saved, output=self._output_by_trial(dataset.select(x.alias("x")), saved, form))
-        if nameless_among(saved.paths) and not (saved.rows or self._seen[1] or dataset.isStreaming):
+        if nameless_among(saved.paths) and not (saved.rows or self._seen or dataset.isStreaming):
             few = dataset.select(x.alias("x")).where("x is not null").take(2)
-            self._seen = (form, tuple(row["x"] for row in few)) if few else self._seen
+            self.show(replace(saved, form=form, rows=tuple(row["x"] for row in few)))
         server = self._server(session, saved, form, sources)
         serve = arrow_function(server, _TYPE)
         rows = dataset.where(x.isNotNull()) if invalid == "skip" else dataset
