@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_language_models import MODELS, SMALL, WORDS
+from small_language_models import MODELS, SMALL, WORDS, write_words
 
+from ts4s_core.artifacts.store import ArtifactStore
 from ts4s_core.errors import InputError, UnsupportedModelError
 from ts4s_core.handover.export import export_trained
 from ts4s_core.language.decoder import check_decoder, export_decoder, import_decoder, source_tokenizer
@@ -17,7 +18,7 @@ from ts4s_core.language.defaults import with_defaults
 from ts4s_core.models.model_folder import ModelFolder
 from ts4s_core.models.small_networks import NetworkModel, initial_weights
 from ts4s_core.onnx.seeded_dropout import seed_dropout
-from ts4s_core.settings import Settings
+from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.task_kinds.language_model import LANGUAGE_MODEL
 
 
@@ -141,6 +142,65 @@ def test_what_is_refused_before_the_first_write(store, settings_of, tmp_path, gr
         del groups["model"]["source"]
     with pytest.raises(InputError, match=message):
         check_decoder(settings_of(**groups), store)
+
+
+def write_decoder(folder: Path, *, rows: int, positions: int) -> Path:
+    """A graph made elsewhere: logits of tokens by a table of words and one of places, beside a tokenizer of ``WORDS``."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    draw = np.random.default_rng(3)
+    tables = {"words.weight": draw.standard_normal((rows, 8)), "places.weight": draw.standard_normal((positions, 8))}
+    tensors = {name: array.astype(np.float32) for name, array in tables.items()}
+    tensors |= {"head": np.ascontiguousarray(tensors["words.weight"].T), "zero": np.array(0), "one": np.array(1)}
+    nodes = [
+        helper.make_node("Gather", ["words.weight", "input_ids"], ["words"]),
+        helper.make_node("Shape", ["input_ids"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["length"]),
+        helper.make_node("Range", ["zero", "length", "one"], ["range"]),
+        helper.make_node("Gather", ["places.weight", "range"], ["places"]),
+        helper.make_node("Add", ["words", "places"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "head"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"]) for name in ("input_ids", "attention_mask")],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", "t", rows])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    write_words(folder, WORDS)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "decoder.onnx")
+    return folder / "decoder.onnx"
+
+
+@pytest.mark.parametrize("config", [None, {"model_type": "gpt2", "vocab_size": 9_999, "n_positions": 512}])
+@pytest.mark.parametrize(
+    ("rows", "window", "message"),
+    [
+        (len(WORDS), 16, None),
+        (
+            len(WORDS) - 1,
+            16,
+            rf"model\.source .*decoder\.onnx: tokenizer and model do not fit together: .* got the largest id {len(WORDS) - 1} "
+            rf"and a token table of {len(WORDS) - 1} rows\. Give the model's own tokenizer as model\.tokenizer",
+        ),
+        (len(WORDS), 17, r"data\.window 17 is longer than model\.source .*decoder\.onnx takes: expected at most 16\. Lower it"),
+    ],
+    ids=["fits", "words", "places"],
+)
+def test_sizes_of_a_graph_are_tried_before_the_first_write(tmp_path, settings_of, config, rows, window, message):
+    path = write_decoder(tmp_path / "base", rows=rows, positions=16)
+    if config is not None:  # what stands beside the graph is not believed
+        (path.parent / "config.json").write_text(json.dumps(config))
+    storage = StorageSettings(uri=str(tmp_path / "store"))
+    settings = settings_of(model={"source": str(path)}, data={"window": window}, storage=storage)
+    store = ArtifactStore.open(storage)
+    if message is None:
+        check_decoder(settings, store)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_decoder(settings, store)
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
