@@ -155,26 +155,37 @@ def try_rows(
     """
     inputs = _inputs_of(rows, form, tokenizer, dtype=dtype_of(module))
     forward = forward_of(module, "cpu", names=form.names) or module
-    step = "The module's forward"
+    found: tuple[Any, ...] = ()  # none: it is forward that failed
     with torch.random.fork_rng(devices=[]):
         try:
             found = outputs_in(forward(*inputs))
             if objective is not None:
-                step = "The loss"
                 batch = SimpleNamespace(labels=labels, weights=torch.ones(len(rows)))
                 objective(found if len(found) > 1 else found[0], batch)
         except InputError:
             raise
         except Exception as exc:  # whatever a module or a loss of the user's raises
-            reason = str(exc).strip().partition("\n")[0]
-            shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
+            reason = f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
+            if found and objective is not None:
+                raise InputError(
+                    f"The loss fails on the first rows: {reason} (outputs {_shown(found)}, labels {_shown([labels])}). "
+                    "Check loss and labelCol, and labelKind: with class a loss gets whole numbers, one a row"
+                ) from exc
             largest = f", the largest number {int(inputs[0].max())}" if form.whole and inputs[0].numel() else ""
             raise InputError(
-                f"{step} fails on the first rows: {type(exc).__name__}: {reason} (inputs {shapes}{largest}). "
+                f"The module's forward fails on the first rows: {reason} (inputs {_shown(inputs)}{largest}). "
                 "Check inputCol, inputShape, inputNames and the module"
             ) from exc
     first = found[0]
     return int(first.shape[1]) if isinstance(first, torch.Tensor) and first.ndim > 1 else None
+
+
+def _shown(values: Sequence[Any]) -> str:
+    """Shapes and types of tensors, for a message."""
+    return ", ".join(
+        f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" if torch.is_tensor(value) else type(value).__name__
+        for value in values
+    )
 
 
 def as_program(saved: SavedModule, *, learns: bool) -> SavedModule:

@@ -122,6 +122,12 @@ def test_a_loss_that_does_not_take_the_outputs_is_found_by_a_few_rows() -> None:
         try_rows(
             module, form, [[1.0, 2.0]], objective=AnyLoss(loss_spec("NLLLoss", {})), labels=torch.zeros(1, 2, dtype=torch.int64)
         )
+    own = AnyLoss({"factory": "torch.nn.functional:nll_loss", "arguments": {}})
+    with pytest.raises(
+        InputError,
+        match=r"The loss fails .* \(outputs \(1, 3\) float32, labels \(1, 1\) float32\)\. .*labelKind: with class",
+    ):
+        try_rows(module, form, [[1.0, 2.0]], objective=own, labels=torch.zeros(1, 1))
     with pytest.raises(InputError, match=r"forward fails on the first rows: RuntimeError.*inputs \(1, 3\) float32"):
         try_rows(module, InputForm(widths=(3,)), [[1.0, 2.0, 3.0]])
 
