@@ -64,7 +64,8 @@ def interpreter(spark: str, python: str, home: Path) -> tuple[str, dict[str, str
 
 
 def _pip(python: str, *words: str) -> None:
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words], check=True)
+    if subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words], check=False).returncode:
+        raise SystemExit(f"error: pip install {' '.join(words)}: expected pip to find and install that, got what it said above")
 
 
 def run(spark: str, python: str, parts: list[str]) -> list[dict[str, Any]]:
@@ -98,35 +99,52 @@ def run(spark: str, python: str, parts: list[str]) -> list[dict[str, Any]]:
 
 
 def check(rows: list[dict[str, Any]]) -> None:
-    """Every way has the same weights and answers, and leaves nothing."""
+    """Rows at one set of libraries have the same weights and answers, whatever the Spark; none leaves anything."""
     for part, names in {"steps": ("weights_sha256", "predicted"), "sql": ("labels", "framed"), "ml": ("trained_sha256",)}.items():
-        found = [row[part] for row in rows if part in row]
-        for name in names:
-            values = {json.dumps(one[name]) for one in found}
-            if len(values) > 1:
-                raise SystemExit(f"error: {part} {name}: expected one value for classic sessions and Connect, got {values}")
-        if any(one.get("left") for one in found) or not all(one.get("same", True) for one in found):
-            raise SystemExit(
-                f"error: {part}: expected nothing left and a loaded stage that answers as the saved one, got {found}"
-            )
+        for row in (row for row in rows if part in row):
+            found = row[part]
+            if found.get("left") or not found.get("same", True):
+                raise SystemExit(
+                    f"error: {part}: expected nothing left and a loaded stage that answers as the saved one, got {found}"
+                )
+            like = next(other for other in rows if part in other and _libraries(other) == _libraries(row))
+            for name in names:
+                if found[name] != like[part][name]:
+                    raise SystemExit(
+                        f"error: {part} {name}: expected {like[part][name]}, as {' '.join(_kind(like))} had it, "
+                        f"got {found[name]} of {' '.join(_kind(row))}. If ts4s was changed so, "
+                        f"remove the older rows from {RESULTS.name}"
+                    )
+
+
+def _libraries(row: dict[str, Any]) -> tuple[str, ...]:
+    """What weights depend on."""
+    return row["python"], row["instructions"], json.dumps(row["libraries"], sort_keys=True)
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, ...]:
+    """What of which one row is kept."""
+    return row["spark"].rpartition(".")[0], row["python"].rpartition(".")[0], row["way"], f"Java {row['java']}"
 
 
 def keep(rows: list[dict[str, Any]]) -> None:
     """Put rows into the file of results, over older ones of the same kind."""
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    key = lambda row: (row["spark"].rpartition(".")[0], row["python"].rpartition(".")[0], row["way"])  # noqa: E731
-    new = {key(row): row for row in [*kept, *rows]}
+    new = {_kind(row): row for row in [*kept, *rows]}
+    check(list(new.values()))
     RESULTS.write_text(json.dumps([new[name] for name in sorted(new)], indent=1) + "\n")
 
 
 def table() -> str:
     """Markdown of the file of results."""
-    lines = ["| Spark | Python | torch | session | weights of the steps | of the estimator | seconds |", "| --- " * 7 + "|"]
+    names = ("Spark", "Python", "Java", "torch", "session", "weights of the steps", "labels in SQL", "weights of the estimator")
+    lines = [f"| {' | '.join(names)} | seconds |", "| --- " * (len(names) + 1) + "|"]
     for row in json.loads(RESULTS.read_text()):
-        hashes = (row.get("steps", {}).get("weights_sha256"), row.get("ml", {}).get("trained_sha256"))
-        shown = [f"`{value[:12]}`" if value else "not run" for value in hashes]
-        cells = (row["spark"], row["python"], row["torch"], row["way"], *shown, str(row["seconds"] or "not measured"))
-        lines.append(f"| {' | '.join(cells)} |")
+        weights = [row.get(part, {}).get(name) for part, name in (("steps", "weights_sha256"), ("ml", "trained_sha256"))]
+        steps, estimator = [f"`{value[:12]}`" if value else "not run" for value in weights]
+        labels = ", ".join(map(str, row["sql"]["labels"])) if "sql" in row else "not run"
+        versions = (row["spark"], row["python"], str(row["java"]), row["libraries"]["torch"], row["way"])
+        lines.append(f"| {' | '.join((*versions, steps, labels, estimator, str(row['seconds'])))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,14 +2,14 @@
 
 MASTER is ``local[2]``, a cluster's URL or ``sc://HOST:PORT``. The parts are ``steps`` (a tiny model from scan to report, and a
 prediction of a file), ``sql`` (the trained version in Spark SQL and over a DataFrame) and ``ml`` (the estimator). The last line
-of standard output is JSON: versions, seconds of each part, and what it found, hashes among them.
+of standard output is JSON: versions, Java, the processor's instructions, seconds of each part, and what it found, hashes among
+them.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -79,7 +79,8 @@ def session_of(master: str) -> Any:
 
     os.environ.update(find_java().environment(os.environ))
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    conf = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    quiet = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+    conf = {**quiet, "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     for name, value in conf.items():
         builder = builder.config(name, value)
     return builder.master(master).getOrCreate()
@@ -144,11 +145,18 @@ PARTS: dict[str, Callable[[str, Path], dict[str, Any]]] = {"steps": steps, "sql"
 
 
 def main(master: str, folder: Path, parts: list[str]) -> None:
-    import pyspark
-    import torch
+    from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
+    from ts4s_core.spark.session.java import find_java
 
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"spark": pyspark.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    libraries = library_versions()
+    found: dict[str, Any] = {
+        "spark": libraries.pop("pyspark"),
+        "python": libraries.pop("python"),
+        "java": find_java().version,
+        "instructions": instruction_set(),
+        "libraries": libraries,
+    }
     for part in parts or list(PARTS):
         started = time.monotonic()
         found[part] = PARTS[part](master, folder)
