@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ from ts4s_core.settings.groups import (
     TrainSettings,
 )
 from ts4s_core.settings.network_sizes import NETWORK_SIZES
+from ts4s_core.settings.spark_conf import split_pairs
 from ts4s_core.task_kinds.registry import kind_of
 
 ENV_PREFIX = "TS4S_"
@@ -189,12 +190,17 @@ def _source_conflicts(settings: Settings) -> Iterator[str]:
             "other addresses, such as gs:// or abfs://. Leave it out"
         )
     for name, pairs in (("data.options", data.options), ("storage.options", storage.options)):
-        for pair in pairs:
-            key, equals, _value = (part.strip() for part in pair.partition("="))
-            if not equals or not key:
-                yield f"{name} {pair!r} is not KEY=VALUE"
-            elif _SECRET_OPTION.search(key):
+        yield from _not_pairs(name, pairs)
+        for key, _ in split_pairs(pairs):
+            if _SECRET_OPTION.search(key):
                 yield f"{name} {key} would put a secret into what is recorded: {_SECRETS_OF[name]}"
+
+
+def _not_pairs(setting: str, pairs: Iterable[str]) -> Iterator[str]:
+    for pair in pairs:
+        key, equals, _ = pair.partition("=")
+        if not equals or not key.strip():
+            yield f"{setting} {pair!r} is not KEY=VALUE"
 
 
 def _spark_conflicts(settings: Settings) -> Iterator[str]:
@@ -202,12 +208,10 @@ def _spark_conflicts(settings: Settings) -> Iterator[str]:
         "spark.master": (settings.spark.master, "spark.master"),
         "spark.task.cpus": (str(settings.train.threads_per_worker), "train.threads_per_worker"),
     }
-    for pair in settings.spark.conf:
-        name, equals, value = (part.strip() for part in pair.partition("="))
+    yield from _not_pairs("spark.conf", settings.spark.conf)
+    for name, value in split_pairs(settings.spark.conf):
         wanted, setting = fixed.get(name, (value, ""))
-        if not equals or not name:
-            yield f"spark.conf {pair!r} is not KEY=VALUE"
-        elif value != wanted:
+        if value != wanted:
             yield f"spark.conf {name}={value} contradicts {setting} {wanted}: leave it out, and set {setting}"
         elif re.search(r"(?i)secret|password|access\.?key|session\.?token", name):
             yield f"spark.conf {name} would put a secret into Spark's configuration: use the environment or the AWS chain"
@@ -218,8 +222,7 @@ def _secrets_in_addresses(settings: Settings) -> Iterator[str]:
         problem = problem_of(f"{group}.{name}", getattr(getattr(settings, group), name) or "")
         if problem is not None:
             yield problem
-    for pair in settings.spark.conf:
-        name, _, value = pair.partition("=")
+    for name, value in split_pairs(settings.spark.conf):
         problem = problem_of(f"spark.conf {name}", value)
         if problem is not None:
             yield problem

@@ -35,9 +35,14 @@ def as_pairs(value: object) -> object:
     return tuple(_pairs(value)) if isinstance(value, Mapping) else value
 
 
+def split_pairs(pairs: Iterable[str]) -> list[tuple[str, str]]:
+    """Name and value of each ``KEY=VALUE``."""
+    return [(name.strip(), value.strip()) for name, _, value in (pair.partition("=") for pair in pairs)]
+
+
 def by_name(pairs: Iterable[str]) -> dict[str, str]:
     """``KEY=VALUE`` pairs as a table; the last of two with one name counts."""
-    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)}
+    return dict(split_pairs(pairs))
 
 
 def check_static_executors(dynamic: str, *, where: str) -> None:
