@@ -32,6 +32,7 @@ def texts(path: Path) -> list[str]:
         ("columns", "one object with a value for each column"),
         ("index", "one object with the rows under their numbers"),
         ("split", "pandas' split form"),
+        ("table", "pandas' table form"),
         ("lists", "one object with a value for each column"),
     ],
 )
