@@ -145,6 +145,8 @@ PARTS: dict[str, Callable[[str, Path], dict[str, Any]]] = {"steps": steps, "sql"
 
 
 def main(master: str, folder: Path, parts: list[str]) -> None:
+    from pyspark.sql import SparkSession
+
     from ts4s_core.artifacts.versions.environment import instruction_set, library_versions
     from ts4s_core.spark.session.java import find_java
 
@@ -162,6 +164,9 @@ def main(master: str, folder: Path, parts: list[str]) -> None:
         found[part] = PARTS[part](master, folder)
         found[part]["seconds"] = round(time.monotonic() - started, 1)
         print(json.dumps({part: found[part]}), flush=True)
+    session = SparkSession.getActiveSession()
+    if session is not None:
+        session.stop()  # else PySpark's client has something to ask at its exit, for ten minutes where the server is gone
     print(json.dumps(found), flush=True)
 
 
