@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,3 +90,43 @@ def test_graph_that_the_checker_refuses(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(SourceError, match=r"is refused by ONNX's checker: .*nowhere"):
         read_onnx_file(tmp_path / "bad.onnx", source="s")
+
+
+HALF = np.arange(1_600).reshape(200, 8).astype(np.float16)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize(
+    ("nodes", "refused"),
+    [
+        ([("Gather", ["table", "input_ids"], "x"), ("Add", ["x", "x"], "y"), ("Cast", ["y"], "output")], True),
+        ([("Constant", [], "c"), ("Mul", ["c", "c"], "y"), ("Cast", ["y"], "output")], True),
+        ([("Cast", ["input_ids"], "x", "half"), ("Cast", ["x"], "output")], True),
+        ([("Gather", ["table", "input_ids"], "output")], True),
+        ([("Gather", ["table", "input_ids"], "x"), ("Cast", ["x"], "y"), ("Add", ["y", "y"], "output")], False),
+        ([("Cast", ["table"], "t"), ("Gather", ["t", "input_ids"], "y"), ("Add", ["y", "y"], "output")], False),
+    ],
+    ids=["of weights", "of a constant", "of the ids", "given out", "looked up and cast", "cast and looked up"],
+)
+def test_a_graph_that_computes_in_half_precision(tmp_path: Path, kind: int, nodes: list[Any], refused: bool) -> None:
+    """Weights may be stored in it; the types of values within are not written down, as some converters leave them out."""
+    table = helper.make_tensor("table", kind, [200, 8], HALF.astype(np.float32).ravel())
+    made = []
+    for operator, inputs, output, *to in nodes:
+        options = {"to": kind if to else TensorProto.FLOAT} if operator == "Cast" else {}
+        options |= {"value": table} if operator == "Constant" else {}
+        made.append(helper.make_node(operator, inputs, [output], **options))
+    graph = helper.make_graph(
+        made,
+        "half",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["b", "t"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["b", "t", 8])],
+        [table],
+    )
+    path = tmp_path / "half.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    if refused:
+        with pytest.raises(UnsupportedModelError, match=r"^model\.source s computes in half precision: expected float32"):
+            read_onnx_file(path, source="s")
+    else:
+        assert read_onnx_file(path, source="s")[1] == []

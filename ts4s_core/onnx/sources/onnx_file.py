@@ -69,15 +69,30 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
     return model, external
 
 
+#: Operators that only move values: of half-precision weights they may make what a cast then takes to float32.
+_MOVES = frozenset({"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"})
+_MOVES |= {"GatherND", "Tile", "Unsqueeze"}
+
+
 def _computes_in_half(model: onnx.ModelProto) -> bool:
-    """Whether values, not weights alone, are in half precision: the graph casts to it, or gives it out."""
+    """Whether values, not weights alone, are in half precision: the graph casts to it, computes with it, or gives it out."""
     import onnx
 
-    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    casts = (node for part in graphs_in(model.graph) for node in part.node if node.op_type == "Cast")
-    to = (attribute.i for node in casts for attribute in node.attribute if attribute.name == "to")
-    outputs = (value.type.tensor_type.elem_type for value in model.graph.output)
-    return any(kind in half for kind in (*to, *outputs))
+    kinds = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    half: set[str] = set()
+    for part in graphs_in(model.graph):
+        half |= {tensor.name for tensor in part.initializer if tensor.data_type in kinds}
+        for node in part.node:
+            attributes = {attribute.name: attribute for attribute in node.attribute}
+            if node.op_type == "Cast" and attributes["to"].i in kinds:
+                return True
+            if node.op_type == "Constant" and "value" in attributes and attributes["value"].t.data_type in kinds:
+                half |= set(node.output)
+            elif half & set(node.input) and node.op_type not in ("Cast", "Shape"):
+                if node.op_type not in _MOVES:
+                    return True
+                half |= set(node.output)
+    return any(value.type.tensor_type.elem_type in kinds or value.name in half for value in model.graph.output)
 
 
 def _external_files(model: onnx.ModelProto, folder: Path, *, source: str) -> list[Path]:
