@@ -177,7 +177,7 @@ class AnyLoss:
         if labels.numel() != output.numel():
             raise InputError(
                 f"loss {self._path} compares outputs of shape {tuple(output.shape)} with labels of shape {tuple(labels.shape)}: "
-                "expected as many numbers. Change the module's last layer, or the label column"
+                "expected as many numbers. Change the module's last layer, or labelCol (None: the input is its own label)"
             )
         return labels.view_as(output)
 
