@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,9 +39,9 @@ class TrainingProgress:
         """A copy that training does not change."""
         return TrainingProgress(self.step, self.best_loss, self.best_step, self.worse, list(self.metrics), self.strategy)
 
-    def to_json(self) -> str:
-        """The state as it is stored."""
-        return json.dumps(_PROGRESSED.dump_python(self, mode="json", exclude_none=True), allow_nan=False) + "\n"
+    def to_json(self) -> bytes:
+        """The state as it is stored; by one call of pydantic's, since a long history would keep training waiting otherwise."""
+        return _PROGRESSED.dump_json(self, exclude_none=True) + b"\n"
 
     @classmethod
     def of(cls, checkpoint: Path) -> TrainingProgress:

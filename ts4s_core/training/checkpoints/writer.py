@@ -141,4 +141,4 @@ def _files(snapshot: Snapshot, *, rank: int) -> Iterator[tuple[str, Callable[[Pa
             yield name, functools.partial(write_tensors, tensors=weights)
     if snapshot.weights is not None:
         state = snapshot.progress.to_json()
-        yield STATE_FILE, lambda local: local.write_text(state, encoding="utf-8")
+        yield STATE_FILE, lambda local: local.write_bytes(state)
