@@ -68,40 +68,22 @@ class Predictor:
     def predict(self, column: pa.Array) -> pa.Array:
         """Predictions of a column, of texts or lists of numbers; a null is one for a null."""
         kept = column.drop_null()
-        if self._form.tokens and not self._form.mask and MASK not in self._form.names and len(kept) > 1:
-            return self._by_length(column)  # what a module sees of padding is not the row's own
-        pieces = [self.scores(kept.slice(start, self._batch_size)) for start in range(0, len(kept), self._batch_size)]
-        found = self._structs(pieces)
-        if not column.null_count:
-            return found
+        batches = self._batches(kept)
+        if not batches:
+            return pa.nulls(len(column), STRUCT)
+        found = pa.concat_arrays([_structs(self.scores(kept.take(pa.array(batch)))) for batch in batches])
         places = np.full(len(column), -1)
-        places[np.asarray(column.is_valid())] = np.arange(len(kept))
+        places[np.flatnonzero(np.asarray(column.is_valid()))[np.concatenate(batches)]] = np.arange(len(kept))
         return found.take(pa.array(places, pa.int64(), mask=places < 0))
 
-    @staticmethod
-    def _structs(pieces: list[Scores]) -> pa.Array:
-        prediction = np.concatenate([piece.prediction for piece in pieces]) if pieces else np.zeros(0)
-        fields = [pa.array(prediction), _lists([piece.raw for piece in pieces])]
-        if pieces and pieces[0].probability is not None:
-            fields.append(_lists([piece.probability for piece in pieces if piece.probability is not None]))
-        else:
-            fields.append(pa.nulls(len(prediction), pa.list_(pa.float64())))
-        return pa.StructArray.from_arrays(fields, fields=list(STRUCT))
-
-    def _by_length(self, column: pa.Array) -> pa.Array:
-        """Predictions of rows of tokens, those of one length together, so that none is padded."""
-        lengths = np.asarray(column.value_lengths().fill_null(-1))
+    def _batches(self, rows: pa.Array) -> list[NDArray[np.intp]]:
+        """Numbers of the rows of each batch. Without a mask a module sees padding, which is not a row's own: there rows of one
+        length go together."""
+        apart = self._form.tokens and not self._form.mask and MASK not in self._form.names
+        lengths = np.asarray(rows.value_lengths()) if apart else np.zeros(len(rows), np.int32)
         order = np.argsort(lengths, kind="stable")
-        cuts = np.flatnonzero(np.diff(lengths[order])) + 1
-        groups = np.split(order, cuts)
-        found = pa.concat_arrays([self._of_one_length(column.take(pa.array(group))) for group in groups])
-        return found.take(pa.array(np.argsort(order, kind="stable")))
-
-    def _of_one_length(self, column: pa.Array) -> pa.Array:
-        starts = range(0, len(column), self._batch_size)
-        if column.null_count:
-            return pa.nulls(len(column), STRUCT)
-        return pa.concat_arrays([self._structs([self.scores(column.slice(start, self._batch_size))]) for start in starts])
+        groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+        return [group[start : start + self._batch_size] for group in groups for start in range(0, len(group), self._batch_size)]
 
     def scores(self, rows: pa.Array) -> Scores:
         """Predictions of at most a batch of rows without nulls."""
@@ -336,9 +318,11 @@ def _as_lists(column: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.arange(len(column) + 1, dtype=np.int32)), column)
 
 
-def _lists(pieces: list[NDArray[np.float64]]) -> pa.Array:
-    if not pieces:
-        return pa.array([], pa.list_(pa.float64()))
-    whole = np.concatenate(pieces)
-    offsets = np.arange(0, whole.size + 1, whole.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, whole.reshape(-1))
+def _structs(scores: Scores) -> pa.Array:
+    probability = pa.nulls(len(scores.raw), STRUCT[2].type) if scores.probability is None else _as_lists_of(scores.probability)
+    return pa.StructArray.from_arrays([pa.array(scores.prediction), _as_lists_of(scores.raw), probability], fields=list(STRUCT))
+
+
+def _as_lists_of(numbers: NDArray[np.float64]) -> pa.Array:
+    offsets = np.arange(0, numbers.size + 1, numbers.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, numbers.reshape(-1))
