@@ -64,7 +64,10 @@ def interpreter(spark: str, python: str, home: Path) -> tuple[str, dict[str, str
 
 def _pip(python: str, *words: str) -> None:
     if subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *words], check=False).returncode:
-        raise SystemExit(f"error: pip install {' '.join(words)}: expected pip to find and install that, got what it said above")
+        raise SystemExit(
+            f"error: pip install {' '.join(words)}: expected pip to find and install that, got what it said above. "
+            "Check the version, and the registry that pip asks"
+        )
 
 
 def run(spark: str, python: str, parts: list[str]) -> list[dict[str, Any]]:
