@@ -24,6 +24,9 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.bin")
 FLOATS = ("F64", "F32", "F16", "BF16")
 _SEARCH_DEPTH = 3
+_POINTER = b"version https://git-lfs.github.com/spec/"
+#: What torch puts before every name of a module that it wraps: DataParallel, and torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
 
 
@@ -142,9 +145,48 @@ def check_folder(folder: Path, *, source: str) -> None:
     if not folder.is_dir():
         raise SourceError(f"model.source {source} is a file: expected a Hugging Face folder, or a file that ends in .onnx")
     if not (folder / CONFIG_FILE).is_file():
+        _refuse_other_kinds(folder, source=source)
         raise SourceError(
             f"model.source {source} has no config.json: expected a Hugging Face folder, as save_pretrained writes it"
         )
+
+
+def _refuse_other_kinds(folder: Path, *, source: str) -> None:
+    """Say what a folder without config.json is, where that is known.
+
+    Raises:
+        SourceError: with the way out.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise SourceError(
+            f"model.source {source} has a PEFT adapter (adapter_config.json), no model: expected config.json. Load it with peft "
+            "on its base model, and write merge_and_unload() with save_pretrained"
+        )
+    inner = next((path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))), None)
+    if (folder / "modules.json").is_file() and inner is not None:
+        raise SourceError(
+            f"model.source {source} has its encoder in a folder of its own, as sentence-transformers once wrote them: expected "
+            f"config.json. Give {Path(source) / inner.name}"
+        )
+
+
+def refuse_pointers(paths: Iterable[Path], *, setting: str) -> None:
+    """Refuse files of a repository that was cloned without its large files.
+
+    Args:
+        paths: files that are there.
+        setting: setting and value that named them, for the message.
+
+    Raises:
+        SourceError: naming the first one.
+    """
+    for path in paths:
+        with path.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise SourceError(
+                    f"{setting}: {path.name} is a pointer of Git LFS: expected the file that it stands for. Run git lfs pull "
+                    "where it was cloned, or download it"
+                )
 
 
 def weight_files(folder: Path, *, source: str) -> list[Path]:
@@ -188,6 +230,7 @@ def stored_tensors(files: Iterable[Path], *, source: str) -> dict[str, StoredTen
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:
+            refuse_pointers([path], setting=f"model.source {source}")
             with safe_open(path, framework="numpy") as opened:
                 for name in opened.keys():  # noqa: SIM118 - no mapping
                     view = opened.get_slice(name)
@@ -205,6 +248,7 @@ def match_weights(module: nn.Module, tensors: dict[str, StoredTensor], *, source
     """
     from ts4s_core.onnx.graph.weight_names import names_of_parameters
 
+    tensors = _unwrapped(tensors)
     matched: dict[str, StoredTensor] = {}
     problems: list[str] = []
     prefix = str(getattr(module, "base_model_prefix", ""))
@@ -252,6 +296,12 @@ def _model_folders(root: Path, depth: int) -> Iterator[Path]:
         for child in sorted(root.iterdir()):
             if child.is_dir():
                 yield from _model_folders(child, depth - 1)
+
+
+def _unwrapped(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Stored tensors by the names that they have in the module itself."""
+    wrapper = next((start for start in _WRAPPERS if tensors and all(name.startswith(start) for name in tensors)), None)
+    return tensors if wrapper is None else _unwrapped({name.removeprefix(wrapper): one for name, one in tensors.items()})
 
 
 def _known_as(name: str, prefix: str) -> Iterator[str]:

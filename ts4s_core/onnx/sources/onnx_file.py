@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.errors import SourceError, UnsupportedModelError, listed
 from ts4s_core.onnx.graph.protos import graphs_in, opset_of
-from ts4s_core.onnx.sources.folder import CONFIG_FILE, content_hash, read_json_object
+from ts4s_core.onnx.sources.folder import CONFIG_FILE, content_hash, read_json_object, refuse_pointers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +45,14 @@ def read_onnx_file(path: Path, *, source: str) -> tuple[onnx.ModelProto, list[Pa
     if not path.is_file():
         raise SourceError(f"model.source {source} does not exist: expected an ONNX file")
     try:
+        refuse_pointers([path], setting=f"model.source {source}")
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as exc:
         raise SourceError(f"model.source {source} is no ONNX file, or is damaged: {exc}") from exc
     if not model.graph.node:
         raise SourceError(f"model.source {source} is no ONNX file, or is damaged: expected a graph with nodes, got none")
     external = _external_files(model, path.parent, source=source)
+    refuse_pointers(external, setting=f"model.source {source}")
     opset = opset_of(model)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise UnsupportedModelError(

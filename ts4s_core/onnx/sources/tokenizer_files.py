@@ -10,7 +10,7 @@ from typing import Any
 
 from ts4s_core.data.tokenizers import Encoding
 from ts4s_core.errors import SourceError
-from ts4s_core.onnx.sources.folder import located
+from ts4s_core.onnx.sources.folder import located, refuse_pointers
 
 TOKENIZER_JSON = "tokenizer.json"
 #: Where and how the tokenizer was loaded: true of this machine, not of the tokenizer.
@@ -110,6 +110,7 @@ def tokenizer_hash(files: dict[str, bytes]) -> str:
 def _loaded(folder: Path, *, setting: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    refuse_pointers([folder / name for name in _HINTS if (folder / name).is_file()], setting=setting)
     try:
         if (folder / TOKENIZER_JSON).is_file() and not (folder / "tokenizer_config.json").is_file():
             loader: Any = PreTrainedTokenizerFast
