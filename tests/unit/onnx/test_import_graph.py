@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ts4s_core.errors import SourceError, UnsupportedModelError
 from ts4s_core.onnx.importing.importer import import_graph
+from ts4s_core.onnx.importing.sizes import check_file
 
 TABLE = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
 MATRIX = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
@@ -197,3 +198,23 @@ def test_other_names_of_inputs_and_types(tmp_path: Path) -> None:
     module = import_graph(write(tmp_path / "m.onnx", nodes, tensors, inputs=inputs), None)
     expected = torch.from_numpy(TABLE)[IDS] + torch.from_numpy(MATRIX)[0] + torch.from_numpy(TABLE[::-1].copy())[:3]
     torch.testing.assert_close(module(IDS, IDS), expected)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            helper.make_node("SkipLayerNormalization", ["x", "x"], ["y"], domain="com.microsoft"),
+            r"operator com\.microsoft\.SkipLayerNormalization",
+        ),
+        (helper.make_node("GatherElements", ["x", "x"], ["y"]), r"cannot be run: ValueError: Expected types of indices"),
+    ],
+    ids=["another domain", "indices in floating point"],
+)
+def test_what_no_converter_takes_is_said_before_the_first_write(tmp_path: Path, node: Any, message: str) -> None:
+    path = write(tmp_path / "m.onnx", [GATHER, node], TENSORS)
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedModelError, match=message):
+        check_file(path, largest_id=8, length=4, setting="model.max_length", source="model.source x")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ts4s_core.errors import SettingsError, SourceError
+from ts4s_core.errors import SettingsError, SourceError, UnsupportedModelError
 from ts4s_core.onnx.graph.graph import Graph
 from ts4s_core.onnx.importing.imported_graph import ImportedGraph
 from ts4s_core.onnx.importing.importer import assemble, put_tensors
@@ -53,6 +53,7 @@ def check_sizes(
     Raises:
         SourceError: the token table has no row for that id.
         SettingsError: the graph takes no text of that length.
+        UnsupportedModelError: it does not run at all.
     """
     rows = token_rows(graph)
     if largest_id is not None and (largest_id >= rows if rows is not None else not _runs(module, largest_id, 1)):
@@ -93,4 +94,10 @@ def _runs(module: nn.Module, token: int, length: int) -> bool:
             module(ids, torch.ones_like(ids))
     except (IndexError, RuntimeError):  # what PyTorch raises for a row that is not in a table, and for tables of unlike length
         return False
+    except Exception as exc:  # a converter's own refusal, of indices in floating point for one
+        reason = str(exc).partition("\n")[0][:200]
+        raise UnsupportedModelError(
+            f"The imported graph cannot be run: {type(exc).__name__}: {reason}. Give the model's folder or "
+            "hub id instead, or another family"
+        ) from exc
     return True

@@ -110,7 +110,11 @@ def infer_shapes(graph: Graph, weights: Mapping[str, tuple[int, ...]]) -> None:
     hollow = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in weights.items()]
     model = graph.to_model()
     model.graph.input.extend(hollow)
-    for value in onnx.shape_inference.infer_shapes(model).graph.value_info:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError:
+        return  # an operator of another domain, which has no converter either: making the module names it
+    for value in inferred.graph.value_info:
         kind = value.type.tensor_type
         graph.dtypes[value.name] = kind.elem_type
         if kind.HasField("shape"):
