@@ -90,15 +90,16 @@ def settings_of(flow: str, parameters: Mapping[str, Any], **root: Any) -> Settin
     for parameter, values in parameters.items():
         group = parameter.removeprefix(MORE)
         found = values.model_dump(exclude_unset=True) if isinstance(values, BaseModel) else values
-        if not isinstance(found, Mapping):
-            given[group] = found  # refused with the others
+        before = given.get(group, {})
+        if not isinstance(found, Mapping) or not isinstance(before, Mapping):
+            given[group] = found if before == {} else before  # refused with the others
             continue
         _refuse_secrets(group, found)
-        before = given.setdefault(group, {})
-        twice = sorted(name for name in found if name in before and before[name] != found[name])
-        if twice:
-            raise SettingsError("; ".join(f"{group}.{name} is given in {group} and in {MORE}{group}: use one" for name in twice))
-        given[group] = {**before, **found}
+        # The form has a setting in one of the two groups. In the other it was put by whoever starts the run, as for a deployment
+        # from before there were two: that counts over the deployment's own.
+        first = flow_settings(flow).of_group(group, first=True)
+        at_home = {name: value for name, value in found.items() if (name in first) == (parameter == group)}
+        given[group] = {**at_home, **before, **{name: found[name] for name in found if name not in at_home}}
     return load_settings(given, flow=flow)
 
 

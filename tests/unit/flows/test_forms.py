@@ -117,8 +117,13 @@ def test_a_name_that_is_none_is_refused_by_the_server_and_by_the_flow() -> None:
 def test_both_places_of_a_group_are_one_group() -> None:
     settings = settings_of("retrain", {"train": {"epochs": 3}, "more_train": {"seed": 2, "epochs": 3}})
     assert (settings.train.epochs, settings.train.seed) == (3, 2)
-    with pytest.raises(SettingsError, match=r"train\.epochs is given in train and in more_train: use one"):
-        settings_of("retrain", {"train": {"epochs": 3}, "more_train": {"epochs": 4}})
+    # As a script does that starts a run of a deployment from before the two groups: its own values, over the deployment's.
+    for first, second in (("train", "more_train"), ("more_train", "train")):
+        both = {"train": {"epochs": 3, "seed": 5}, "more_train": {"epochs": 4, "seed": 6, "max_steps": 7}}
+        settings = settings_of("retrain", {first: both[first], second: both[second]})
+        assert (settings.train.epochs, settings.train.seed, settings.train.max_steps) == (4, 5, 7)
+        with pytest.raises(SettingsError, match=r"train: input should be"):
+            settings_of("retrain", {first: 3, second: both[second]})
     given = {"name": "n", "train": {"epochs": 3, "seed": 2}, "spark": {"master": "none"}, "evaluate": {"metric": "loss"}}
     parameters = as_parameters("retrain", given)
     assert parameters == {**given, "train": {"epochs": 3}, "more_train": {"seed": 2}}
