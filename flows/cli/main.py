@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from ts4s_core.shown_text import line, lines
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+#: After which a signal is given once more: by then whatever was being deleted is gone.
+_AGAIN_S = 0.05
 _OWN_LOGGERS = ("ts4s_core", "flows", "tasks")
 
 
@@ -133,17 +136,29 @@ def _secrets_of(settings: Settings) -> list[str]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that every ``finally`` runs; a second one changes nothing."""
+    """SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that every ``finally`` runs; a second one changes nothing.
+
+    Python drops what a handler raises while an object is being deleted, and goes on: then the signal is given once more.
+    """
 
     def end(_number: int, _frame: FrameType | None) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if not issubclass(what.exc_type, Terminated):
+            hook(what)
+            return
+        signal.signal(signal.SIGTERM, end)
+        threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

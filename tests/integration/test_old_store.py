@@ -24,6 +24,8 @@ from ts4s_core.settings import Settings
 KEPT = Path(__file__).parents[1] / "data" / "store_of_5bf3a8e"
 FIRST, SECOND = "20261127T001853.682867Z-ee2e9b3e", "20261127T001935.047193Z-34bb2df1"
 FIRST_SHA256 = "77ea5a6f6f02eee7887603999a1a7db3ec7490a84e2f4de875924d9683ff92b5"
+#: The same by the code of then on other CPUs than the one that wrote the store.
+FIRST_ELSEWHERE = {"AVX512 VNNI BF16 FP16 AMX": "97d5297e980bb5993e953b5c22014dfc4f9d7fbe3137854bb71324f8bbb931a8"}
 SECOND_SHA256 = "b061620ab69f368dcaef0b32ccebe9f176654e9dc1d59fdc3cac0cacb15af7b7"
 NOVEL_SHA256 = "6b4cdf6ca936b0e12e32a2bf9cec3a7bd3ba8fd4f6aae7d8e47098219704ecc6"
 
@@ -172,13 +174,18 @@ def test_the_same_inputs_give_the_same_weights_as_then(folder: Path, store: Arti
     from ts4s_core.training.driver.train_step import train
 
     then = store.manifest(ArtifactRef("trained", "topics", FIRST))
-    if (then.instruction_set, then.libraries["torch"]) != (instruction_set(), library_versions()["torch"]):
+    if then.libraries["torch"] != library_versions()["torch"] or then.instruction_set != instruction_set().split()[0]:
         pytest.skip("another CPU or another torch gives other bits")
     dataset, model = (ArtifactRef.parse(then.upstream[role]) for role in ("dataset", "model"))
+    hashes = set()
     for workers in (1, 2):
         again = settings(folder, max_steps=30, epochs=20, learning_rate=0.01, workers=workers).model_copy(update={"reuse": False})
         result = train(again, store, LocalLauncher(threads_per_worker=1), dataset=dataset, model=model)
-        assert result.facts["weights_sha256"] == FIRST_SHA256
+        hashes.add(result.facts["weights_sha256"])
+    assert len(hashes) == 1
+    if instruction_set() not in FIRST_ELSEWHERE and hashes != {FIRST_SHA256}:
+        pytest.skip(f"what the code of then gives on a CPU with {instruction_set()} is not known")
+    assert hashes == {FIRST_ELSEWHERE.get(instruction_set(), FIRST_SHA256)}
 
 
 @pytest.mark.long

@@ -58,6 +58,23 @@ def wait_for_signal(invocation: Invocation) -> Outcome:
     return Outcome({})
 
 
+class Waiting:
+    """Something whose end takes a while."""
+
+    def __del__(self) -> None:
+        sys.stderr.write("ready\n")
+        time.sleep(2)
+
+
+def wait_in_a_deletion(invocation: Invocation) -> Outcome:
+    try:
+        Waiting()
+        time.sleep(30)
+    finally:
+        Path(invocation.settings.data.source).write_text("stopped", encoding="utf-8")
+    return Outcome({})
+
+
 OF_THE_TESTS = ("echo", "fail_input", "fail_running", "fail_foreign", "interrupt")
 
 
@@ -362,8 +379,18 @@ def test_refused_settings_answer_at_once_and_write_nothing(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)])
-def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "waits"),
+    [
+        (signal.SIGTERM, 143, "wait_for_signal"),
+        (signal.SIGINT, 130, "wait_for_signal"),
+        (signal.SIGHUP, 143, "wait_for_signal"),
+        # What a handler raises there, Python drops.
+        (signal.SIGTERM, 143, "wait_in_a_deletion"),
+        (signal.SIGHUP, 143, "wait_in_a_deletion"),
+    ],
+)
+def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code: int, waits: str) -> None:
     mark = tmp_path / "mark"
     script = (
         "import importlib.util, sys\n"
@@ -372,7 +399,7 @@ def test_signals_unwind_everything(tmp_path: Path, number: signal.Signals, code:
         "sys.modules['cli_test_commands'] = module\n"
         "spec.loader.exec_module(module)\n"
         "from flows.cli import command, main\n"
-        "wait = command.Command('wait', 'w', 'cli_test_commands:wait_for_signal', ('data',))\n"
+        f"wait = command.Command('wait', 'w', 'cli_test_commands:{waits}', ('data',))\n"
         "sys.exit(main.main(['wait', '--data.source', sys.argv[1]], (wait,)))\n"
     )
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -20,6 +20,13 @@ LIBRARIES = (
     "torch",
     "transformers",
 )
+#: Instructions beyond vectors' width for which Intel's libraries have kernels of their own, and Linux's names of them.
+_NEWER = {
+    "VNNI": {"avx512_vnni", "avx_vnni"},
+    "BF16": {"avx512_bf16"},
+    "FP16": {"avx512_fp16"},
+    "AMX": {"amx_tile"},
+}
 
 
 @functools.cache
@@ -36,16 +43,25 @@ def library_versions() -> dict[str, str]:
 
 @functools.cache
 def instruction_set() -> str:
-    """The widest vector instructions of this CPU, in PyTorch's words: floating-point sums depend on them."""
+    """What of this CPU floating-point sums depend on."""
     try:
-        info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        return instructions_in(Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace"))
     except OSError:
         return platform.machine()
-    flags = {
-        flag for line in info.splitlines() if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()
-    }
+
+
+def instructions_in(cpuinfo: str) -> str:
+    """The widest vector instructions, in PyTorch's words, and whatever else its libraries choose kernels by.
+
+    Of two CPUs that both have AVX-512 the one with AMX gives other bits (seen, with one PyTorch and one code).
+    """
+    lines = [(name.strip(), value) for name, _, value in (line.partition(":") for line in cpuinfo.splitlines())]
+    flags = {flag for name, value in lines if name in ("flags", "Features") for flag in value.split()}
     if {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags:
-        return "AVX512"
-    if {"avx2", "fma"} <= flags:
-        return "AVX2"
-    return "DEFAULT" if platform.machine() == "x86_64" else platform.machine()
+        widest = "AVX512"
+    elif {"avx2", "fma"} <= flags:
+        widest = "AVX2"
+    else:
+        return "DEFAULT" if platform.machine() == "x86_64" else platform.machine()
+    newer = [word for word, names in _NEWER.items() if names & flags]
+    return " ".join([widest, *newer, *(["AMD"] if ("vendor_id", " AuthenticAMD") in lines else [])])
