@@ -21,6 +21,7 @@ _FIRST_VALUE = re.compile(r'\{\s*"([^"\\]*)"\s*:\s*((?:[\[{]\s*){0,2})')
 #: A first value that holds cells by the numbers of their rows.
 _BY_COLUMNS = re.compile(r'\{\s*"[^"\\]*"\s*:\s*\{\s*"0"\s*:')
 _TABLE_SCHEMA = re.compile(r'\{\s*"schema"\s*:\s*\{\s*"fields"\s*:\s*\[')
+_BY_PANDAS = "in pandas: to_json(path, orient='records', lines=True)"
 #: What wrapped rows are usually called.
 _WRAPPERS = ("data", "rows", "records", "items", "examples", "instances", "results", "train", "test", "validation", "dataset")
 
@@ -48,13 +49,13 @@ def refuse_whole(head: bytes, name: str, names: Sequence[str]) -> None:
     key, begin = found[1], found[2].replace(" ", "").replace("\n", "").replace("\r", "").replace("\t", "")
     whole = _whole_line(text)
     if _BY_COLUMNS.match(text) or (whole and all(_is_column(whole.get(column)) for column in names)):
-        kind, way_out = "one object with a value for each column", "in pandas: to_json(path, orient='records', lines=True)"
+        kind, way_out = "one object with a value for each column", _BY_PANDAS
     elif key == "0" and begin.startswith("{"):
-        kind, way_out = "one object with the rows under their numbers", "in pandas: to_json(path, orient='records', lines=True)"
+        kind, way_out = "one object with the rows under their numbers", _BY_PANDAS
     elif key in ("columns", "index") and begin.startswith("["):
-        kind, way_out = "pandas' split form", "in pandas: to_json(path, orient='records', lines=True)"
+        kind, way_out = "pandas' split form", _BY_PANDAS
     elif key == "schema" and _TABLE_SCHEMA.match(text):
-        kind, way_out = "pandas' table form", "in pandas: to_json(path, orient='records', lines=True)"
+        kind, way_out = "pandas' table form", _BY_PANDAS
     elif begin.startswith(("[{", "[[")) and (key in _WRAPPERS or (whole is not None and not set(names) & set(whole))):
         kind, way_out = f"rows wrapped in an object, under {key!r}", f"with jq: jq -c '.{key}[]'"
     elif text.split("\n", 1)[0].strip() == "{" and not begin:
