@@ -98,8 +98,8 @@ def settings_of(flow: str, parameters: Mapping[str, Any], **root: Any) -> Settin
         # The form has a setting in one of the two groups. In the other it was put by whoever starts the run, as for a deployment
         # from before there were two: that counts over the deployment's own.
         first = flow_settings(flow).of_group(group, first=True)
-        at_home = {name: value for name, value in found.items() if (name in first) == (parameter == group)}
-        given[group] = {**at_home, **before, **{name: found[name] for name in found if name not in at_home}}
+        away = {name: value for name, value in found.items() if (name in first) != (parameter == group)}
+        given[group] = {**found, **before, **away}
     return load_settings(given, flow=flow)
 
 
