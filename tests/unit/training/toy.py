@@ -63,11 +63,24 @@ class Saboteur(nn.Module):
                 logits.register_hook(lambda gradient: gradient * float("nan"))
             return logits
         self.calls += self.training
+        if self.what == "delete once a checkpoint is sealed":
+            if self.calls == self.at:
+                self._wait_for_a_checkpoint()
+                self.rank_file.unlink()
+            return logits
         if self.training and self.calls == self.at and self._first():
             if self.what == "nan":
                 return logits * float("nan")
             os.kill(os.getpid(), signal.SIGKILL if self.what == "kill" else signal.SIGSTOP)
         return logits
+
+    def _wait_for_a_checkpoint(self) -> None:
+        """Until one is in the store, the folder that ``rank_file`` is somewhere in."""
+        until = time.monotonic() + 120
+        store = next(folder for folder in self.rank_file.parents if (folder / "checkpoint").is_dir())
+        while not any(store.glob("checkpoint/*/*/manifest.json")):
+            assert time.monotonic() < until, "no checkpoint was sealed"
+            time.sleep(0.05)
 
     def _first(self) -> bool:
         try:
