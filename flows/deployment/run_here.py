@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import tempfile
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -27,7 +29,9 @@ def run_here(settings: Settings, options: DeployOptions) -> dict[str, Any]:
     with get_client(sync_client=True) as client:
         automate(client, options.notify_url)
     os.environ.update(WORKER_ENVIRONMENT)
-    asyncio.run(_serve(served, limit=options.limit))
+    # Prefect imports an entrypoint with the working directory before all else, safe path or not: a `flows` there is its user's.
+    with tempfile.TemporaryDirectory(prefix="ts4s-runs-") as empty, contextlib.chdir(empty):
+        asyncio.run(_serve(served, limit=options.limit))
     return {"served": [deployment.full_name for deployment in wanted]}
 
 
