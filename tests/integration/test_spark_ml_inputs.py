@@ -19,6 +19,7 @@ from ts4s_core.modules.table_rows import TableRows
 from ts4s_core.process_state import PROCESS
 from ts4s_core.settings import StorageSettings
 from ts4s_core.spark import TorchEstimator, TorchModel, trust
+from ts4s_core.spark.ml.columns import input_column
 from ts4s_core.spark.ml.rows import Layout, write_rows
 
 
@@ -126,6 +127,31 @@ def test_numbers_that_are_invalid_are_handled_as_null_is(spark: Any, form: str) 
     with pytest.raises(Exception, match=r"rows have null in their input \(or NaN, an infinite number"):
         model.transform(frame).collect()
     assert model.transform(frame.where("n < 100")).count() == 6
+
+
+def test_a_vector_is_one_array_in_either_form(spark: Any) -> None:
+    """Null where it is null or has a number that is none; an array is valid without numbers too, and not with a null."""
+    from pyspark.ml.linalg import Vectors, VectorUDT
+    from pyspark.sql.types import StructField, StructType
+
+    found = [
+        (Vectors.dense([1.5, 0.0, -2.0]), [1.5, 0.0, -2.0], 3),
+        (Vectors.sparse(4, {1: 2.5, 3: -1.0}), [0.0, 2.5, 0.0, -1.0], 4),
+        (Vectors.sparse(3, []), [0.0, 0.0, 0.0], 3),
+        (Vectors.dense([]), [], 0),
+        (Vectors.dense([1.0, float("nan")]), None, 2),
+        (Vectors.dense([1e39, 1.0]), None, 2),  # more than a float holds
+        (Vectors.sparse(5, {2: float("-inf")}), None, 5),
+        (None, None, None),
+    ]
+    frame = spark.createDataFrame([(vector,) for vector, *_ in found], StructType([StructField("v", VectorUDT())]))
+    x, (size,) = input_column(frame, ["v"], text=False, whole=False)
+    for row, (vector, numbers, width) in zip(frame.select(x.alias("x"), size.alias("w")).collect(), found, strict=True):
+        assert (row["x"], row["w"]) == (numbers, -1 if vector is None and row["w"] == -1 else width)
+    arrays = [([], []), ([3.0, None], None), ([None], None), ([-1e308], None), ([0.25, -7.0], [0.25, -7.0])]
+    table = spark.createDataFrame([(array,) for array, _ in arrays], "a array<double>")
+    x, _sizes = input_column(table, ["a"], text=False, whole=False)
+    assert [row[0] for row in table.select(x).collect()] == [numbers for _, numbers in arrays]
 
 
 @pytest.mark.parametrize(("label", "bad"), [("double", 3), ("array<double>", 3), ("string", 1)])

@@ -26,9 +26,9 @@ from ts4s_core.errors import SlotsError, SparkError, Ts4sError, WorkerLostError,
 from ts4s_core.settings.spark_conf import DYNAMIC_ALLOCATION, check_static_executors
 from ts4s_core.sockets import Interface
 from ts4s_core.spark.session import cluster
+from ts4s_core.spark.session.answers import answer_of
 from ts4s_core.spark.session.cluster import JobGroup
 from ts4s_core.spark.session.failures import as_error
-from ts4s_core.spark.session.jvm import answer_of
 from ts4s_core.training.control.mailbox import MailAddress
 from ts4s_core.training.control.remote import REFUSED, RemoteControl
 from ts4s_core.training.driver.launcher import control_here
@@ -192,6 +192,7 @@ class _Stage:
         self._group = JobGroup(session, self._name, "training")
         self._failure: BaseException | None = None
         self._running = False
+        self._answers = True
         self.rows: list[JsonObject] = []
 
     def run(self, job: TrainJob, *, control: ControlServer | RemoteControl, world_size: int) -> BaseException | None:
@@ -231,8 +232,8 @@ class _Stage:
                 self._require_slots(control, world_size)
                 looked = time.monotonic()
         if thread.is_alive():
-            self._group.cancel()
-            thread.join(END_LIMIT_S)
+            self._answers = self._group.cancel()
+            thread.join(END_LIMIT_S * self._answers)
         self._running = thread.is_alive()
         return self._failure
 
@@ -247,7 +248,7 @@ class _Stage:
 
     def end(self, control: ControlServer | RemoteControl) -> None:
         """See to it that nothing of the attempt goes on: tasks are cancelled, stopped or orphaned workers killed."""
-        if self._running:
+        if self._running and self._answers:
             self._group.cancel()
         if self._running or self._failure is not None or control.failure is not None:
             here = [worker.pid for worker in control.workers().values() if worker.host == socket.gethostname()]

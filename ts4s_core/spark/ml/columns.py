@@ -23,6 +23,9 @@ OR_INVALID = "or NaN, an infinite number, a NUL character"
 #: Of the struct that Spark's image reader gives, what its bytes are understood by.
 _IMAGE_FIELDS = {"height", "width", "nChannels", "data"}
 
+#: What the type of a vector is as a number, in Spark ML's own form of it.
+_DENSE = 1
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.types import DataType
@@ -209,6 +212,20 @@ def _is_finite(number: Column) -> Column:
     return number - number == 0
 
 
+def _all_finite(numbers: Column, kind: str) -> Column:
+    """Whether the numbers of an array, as ``float`` or ``double``, are; null or false if not, or if one is null.
+
+    In functions that Spark compiles: ``forall`` would make an object of each number. To Spark, NaN is above all numbers.
+    """
+    from pyspark.sql import functions as F
+
+    seen = numbers.cast(f"array<{kind}>")
+    infinite, not_a_number = (F.lit(float(name)).cast(kind) for name in ("inf", "nan"))
+    finite = (F.array_min(seen) > -infinite) & (F.array_max(seen) < infinite)
+    no_null = ~F.array_contains(seen, not_a_number)  # null if one is, and this is not among them
+    return F.when(F.size(seen) == 0, F.lit(True)).otherwise(finite & no_null)
+
+
 @dataclass(frozen=True)
 class _Numbers:
     """The numbers that a column brings to a row as an array, how many, and whether all are valid (or null, if not)."""
@@ -236,15 +253,16 @@ def _numbers(frame: DataFrame, name: str, element: str) -> _Numbers:
     if isinstance(kind, (NumericType, BooleanType)):
         return _Numbers(F.array(column.cast(element)), F.lit(1), _is_finite(column.cast(seen)))
     if isinstance(kind, VectorUDT):
-        # The function does not take null.
-        column = F.when(column.isNotNull(), vector_to_array(column, "float64"))
+        # The function takes no null, and an object for each number: of a dense vector they lie there as an array.
+        inner = F.unwrap_udt(column)
+        numbers = F.when(inner["type"] == _DENSE, inner["values"]).otherwise(vector_to_array(column, "float64"))
+        column = F.when(column.isNotNull(), numbers)
     elif not (isinstance(kind, ArrayType) and isinstance(kind.elementType, (NumericType, BooleanType))):
         raise DataError(
             f"Column {name} is {kind.simpleString()}: expected a vector, an array of numbers or a number. "
             "Use VectorAssembler, or set tokenizer for a text"
         )
-    valid = F.forall(column.cast(f"array<{seen}>"), _is_finite)
-    return _Numbers(column.cast(f"array<{element}>"), F.size(column), valid)
+    return _Numbers(column.cast(f"array<{element}>"), F.size(column), _all_finite(column, seen))
 
 
 def _numbers_of_bytes(element: str) -> Any:

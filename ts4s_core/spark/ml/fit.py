@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import operator
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from ts4s_core.settings import Settings, StorageSettings
 from ts4s_core.settings.load import problems_of
 from ts4s_core.spark.execution.barrier_launcher import BarrierLauncher
 from ts4s_core.spark.ml.carrying import Carrying, carried_along
-from ts4s_core.spark.ml.columns import OR_INVALID, column_of, input_column, label_column, label_kind, settled_form, weight_column
+from ts4s_core.spark.ml.columns import column_of, input_column, label_column, label_kind, settled_form, weight_column
 from ts4s_core.spark.ml.param_names import with_param_names
 from ts4s_core.spark.ml.params import FitParams
 from ts4s_core.spark.ml.rows import RowSummary, few_rows, labels_of, layout_of, summarise, write_rows
@@ -46,7 +48,7 @@ from ts4s_core.training.facts import TrainedFacts
 from ts4s_core.training.optimizers.any_torch import averaged_decay, optimizer_maker
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
     from torch import nn
 
 log = logging.getLogger(__name__)
@@ -140,9 +142,9 @@ class Fit:
         form = self._form(frame, text=tokenizer is not None)
         if kind == "none" and (form.text or form.tokens):
             raise DataError("labelCol is empty: expected labels for texts and tokens, which are no labels. Set labelCol")
-        with self._rows(frame, kind, form) as rows:
+        with self._rows(frame, kind, form) as (rows, invalid):
             counted = 0 if form.text or form.tokens else len(self._params.input_columns())
-            summary = summarise(rows, label=kind, widths=counted, alike=form.tokens)
+            summary = summarise(rows, invalid, label=kind, widths=counted, alike=form.tokens)
             form = replace(form, widths=summary.widths)
             form.check()
             tried = self._try(rows, form, summary, tokenizer)
@@ -234,12 +236,8 @@ class Fit:
         return "class" if asked == "class" else "vector"
 
     @contextlib.contextmanager
-    def _rows(self, frame: DataFrame, kind: str, form: InputForm) -> Iterator[DataFrame]:
-        """Columns x, y, v and widths of the rows that can be trained on, computed once.
-
-        Raises:
-            DataError: if some have null, and none may.
-        """
+    def _rows(self, frame: DataFrame, kind: str, form: InputForm) -> Iterator[tuple[DataFrame, Column]]:
+        """Columns x, y, v and widths of the rows to train on, computed once, and whether one of them has null."""
         from pyspark import StorageLevel
         from pyspark.sql import functions as F
 
@@ -257,17 +255,8 @@ class Fit:
         )
         chosen = chosen.persist(StorageLevel.MEMORY_AND_DISK)
         try:
-            bad = F.greatest(*(F.col(name).isNull().cast("int") for name in columns), F.lit(0))
-            if self._value("handleInvalid") == "skip":
-                yield chosen.where(bad == 0)
-                return
-            count = chosen.where(bad == 1).count()
-            if count:
-                raise DataError(
-                    f"{count} rows have null in their input or label ({OR_INVALID}; a weight below 0): expected none. "
-                    "Set handleInvalid to skip to leave them out"
-                )
-            yield chosen
+            invalid = functools.reduce(operator.or_, (F.col(name).isNull() for name in columns))
+            yield chosen.where(~invalid) if self._value("handleInvalid") == "skip" else chosen, invalid
         finally:
             chosen.unpersist()
 

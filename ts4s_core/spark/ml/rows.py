@@ -30,11 +30,12 @@ from ts4s_core.data.tokenizers import StoredTokenizer
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder
 from ts4s_core.settings import StorageSettings
+from ts4s_core.spark.ml.columns import OR_INVALID
 from ts4s_core.spark.session.partition_keys import partition_keys
 
 if TYPE_CHECKING:
     import torch
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 ROWS_PER_FILE = 65_536
 ROWS_PER_GROUP = 256
@@ -89,21 +90,22 @@ def labels_of(rows: Sequence[Any], summary: RowSummary) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32 if isinstance(values[0], list) else torch.int64)
 
 
-def summarise(rows: DataFrame, *, label: str, widths: int, alike: int = 0) -> RowSummary:
+def summarise(rows: DataFrame, invalid: Column, *, label: str, widths: int, alike: int = 0) -> RowSummary:
     """Count and check rows of the columns x, y, and w0, w1, ... (widths).
 
     Args:
-        rows: without nulls in x and y.
+        rows: what is trained on.
+        invalid: whether a row has null in a column that may have none.
         label: ``none``, ``class``, ``text`` or ``vector``.
         widths: number of input columns; 0 for texts and tokens.
         alike: number of columns of tokens, which have as many in each column of a row.
 
     Raises:
-        DataError: if there are none, or their numbers of values differ.
+        DataError: if there are none, one is invalid, or their numbers of values differ.
     """
     from pyspark.sql import functions as F
 
-    asked = [F.count(F.lit(1)).alias("rows")]
+    asked = [F.count(F.lit(1)).alias("rows"), F.count(F.when(invalid, F.lit(1))).alias("invalid")]
     for number in range(widths):
         asked += [F.min(f"w{number}").alias(f"low{number}"), F.max(f"w{number}").alias(f"high{number}")]
     asked += [F.max((F.col("w0") != F.col(f"w{number}")).cast("int")).alias(f"odd{number}") for number in range(1, alike)]
@@ -113,6 +115,11 @@ def summarise(rows: DataFrame, *, label: str, widths: int, alike: int = 0) -> Ro
         asked += [F.min(F.size("y")).alias("lowest"), F.max(F.size("y")).alias("highest")]
     found = rows.agg(*asked).first()
     assert found is not None
+    if found["invalid"]:
+        raise DataError(
+            f"{found['invalid']} rows have null in their input or label ({OR_INVALID}; a weight below 0): expected none. "
+            "Set handleInvalid to skip to leave them out"
+        )
     if not found["rows"]:
         raise DataError("There are no rows to train on: expected at least one without null. Check inputCol and labelCol")
     for number in range(widths):
@@ -165,10 +172,14 @@ class Layout:
     weighted: bool = False
 
     @property
+    def element(self) -> pa.DataType:
+        """Of x."""
+        return pa.int32() if self.form.text or self.form.whole else pa.float32()
+
+    @property
     def schema(self) -> pa.Schema:
         """Of a file: id, x, y if rows are labelled, and weight if they have one."""
-        element = pa.int32() if self.form.text or self.form.whole else pa.float32()
-        fields = [("id", pa.binary(16)), ("x", pa.list_(element))]
+        fields = [("id", pa.binary(16)), ("x", pa.list_(self.element))]
         if self.label != "none":
             fields.append(("y", pa.list_(pa.float32()) if self.label == "vector" else pa.int64()))
         if self.weighted:
@@ -222,16 +233,16 @@ def write_rows(rows: DataFrame, store: ArtifactStore, *, layout: Layout) -> tupl
     Raises:
         DataError: if there are no rows for training.
     """
-    fields = {"x": "array<int>" if layout.form.text or layout.form.whole else "array<float>", "y": ""}
+    fields = "key int, file int, id binary, x binary"
     if layout.label != "none":
-        fields["y"] = ", y array<float>" if layout.label == "vector" else ", y bigint"
+        fields += ", y array<float>" if layout.label == "vector" else ", y bigint"
     if layout.weighted:
-        fields["y"] += ", weight float"
+        fields += ", weight float"
     key = hashlib.sha256(repr(layout).encode()).hexdigest()
     with store.begin("dataset", "rows", key, settings={}, upstream={}) as writer:
         from ts4s_core.training.job import storage_to_wire
 
-        numbered = rows.mapInArrow(EncodeRows(layout), f"key int, file int, id binary, x {fields['x']}{fields['y']}")
+        numbered = rows.mapInArrow(EncodeRows(layout), fields)
         dealt = numbered.repartition(2 * layout.files, "key").sortWithinPartitions("id")
         write = WriteFile(layout, storage_to_wire(store.storage.settings), str(writer.ref))
         entries = [json.loads(row["entry"]) for row in dealt.mapInArrow(write, "entry string").collect()]
@@ -266,7 +277,10 @@ def _fingerprint(entries: Sequence[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class EncodeRows:
-    """Rows to (key of the file's partition, number of the file, id, x, y): hashed, tokenised, labels numbered."""
+    """Rows to (key of the file's partition, number of the file, id, x, y): hashed, tokenised, labels numbered.
+
+    The numbers of x are bytes on their way to the file: Spark moves those whole, and an array number by number.
+    """
 
     layout: Layout
 
@@ -282,7 +296,7 @@ class EncodeRows:
         layout = self.layout
         x, columns = batch.column("x"), {}
         inputs = _bytes(x)
-        ids, labels = inputs, [b""] * len(inputs)
+        labels = [b""] * len(inputs)
         if layout.label != "none":
             y = batch.column("y")
             if layout.label == "text":
@@ -301,10 +315,10 @@ class EncodeRows:
         first = np.frombuffer(b"".join(one[:4] for one in ids), ">u4").astype(np.int64)
         files = first * layout.files // 2**32 + layout.files * held_out
         if encode is not None:
-            x = pa.array(encode(x.to_pylist()), pa.list_(pa.int32()))
+            inputs = _bytes(pa.array(encode(x.to_pylist()), pa.list_(pa.int32())))
         keys = np.array(partition_keys(2 * layout.files), np.int32)[files]
-        arrays = [pa.array(keys), pa.array(files, pa.int32()), pa.array(ids, pa.binary()), x, *columns.values()]
-        return pa.RecordBatch.from_arrays(arrays, names=["key", "file", "id", "x", *columns])
+        columns = {"id": pa.array(ids, pa.binary()), "x": pa.array(inputs, pa.binary())} | columns
+        return pa.RecordBatch.from_pydict({"key": pa.array(keys), "file": pa.array(files, pa.int32())} | columns)
 
 
 def _held_out(inputs: Sequence[bytes], *, fraction: float, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -329,6 +343,14 @@ def _bytes(column: pa.Array) -> list[bytes]:
     values = column.values.to_numpy(zero_copy_only=False)
     data, size = np.ascontiguousarray(values).tobytes(), values.dtype.itemsize
     return [data[size * int(start) : size * int(stop)] for start, stop in itertools.pairwise(offsets)]
+
+
+def _numbers(column: pa.Array, element: pa.DataType) -> pa.Array:
+    """Each row's bytes as an array of numbers of four bytes, where they lie."""
+    column = column.cast(pa.binary())  # large ones, if Spark is asked for them
+    _validity, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1] // 4
+    return pa.ListArray.from_arrays(ends, pa.Array.from_buffers(element, int(ends[-1]), [None, data]))
 
 
 @dataclass(frozen=True)
@@ -364,4 +386,6 @@ class WriteFile:
 
     def _table(self, batch: pa.RecordBatch) -> pa.Table:
         schema = self.layout.schema
-        return pa.table({name: batch.column(name) for name in schema.names}).cast(schema)
+        columns = {name: batch.column(name) for name in schema.names}
+        columns["x"] = _numbers(columns["x"], self.layout.element)
+        return pa.table(columns).cast(schema)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ts4s_core.spark.session.answers import SILENCE_LIMIT_S, answer_of
 from ts4s_core.spark.session.internals import (
     forget_jvm,
     hadoop_configuration,
@@ -30,7 +31,6 @@ from ts4s_core.spark.session.internals import (
     scala_context,
     start_jvm,
 )
-from ts4s_core.spark.session.jvm import SILENCE_LIMIT_S, answer_of
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
@@ -95,9 +95,14 @@ def end_group(session: SparkSession) -> None:
     context_of(session).setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
 
 
-def cancel_group(session: SparkSession, group: str) -> None:
-    """Cancel the jobs of a group; a dead JVM has nothing left to cancel."""
-    answer_of(lambda: context_of(session).cancelJobGroup(group), None)
+def cancel_group(session: SparkSession, group: str) -> bool:
+    """Cancel the jobs of a group; False if the JVM does not answer, and a dead one has nothing left to cancel."""
+
+    def cancel() -> bool:
+        context_of(session).cancelJobGroup(group)
+        return True
+
+    return answer_of(cancel, False)
 
 
 def tasks_done(session: SparkSession, group: str) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic
+from ts4s_core.spark.session.answers import answer_of
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
@@ -159,15 +160,14 @@ class JobGroup:
             with contextlib.suppress(Exception):  # a JVM that went away has no groups
                 classic.end_group(self._session)
 
-    def cancel(self) -> None:
-        """Stop them."""
+    def cancel(self) -> bool:
+        """Stop them; False if who would have to do it does not answer.
+
+        Spark Connect's client asks a server that went away for ten minutes, and what that one ran has ended with it.
+        """
         if not is_connect(self._session):
-            classic.cancel_group(self._session, self._name)
-            return
-        try:
-            self._session.interruptTag(self._name)
-        except Exception as exc:  # a server that went away has nothing left to stop
-            log.debug("jobs %s could not be stopped: %s", self._name, exc)
+            return classic.cancel_group(self._session, self._name)
+        return answer_of(lambda: self._session.interruptTag(self._name) is not None, False)
 
     @contextlib.contextmanager
     def counted(self, on_done: Callable[[int], None]) -> Iterator[None]:

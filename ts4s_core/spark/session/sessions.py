@@ -15,9 +15,9 @@ from ts4s_core.settings import SparkSettings
 from ts4s_core.settings.spark_conf import DYNAMIC_ALLOCATION, by_name
 from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic, cluster
+from ts4s_core.spark.session.answers import answer_of
 from ts4s_core.spark.session.failures import first_cause
 from ts4s_core.spark.session.java import find_java, java_option
-from ts4s_core.spark.session.jvm import answer_of
 from ts4s_core.spark.session.shipping import package_folder, write_zip
 from ts4s_core.spark.session.standalone import AUTHENTICATED, SECRET_VARIABLE
 from ts4s_core.spark.session.start_checks import check_start, said_by_jvm

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from ts4s_core.spark.session.jvm import answer_of
+from ts4s_core.spark.session.answers import answer_of
 
 
 def test_questions_are_answered_in_time_or_not_at_all() -> None:

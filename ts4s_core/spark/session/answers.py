@@ -1,4 +1,6 @@
-"""A JVM that does not answer: py4j waits for it without end, so every question that must not hang is asked from a thread."""
+"""A JVM or a Spark Connect server that does not answer: py4j waits for the one without end, Spark's client for the other for ten
+minutes, so every question that must not hang is asked from a thread.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ T = TypeVar("T")
 
 
 def answer_of(question: Callable[[], T], otherwise: T, *, limit_s: float = ANSWER_LIMIT_S) -> T:
-    """What the JVM answers, or ``otherwise`` if it fails or does not answer in time.
+    """What Spark answers, or ``otherwise`` if it fails or does not answer in time.
 
     Args:
-        question: calls into the JVM.
+        question: calls into the JVM, or asks the server.
         otherwise: what stands for no answer.
         limit_s: longest wait, in seconds.
     """
@@ -30,10 +32,10 @@ def answer_of(question: Callable[[], T], otherwise: T, *, limit_s: float = ANSWE
     def ask() -> None:
         try:
             answers.append(question())
-        except Exception as exc:  # whatever py4j makes of a JVM that went away
-            logger.debug("the JVM does not answer: %s", exc)
+        except Exception as exc:  # whatever its client makes of one that went away
+            logger.debug("Spark does not answer: %s", exc)
 
-    thread = threading.Thread(target=ask, name="ask-jvm", daemon=True)
+    thread = threading.Thread(target=ask, name="ask-spark", daemon=True)
     thread.start()
     thread.join(limit_s)
     return answers[0] if answers else otherwise
