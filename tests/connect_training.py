@@ -22,7 +22,7 @@ from ts4s_core.spark.driver.client import SparkProgram
 
 TRAIN = {"workers": 2, "logical_shards": 2, "max_steps": 3, "batch_size": 16, "timeout_s": 60}
 #: Long enough to be disturbed.
-LONG = {"epochs": 20, "max_steps": 150, "checkpoint_every_steps": 10, "timeout_s": 10}
+LONG = {"epochs": 200, "max_steps": 900, "checkpoint_every_steps": 30, "timeout_s": 10}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,9 @@ def training_workers(server: int) -> list[psutil.Process]:
     return found
 
 
-def run_until(program: SparkProgram, prepared: Prepared, step: int, act: Callable[[], None]) -> dict[str, Any]:
+def run_until(
+    program: SparkProgram, prepared: Prepared, step: int, act: Callable[[], None], *, timeout_s: float = 600
+) -> dict[str, Any]:
     """Train, and act once when so many steps were shown; what the job gave."""
     acted = threading.Event()
 
@@ -87,6 +89,6 @@ def run_until(program: SparkProgram, prepared: Prepared, step: int, act: Callabl
             act()
 
     try:
-        return program.run(prepared.job, progress=listen, timeout_s=600)
+        return program.run(prepared.job, progress=listen, timeout_s=timeout_s)
     finally:
         assert acted.is_set()

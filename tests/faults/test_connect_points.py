@@ -38,6 +38,12 @@ KINDS = ("client-kill", "client-stop", "server-kill", "worker-kill", "worker-sto
 #: Longer than anybody waits for a sign of life.
 STOPPED_S = 3.0 * LONG["timeout_s"]
 TRIES = 3
+#: The last step that is drawn: news of it comes by the store, and a fast host needs 5 ms for each of those that are left.
+LAST = LONG["max_steps"] - 400
+#: A client that is stopped is missed before training is over: it is soon, and workers wait for less long.
+LAST_OF_A_STOPPED_CLIENT, TIMEOUT_OF_A_STOPPED_CLIENT_S = 50, 2
+#: Longest time for a command that a fault ends: far below the ten minutes for which Spark's client asks a server that is gone.
+ENDED_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,14 @@ class Point:
         cycle, place = divmod(index, len(KINDS))
         order = random.Random(f"connect/{seed}/{cycle}").sample(KINDS, len(KINDS))
         choice = random.Random(f"connect/{seed}/{index}/point")
-        return cls(seed, index, order[place], choice.randint(1, LONG["max_steps"] - 20), choice.randrange(2))
+        kind = order[place]
+        last = LAST_OF_A_STOPPED_CLIENT if kind == "client-stop" else LAST
+        return cls(seed, index, kind, choice.randint(1, last), choice.randrange(2))
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """Settings of the training."""
+        return LONG | ({"timeout_s": TIMEOUT_OF_A_STOPPED_CLIENT_S} if self.kind == "client-stop" else {})
 
     def act(self, client: int, server: psutil.Process) -> None:
         """Do it."""
@@ -153,7 +166,7 @@ def test_a_training_over_connect_ends_as_in_plain_processes(
         pytest.skip("counted before")
     started, own = time.monotonic(), prepared.copy(tmp_path)
     failed: list[str] = []
-    settings = own.settings(servers.running(), train=LONG)
+    settings = own.settings(servers.running(), train=point.train)
     with SparkProgram(settings) as program:
 
         def act() -> None:
@@ -161,13 +174,14 @@ def test_a_training_over_connect_ends_as_in_plain_processes(
             point.act(program.pid, servers.process)
 
         try:
-            run_until(program, own, point.step, act)
+            run_until(program, own, point.step, act, timeout_s=ENDED_WITHIN_S)
         except (SparkError, TrainingError) as exc:
             failed.append(str(exc))
+    assert not any("did not end within" in one for one in failed), failed
     while failed:
         assert len(failed) <= TRIES, failed
         try:
-            with SparkProgram(own.settings(servers.running(), train=LONG)) as program:
+            with SparkProgram(own.settings(servers.running(), train=point.train)) as program:
                 program.run(own.job, timeout_s=600)
             break
         except (SparkError, TrainingError) as exc:

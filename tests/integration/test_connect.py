@@ -81,13 +81,13 @@ def test_without_its_client_a_training_ends_and_the_same_command_goes_on(prepare
             os.kill(program.pid, signal.SIGKILL)
 
         with pytest.raises(SparkError, match="was killed by SIGKILL"):
-            run_until(program, prepared, 20, kill)
+            run_until(program, prepared, 100, kill)
     assert len(workers) == 2
     assert wait_for(lambda: not any(is_living(worker) for worker in workers), 3 * LONG["timeout_s"])
     steps: list[int] = []
     with SparkProgram(settings) as program:
         done = program.run(prepared.job, progress=lambda _stage, fields: steps.append(int(fields.get("step", 0))), timeout_s=600)
-    assert steps[0] > 10
+    assert steps[0] > LONG["checkpoint_every_steps"]
     assert done["facts"]["weights_sha256"] == prepared.train("none", train=LONG)[0]
 
 
@@ -95,7 +95,7 @@ def test_without_its_client_a_training_ends_and_the_same_command_goes_on(prepare
 def test_a_worker_that_is_killed_is_replaced(prepared: Prepared, url: str) -> None:
     settings = load_settings({**prepared.settings(url, train=LONG).plain(), "reuse": False})
     with SparkProgram(settings) as program:
-        run_until(program, prepared, 20, lambda: training_workers(os.getpid())[0].kill())
+        run_until(program, prepared, 100, lambda: training_workers(os.getpid())[0].kill())
     store = ArtifactStore.open(settings.storage)
     facts = TrainedFacts.of(store.manifest(store.newest("trained", "case")))
     assert facts.restarts == 1
