@@ -276,7 +276,7 @@ def task_body(
         import pyarrow as pa
         from pyspark import BarrierTaskContext
 
-        from ts4s_core.processes import set_death_signal
+        from ts4s_core.processes import give_back_memory, set_death_signal
         from ts4s_core.sockets import bare
 
         # PySpark's daemon signals its workers to end when its JVM is gone, which a stopped one does not receive.
@@ -290,6 +290,7 @@ def task_body(
         address = bare(context.getTaskInfos()[rank].address.rsplit(":", 1)[0])
         task = Task(job=job, control=control, rank=rank, world_size=world_size, address=address)
         result = hosted_work(task, context.allGather, work) if hosted else work(task)
+        give_back_memory()
         yield pa.RecordBatch.from_pydict({"result": [json.dumps(result)]})
 
     return body

@@ -215,7 +215,8 @@ def _is_finite(number: Column) -> Column:
 def _all_finite(numbers: Column, kind: str) -> Column:
     """Whether the numbers of an array, as ``float`` or ``double``, are; null or false if not, or if one is null.
 
-    In functions that Spark compiles: ``forall`` would make an object of each number. To Spark, NaN is above all numbers.
+    In functions that Spark compiles, the cast in none that it evaluates by condition alone, or it would be done for each of them
+    anew; ``forall`` would make an object of each number. To Spark, NaN is above all numbers.
     """
     from pyspark.sql import functions as F
 
@@ -223,7 +224,7 @@ def _all_finite(numbers: Column, kind: str) -> Column:
     infinite, not_a_number = (F.lit(float(name)).cast(kind) for name in ("inf", "nan"))
     finite = (F.array_min(seen) > -infinite) & (F.array_max(seen) < infinite)
     no_null = ~F.array_contains(seen, not_a_number)  # null if one is, and this is not among them
-    return F.when(F.size(seen) == 0, F.lit(True)).otherwise(finite & no_null)
+    return F.coalesce(finite, F.size(seen) == 0) & no_null  # the least of no numbers is null
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ts4s_core.data.facts import DatasetFacts
 from ts4s_core.data.tokenizers import StoredTokenizer
 from ts4s_core.errors import DataError
 from ts4s_core.modules.inputs import InputForm, encoder
+from ts4s_core.processes import give_back_memory
 from ts4s_core.settings import StorageSettings
 from ts4s_core.spark.ml.columns import OR_INVALID
 from ts4s_core.spark.session.partition_keys import partition_keys
@@ -41,6 +42,8 @@ ROWS_PER_FILE = 65_536
 ROWS_PER_GROUP = 256
 #: Numbers of a row group at most, so that a worker's two windows stay small for wide rows too.
 NUMBERS_PER_GROUP = 262_144
+#: Of rows that are encoded together: there are a few copies of them meanwhile.
+BYTES_AT_ONCE = 1 << 22
 SIDES = ("train", "validation")
 MAX_LABELS = 100_000
 
@@ -289,8 +292,10 @@ class EncodeRows:
         layout = self.layout
         encode = encoder(layout.tokenizer, layout.form) if layout.tokenizer is not None else None
         for batch in batches:
-            if batch.num_rows:
-                yield self._encoded(batch, encode)
+            size = max(1, batch.num_rows * BYTES_AT_ONCE // max(1, batch.nbytes))
+            for start in range(0, batch.num_rows, size):
+                yield self._encoded(batch.slice(start, size), encode)
+        give_back_memory()
 
     def _encoded(self, batch: pa.RecordBatch, encode: Any) -> pa.RecordBatch:
         layout = self.layout
@@ -339,8 +344,9 @@ def _bytes(column: pa.Array) -> list[bytes]:
         return [int(value).to_bytes(8, "little", signed=True) for value in column.to_pylist()]
     if pa.types.is_floating(column.type):
         return [value.tobytes() for value in column.to_numpy(zero_copy_only=False)]
-    offsets = column.offsets.to_numpy()
-    values = column.values.to_numpy(zero_copy_only=False)
+    ends = column.offsets.to_numpy()
+    offsets = ends - ends[0]
+    values = column.values.slice(ends[0], offsets[-1]).to_numpy(zero_copy_only=False)
     data, size = np.ascontiguousarray(values).tobytes(), values.dtype.itemsize
     return [data[size * int(start) : size * int(stop)] for start, stop in itertools.pairwise(offsets)]
 
@@ -376,6 +382,7 @@ class WriteFile:
             local = Path(folder) / "rows.parquet"
             self._fill(local, first, batches)
             entry = stage_file(store.storage, ArtifactRef.parse(self.ref), path, local, row_groups_of(local))
+        give_back_memory()
         yield pa.RecordBatch.from_pydict({"entry": [json.dumps(asdict(entry))]})
 
     def _fill(self, local: Path, first: pa.RecordBatch, batches: Iterator[pa.RecordBatch]) -> None:
