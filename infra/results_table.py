@@ -146,6 +146,14 @@ def _connect_faults(result: Result) -> str:
 
 
 #: By the file's path: what its figures say, and how it is made where it does not say so itself. The first match counts.
+def _small_network(result: Result) -> str:
+    ours, theirs = (result["medians"][name] for name in ("ts4s", "sparktorch"))
+    shown = {"first_fit_s": "first fit", "warm_fit_s": "warm fit", "step_ms": "step", "first_transform_s": "first transform"}
+    ratios = ", ".join(f"{name} {ours[key] / theirs[key]:.2f}" for key, name in shown.items())
+    memory = ours["workers_pss_mib"] / theirs["workers_pss_mib"]
+    return f"a small network, of SparkTorch's time: {ratios}; of its workers' memory {memory:.2f}"
+
+
 SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"fine_tuning_accuracy\.json", _accuracy, ""),
     (r"strategies\.json", _strategies, ""),
@@ -155,6 +163,7 @@ SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"text_throughput.*\.json", _text, ""),
     (r"plan_accuracy\.json", _plan, ""),
     (r"compile_gain\.json", _compile, ""),
+    (r"small_network\.json", _small_network, ""),
     (r"training_memory\.json", _memory, ""),
     (r"exactness_price_.*\.json", _exactness, ""),
     (r"checkpoint_price_.*\.json", _checkpoint, ""),

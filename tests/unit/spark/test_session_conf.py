@@ -33,8 +33,15 @@ def test_defaults_are_quiet_private_and_on_the_loopback(tmp_path: Path) -> None:
     assert f"-Djava.io.tmpdir={tmp_path}" in conf["spark.driver.extraJavaOptions"]
 
 
+def test_a_local_jvm_compiles_once_unless_its_user_says_otherwise(tmp_path: Path) -> None:
+    again = "-XX:TieredStopAtLevel=4"
+    options = session_conf(plan(tmp_path, conf=(f"spark.driver.extraJavaOptions={again}",)))["spark.driver.extraJavaOptions"]
+    assert [word for word in options.split() if "Tiered" in word] == ["-XX:TieredStopAtLevel=1", again]  # Java takes the last
+
+
 def test_a_cluster_reaches_the_driver_by_its_own_address(tmp_path: Path) -> None:
     conf = session_conf(plan(tmp_path, master="spark://host:7077"))
+    assert "Tiered" not in conf["spark.driver.extraJavaOptions"]
     assert "spark.driver.host" not in conf
     assert "spark.driver.bindAddress" not in conf
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import socket
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,8 @@ def _predict(job: Job, context: JobContext, progress: Progress) -> Result:
     from ts4s_core.prediction.job import predict
     from ts4s_core.prediction.options import PredictOptions
 
+    if context.has_spark:  # what checks the model is imported while the JVM starts
+        threading.Thread(target=importlib.import_module, args=("ts4s_core.onnx.importing.parity",), daemon=True).start()
     return predict(
         context.settings,
         context.store(),

@@ -79,7 +79,7 @@ def session_conf(plan: SessionPlan) -> dict[str, str]:
         raise SettingsError("; ".join(problems))
     conf = _defaults(plan) | given | {name: value for name, (value, _why) in fixed.items()}
     # Java takes the last of two equal options, so the user's own go behind ours.
-    conf[_JAVA_OPTIONS] = f"{_java_options(plan.temporary)} {given.get(_JAVA_OPTIONS, '')}".strip()
+    conf[_JAVA_OPTIONS] = f"{_java_options(plan)} {given.get(_JAVA_OPTIONS, '')}".strip()
     if "," in str(plan.temporary):
         raise SettingsError(f"temporary folder {plan.temporary} has a comma, at which Spark cuts lists of folders: set TMPDIR")
     return conf
@@ -114,14 +114,16 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
     return conf
 
 
-def _java_options(temporary: Path) -> str:
-    return " ".join(
-        (
-            f"-Dlog4j2.configurationFile={(temporary / 'log4j2.properties').as_uri()}",
-            java_option(f"-Djava.io.tmpdir={temporary}"),
-            "-XX:-UsePerfData",
-        )
-    )
+def _java_options(plan: SessionPlan) -> str:
+    options = [
+        f"-Dlog4j2.configurationFile={(plan.temporary / 'log4j2.properties').as_uri()}",
+        java_option(f"-Djava.io.tmpdir={plan.temporary}"),
+        "-XX:-UsePerfData",
+    ]
+    if plan.spark.master.startswith("local"):
+        # Python does the work, and this JVM lives for a command: what the second compiler would gain, it takes to compile.
+        options.append("-XX:TieredStopAtLevel=1")
+    return " ".join(options)
 
 
 def start_session(plan: SessionPlan) -> SparkSession:
