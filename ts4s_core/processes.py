@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -120,7 +119,6 @@ def give_back_memory() -> None:
     """Give memory that is no longer used back to the system: Spark keeps a worker's process for later tasks, of anybody."""
     import pyarrow as pa
 
-    gc.collect()
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(AttributeError, OSError):  # another C library than glibc has no such function
         ctypes.CDLL(None).malloc_trim(0)

@@ -8,6 +8,7 @@ Spark says of a task is only the second source of a failure's cause.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -233,7 +234,7 @@ class _Stage:
                 looked = time.monotonic()
         if thread.is_alive():
             self._answers = self._group.cancel()
-            thread.join(END_LIMIT_S * self._answers)
+            thread.join(END_LIMIT_S if self._answers else 0)
         self._running = thread.is_alive()
         return self._failure
 
@@ -290,6 +291,7 @@ def task_body(
         address = bare(context.getTaskInfos()[rank].address.rsplit(":", 1)[0])
         task = Task(job=job, control=control, rank=rank, world_size=world_size, address=address)
         result = hosted_work(task, context.allGather, work) if hosted else work(task)
+        gc.collect()  # graphs and hooks refer to each other
         give_back_memory()
         yield pa.RecordBatch.from_pydict({"result": [json.dumps(result)]})
 
