@@ -237,7 +237,7 @@ def entries_of(write: WriteFile, number: int, sizes: Sequence[int]) -> Iterator[
         {
             "file": pa.array([number] * count, pa.int32()),
             "id": pa.array([at.to_bytes(16, "big") for at in range(count)], pa.binary()),
-            "x": pa.array([[float(at), 1.0] for at in range(count)], pa.list_(pa.float32())),
+            "x": pa.array([np.array([at, 1], np.float32).tobytes() for at in range(count)], pa.binary()),
             "y": pa.array(np.arange(count) % 3, pa.int64()),
         }
     )
