@@ -145,7 +145,6 @@ def _connect_faults(result: Result) -> str:
     )
 
 
-#: By the file's path: what its figures say, and how it is made where it does not say so itself. The first match counts.
 def _small_network(result: Result) -> str:
     ours, theirs = (result["medians"][name] for name in ("ts4s", "sparktorch"))
     shown = {"first_fit_s": "first fit", "warm_fit_s": "warm fit", "step_ms": "step", "first_transform_s": "first transform"}
@@ -154,6 +153,7 @@ def _small_network(result: Result) -> str:
     return f"a small network, of SparkTorch's time: {ratios}; of its workers' memory {memory:.2f}"
 
 
+#: By the file's path: what its figures say, and how it is made where it does not say so itself. The first match counts.
 SAYS: tuple[tuple[str, Callable[[Result], str], str], ...] = (
     (r"fine_tuning_accuracy\.json", _accuracy, ""),
     (r"strategies\.json", _strategies, ""),

@@ -344,11 +344,9 @@ def _bytes(column: pa.Array) -> list[bytes]:
         return [int(value).to_bytes(8, "little", signed=True) for value in column.to_pylist()]
     if pa.types.is_floating(column.type):
         return [value.tobytes() for value in column.to_numpy(zero_copy_only=False)]
-    ends = column.offsets.to_numpy()
-    offsets = ends - ends[0]
-    values = column.values.slice(ends[0], offsets[-1]).to_numpy(zero_copy_only=False)
+    ends, values = column.offsets.to_numpy(), column.flatten().to_numpy(zero_copy_only=False)
     data, size = np.ascontiguousarray(values).tobytes(), values.dtype.itemsize
-    return [data[size * int(start) : size * int(stop)] for start, stop in itertools.pairwise(offsets)]
+    return [data[size * int(start) : size * int(stop)] for start, stop in itertools.pairwise(ends - ends[0])]
 
 
 def _numbers(column: pa.Array, element: pa.DataType) -> pa.Array:

@@ -39,3 +39,8 @@ def answer_of(question: Callable[[], T], otherwise: T, *, limit_s: float = ANSWE
     thread.start()
     thread.join(limit_s)
     return answers[0] if answers else otherwise
+
+
+def is_answered(question: Callable[[], object], *, limit_s: float = ANSWER_LIMIT_S) -> bool:
+    """Whether Spark answers in time, whatever it says."""
+    return answer_of(lambda: (question(),), None, limit_s=limit_s) is not None

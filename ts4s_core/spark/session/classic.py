@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ts4s_core.spark.session.answers import SILENCE_LIMIT_S, answer_of
+from ts4s_core.spark.session.answers import SILENCE_LIMIT_S, answer_of, is_answered
 from ts4s_core.spark.session.internals import (
     forget_jvm,
     hadoop_configuration,
@@ -97,12 +97,7 @@ def end_group(session: SparkSession) -> None:
 
 def cancel_group(session: SparkSession, group: str) -> bool:
     """Cancel the jobs of a group; False if the JVM does not answer, and a dead one has nothing left to cancel."""
-
-    def cancel() -> bool:
-        context_of(session).cancelJobGroup(group)
-        return True
-
-    return answer_of(cancel, False)
+    return is_answered(lambda: context_of(session).cancelJobGroup(group))
 
 
 def tasks_done(session: SparkSession, group: str) -> int:
@@ -220,7 +215,7 @@ def watch(session: SparkSession, *, limit_s: float = SILENCE_LIMIT_S) -> None:
     def look() -> None:
         heard = time.monotonic()
         while process.poll() is None and is_open(context):
-            if answer_of(lambda: scala_context(context).isStopped() is not None, False, limit_s=limit_s):
+            if is_answered(lambda: scala_context(context).isStopped(), limit_s=limit_s):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= limit_s and process.poll() is None:
                 log.warning("Spark's JVM (pid %d) did not answer for %.0f s and is killed", process.pid, limit_s)

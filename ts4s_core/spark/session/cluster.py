@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts4s_core.spark.connect import client
 from ts4s_core.spark.session import classic
-from ts4s_core.spark.session.answers import answer_of
+from ts4s_core.spark.session.answers import is_answered
 from ts4s_core.training.facts import ExecutorFigures
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class JobGroup:
         """
         if not is_connect(self._session):
             return classic.cancel_group(self._session, self._name)
-        return answer_of(lambda: self._session.interruptTag(self._name) is not None, False)
+        return is_answered(lambda: self._session.interruptTag(self._name))
 
     @contextlib.contextmanager
     def counted(self, on_done: Callable[[int], None]) -> Iterator[None]:

@@ -58,6 +58,11 @@ class SessionPlan:
     threads_per_worker: int
     temporary: Path
 
+    @property
+    def is_local(self) -> bool:
+        """Whether tasks run in the JVM that is started here."""
+        return self.spark.master.startswith("local")
+
 
 def session_conf(plan: SessionPlan) -> dict[str, str]:
     """The Spark configuration of a plan: ours, under the user's where that is allowed.
@@ -86,10 +91,9 @@ def session_conf(plan: SessionPlan) -> dict[str, str]:
 
 
 def _defaults(plan: SessionPlan) -> dict[str, str]:
-    local = plan.spark.master.startswith("local")
     conf = {
         "spark.app.name": "ts4s",
-        "spark.ui.enabled": str(not local).lower(),
+        "spark.ui.enabled": str(not plan.is_local).lower(),
         "spark.ui.killEnabled": "false",  # it asks nobody who they are
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(plan.temporary / "local"),
@@ -103,7 +107,7 @@ def _defaults(plan: SessionPlan) -> dict[str, str]:
     }
     if not is_known():
         conf["spark.jars.ivy"] = str(plan.temporary / "ivy")  # its default is in the home that Java takes from the system
-    if local:
+    if plan.is_local:
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         conf["spark.authenticate"] = "true"  # by a secret of Spark's own: other users of this host reach its ports too
     elif plan.spark.master.startswith("k8s://") and os.environ.get(POD_VARIABLE):
@@ -120,7 +124,7 @@ def _java_options(plan: SessionPlan) -> str:
         java_option(f"-Djava.io.tmpdir={plan.temporary}"),
         "-XX:-UsePerfData",
     ]
-    if plan.spark.master.startswith("local"):
+    if plan.is_local:
         # Python does the work, and this JVM lives for a command: what the second compiler would gain, it takes to compile.
         options.append("-XX:TieredStopAtLevel=1")
     return " ".join(options)
